@@ -1,0 +1,523 @@
+/* SPDX-License-Identifier: MIT */
+/* See config.h. One table a level: a key, what it may be, where it goes. */
+#include "config/config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <pasid/protocol.h>
+
+#include "base/util.h"
+
+#define FILE_MAX (1u << 20) /* bytes of a configuration file */
+#define DEVICES_MAX 64u
+#define UIDS_MAX 65536u
+
+struct place { /* where in the file we are, for errors */
+	const char *file;
+	char *error;
+	char path[200];
+};
+
+struct key {
+	const char *name;
+	int (*set)(struct place *p, struct json_object *v, void *to, const struct key *key);
+	size_t offset;
+	uint64_t min, max;  /* numbers; lengths of strings */
+	const char *allowed; /* words for the error; numbers say their bounds themselves */
+};
+
+/* "file: path: found X; allowed is Y". */
+__attribute__((format(printf, 3, 4))) static int wrong(struct place *p, struct json_object *found, const char *fmt, ...)
+{
+	char allowed[160], shown[80];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(allowed, sizeof(allowed), fmt, ap);
+	va_end(ap);
+	snprintf(shown, sizeof(shown), "%s", json_object_to_json_string_ext(found, JSON_C_TO_STRING_PLAIN));
+	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s: found %s; allowed is %s", p->file, p->path, shown, allowed);
+	return -EINVAL;
+}
+
+static size_t enter(struct place *p, const char *name)
+{
+	size_t len = strlen(p->path);
+
+	snprintf(p->path + len, sizeof(p->path) - len, "%s%s", len ? "." : "", name);
+	return len;
+}
+
+static size_t enter_index(struct place *p, size_t i)
+{
+	size_t len = strlen(p->path);
+
+	snprintf(p->path + len, sizeof(p->path) - len, "[%zu]", i);
+	return len;
+}
+
+static void leave(struct place *p, size_t len)
+{
+	p->path[len] = 0;
+}
+
+static const struct key *find_key(const struct key *keys, const char *name)
+{
+	for (; keys->name; keys++)
+		if (!strcmp(keys->name, name))
+			return keys;
+	return NULL;
+}
+
+static int unknown_key(struct place *p, const struct key *keys, const char *name)
+{
+	char list[256] = "";
+	size_t len = 0;
+
+	for (; keys->name && len < sizeof(list); keys++)
+		len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s", len ? ", " : "", keys->name);
+	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s%sfound an unknown key \"%.40s\"; allowed is %s", p->file, p->path,
+		 p->path[0] ? ": " : "", name, list);
+	return -EINVAL;
+}
+
+static int parse_object(struct place *p, struct json_object *o, const struct key *keys, void *to)
+{
+	int r = 0;
+
+	if (!json_object_is_type(o, json_type_object))
+		return wrong(p, o, "an object");
+	json_object_object_foreach(o, name, value) {
+		const struct key *key = find_key(keys, name);
+		size_t len;
+
+		if (!key)
+			return unknown_key(p, keys, name);
+		len = enter(p, name);
+		r = key->set(p, value, (char *)to + key->offset, key);
+		if (r < 0)
+			return r;
+		leave(p, len);
+	}
+	return 0;
+}
+
+/* ---- kinds of values ---- */
+
+static int number(struct place *p, struct json_object *v, const struct key *key, uint64_t *ret)
+{
+	int64_t n;
+
+	if (!json_object_is_type(v, json_type_int))
+		return wrong(p, v, "a whole number from %llu to %llu", (unsigned long long)key->min,
+			     (unsigned long long)key->max);
+	n = json_object_get_int64(v);
+	if (n < 0 || (uint64_t)n < key->min || (uint64_t)n > key->max)
+		return wrong(p, v, "a whole number from %llu to %llu", (unsigned long long)key->min,
+			     (unsigned long long)key->max);
+	*ret = (uint64_t)n;
+	return 0;
+}
+
+static int set_u64(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	return number(p, v, key, to);
+}
+
+static int set_u32(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	uint64_t n = 0;
+	int r = number(p, v, key, &n);
+
+	if (r == 0)
+		*(uint32_t *)to = (uint32_t)n;
+	return r;
+}
+
+static int set_string(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	char *s;
+
+	if (!json_object_is_type(v, json_type_string) || (uint64_t)json_object_get_string_len(v) < key->min ||
+	    (uint64_t)json_object_get_string_len(v) > key->max ||
+	    strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v))
+		return wrong(p, v, "%s", key->allowed);
+	s = strdup(json_object_get_string(v));
+	if (!s)
+		return -ENOMEM;
+	free(*(char **)to);
+	*(char **)to = s;
+	return 0;
+}
+
+/* D-Bus will want it as an element of an object path, so it is one already. */
+static int set_name(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	int r = set_string(p, v, to, key);
+	const char *s = *(char **)to;
+
+	if (r < 0)
+		return r;
+	if (s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")])
+		return wrong(p, v, "%s", key->allowed);
+	return 0;
+}
+
+static int set_mode_bits(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	const char *s = json_object_get_string(v);
+	char *end = NULL;
+	unsigned long mode = json_object_is_type(v, json_type_string) ? strtoul(s, &end, 8) : 0;
+
+	if (!end || end == s || *end || mode > 0777)
+		return wrong(p, v, "%s", key->allowed);
+	*(mode_t *)to = (mode_t)mode;
+	return 0;
+}
+
+static int set_device_mode(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	const char *s = json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "";
+
+	if (strcmp(s, "gpu-mmu") != 0 && strcmp(s, "global") != 0)
+		return wrong(p, v, "%s", key->allowed);
+	*(bool *)to = !strcmp(s, "global");
+	return 0;
+}
+
+static int set_format(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	int r = set_string(p, v, to, key);
+	const char *s = *(char **)to;
+
+	if (r == 0 && strcmp(s, "vmsa64") != 0 && strcmp(s, "x86-64") != 0)
+		return wrong(p, v, "%s", key->allowed);
+	return r;
+}
+
+static int set_spec(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	int r = set_string(p, v, to, key);
+
+	if (r == 0 && strncmp(*(char **)to, "vfio-user:/", 11) != 0)
+		return wrong(p, v, "%s", key->allowed);
+	return r;
+}
+
+/* ---- the tables ---- */
+
+#define NUMBER_MAX ((uint64_t)INT64_MAX)
+#define LIMIT(name, res) { name, set_u64, offsetof(struct limits, v[res]), 0, NUMBER_MAX, NULL }
+
+static const struct key limit_keys[] = {
+	LIMIT("contexts", PASID_RES_CONTEXTS),
+	LIMIT("buffers", PASID_RES_BUFFERS),
+	LIMIT("mappings", PASID_RES_MAPPINGS),
+	LIMIT("bytes", PASID_RES_BYTES),
+	LIMIT("huge", PASID_RES_HUGE),
+	LIMIT("tables", PASID_RES_TABLES),
+	LIMIT("jobs", PASID_RES_JOBS),
+	LIMIT("rate", PASID_RES_RATE),
+	LIMIT("connections", PASID_RES_CONNECTIONS),
+	{ 0 },
+};
+
+#define DEVICE(field) offsetof(struct device_config, field)
+
+static const struct key device_keys[] = {
+	{ "name", set_name, DEVICE(name), 1, PASID_NAME_MAX - 1, "1 to 31 letters, digits and underscores" },
+	{ "spec", set_spec, DEVICE(spec), 12, 120, "\"vfio-user:/PATH\"" },
+	{ "mode", set_device_mode, DEVICE(global), 0, 0, "\"gpu-mmu\" or \"global\"" },
+	{ "format", set_format, DEVICE(format), 0, 16, "\"vmsa64\" or \"x86-64\"" },
+	{ "slots", set_u32, DEVICE(slots), 0, 64, NULL },
+	{ "burst", set_u32, DEVICE(burst), 1, 16, NULL },
+	{ "job_limit_ms", set_u32, DEVICE(job_limit_ms), 10, 3600000, NULL },
+	{ "answer_ms", set_u32, DEVICE(answer_ms), 10, 60000, NULL },
+	{ "table_pages", set_u32, DEVICE(table_pages), 64, 1u << 26, NULL },
+	{ 0 },
+};
+
+static int missing(struct place *p, const char *key)
+{
+	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s: found no \"%s\"; it is required", p->file, p->path, key);
+	return -EINVAL;
+}
+
+static int check_device(struct place *p, const struct service_config *s, const struct device_config *d)
+{
+	if (!d->name)
+		return missing(p, "name");
+	if (!d->spec)
+		return missing(p, "spec");
+	for (size_t i = 0; i < s->n_devices; i++)
+		if (!strcmp(s->devices[i].name, d->name)) {
+			snprintf(p->error, CONFIG_ERROR_MAX,
+				 "%s: %s.name: found \"%s\" a second time; allowed is a name of its own", p->file,
+				 p->path, d->name);
+			return -EINVAL;
+		}
+	return 0;
+}
+
+static void free_device(struct device_config *d)
+{
+	free((char *)(uintptr_t)d->name);
+	free((char *)(uintptr_t)d->spec);
+	free((char *)(uintptr_t)d->format);
+}
+
+static int set_devices(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	struct service_config *s = to;
+	struct device_config *devices;
+	size_t n;
+	int r;
+
+	if (!json_object_is_type(v, json_type_array) || json_object_array_length(v) > DEVICES_MAX)
+		return wrong(p, v, "an array of at most %u objects", DEVICES_MAX);
+	if (s->devices)
+		return wrong(p, v, "the key once");
+	n = json_object_array_length(v);
+	devices = calloc(n + 1, sizeof(*devices));
+	if (!devices)
+		return -ENOMEM;
+	s->devices = devices;
+	for (size_t i = 0; i < n; i++) {
+		size_t len = enter_index(p, i);
+		struct device_config *d = &devices[i];
+
+		*d = (struct device_config){ .burst = 4, .job_limit_ms = 2000, .answer_ms = 1000, .table_pages = 262144 };
+		d->format = strdup("vmsa64");
+		r = d->format ? parse_object(p, json_object_array_get_idx(v, i), device_keys, d) : -ENOMEM;
+		if (r == 0)
+			r = check_device(p, s, d);
+		s->n_devices = i + 1;
+		if (r < 0)
+			return r;
+		leave(p, len);
+	}
+	return 0;
+}
+
+static int set_limits_object(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	return parse_object(p, v, limit_keys, to);
+}
+
+static const struct key uid_keys[] = {
+	{ "uid", set_u32, offsetof(struct uid_limits, uid), 0, UINT32_MAX - 1, NULL },
+	{ "limits", set_limits_object, offsetof(struct uid_limits, limits), 0, 0, NULL },
+	{ 0 },
+};
+
+/* A listed uid has the limits of every uid but for those that its entry names, wherever in the file "uid" stands. */
+static int parse_uids(struct place *p, struct json_object *v, struct limit_policy *policy)
+{
+	struct uid_limits *uids;
+	size_t n;
+	int r;
+
+	if (!json_object_is_type(v, json_type_array) || json_object_array_length(v) > UIDS_MAX)
+		return wrong(p, v, "an array of at most %u objects", UIDS_MAX);
+	n = json_object_array_length(v);
+	uids = calloc(n + 1, sizeof(*uids));
+	if (!uids)
+		return -ENOMEM;
+	policy->uids = uids;
+	policy->n_uids = (uint32_t)n;
+	for (size_t i = 0; i < n; i++) {
+		size_t len = enter_index(p, i);
+		struct json_object *o = json_object_array_get_idx(v, i);
+
+		uids[i].limits = policy->uid;
+		r = parse_object(p, o, uid_keys, &uids[i]);
+		if (r == 0 && !json_object_object_get_ex(o, "uid", NULL))
+			r = missing(p, "uid");
+		if (r < 0)
+			return r;
+		leave(p, len);
+	}
+	return 0;
+}
+
+static int set_nothing(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	return 0; /* "uids": read last, by set_limits() */
+}
+
+static const struct key policy_keys[] = {
+	{ "total_bytes", set_u64, offsetof(struct limit_policy, total_bytes), 0, NUMBER_MAX, NULL },
+	{ "connection", set_limits_object, offsetof(struct limit_policy, connection), 0, 0, NULL },
+	{ "uid", set_limits_object, offsetof(struct limit_policy, uid), 0, 0, NULL },
+	{ "uids", set_nothing, 0, 0, 0, NULL },
+	{ 0 },
+};
+
+static int set_limits(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	struct limit_policy *policy = to;
+	struct json_object *uids;
+	size_t len;
+	int r = parse_object(p, v, policy_keys, policy);
+
+	if (r < 0 || !json_object_object_get_ex(v, "uids", &uids))
+		return r;
+	len = enter(p, "uids");
+	r = parse_uids(p, uids, policy);
+	if (r == 0)
+		leave(p, len);
+	return r;
+}
+
+static const struct key socket_keys[] = {
+	{ "path", set_string, offsetof(struct config, socket_path), 1, sizeof(((struct sockaddr_un *)0)->sun_path) - 1,
+	  "a path of at most 107 bytes" },
+	{ "mode", set_mode_bits, offsetof(struct config, socket_mode), 0, 0, "an octal mode in a string, as \"0660\"" },
+	{ 0 },
+};
+
+static int set_socket(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	return parse_object(p, v, socket_keys, to);
+}
+
+static const struct key top_keys[] = {
+	{ "socket", set_socket, 0, 0, 0, NULL },
+	{ "devices", set_devices, offsetof(struct config, service), 0, 0, NULL },
+	{ "limits", set_limits, offsetof(struct config, service.limits), 0, 0, NULL },
+	{ 0 },
+};
+
+/* ---- as a whole ---- */
+
+static int set_defaults(struct config *c)
+{
+	static const struct limits connection = { {
+		[PASID_RES_CONTEXTS] = 256,
+		[PASID_RES_BUFFERS] = 4096,
+		[PASID_RES_MAPPINGS] = 1u << 20,
+		[PASID_RES_BYTES] = 8ull << 30,
+		[PASID_RES_HUGE] = 0,
+		[PASID_RES_TABLES] = 32768,
+		[PASID_RES_JOBS] = 1024,
+		[PASID_RES_RATE] = 500000,
+		[PASID_RES_CONNECTIONS] = UINT64_MAX,
+	} };
+	static const struct limits uid = { {
+		[PASID_RES_CONTEXTS] = 1024,
+		[PASID_RES_BUFFERS] = 16384,
+		[PASID_RES_MAPPINGS] = 2u << 20,
+		[PASID_RES_BYTES] = 16ull << 30,
+		[PASID_RES_HUGE] = 0,
+		[PASID_RES_TABLES] = 65536,
+		[PASID_RES_JOBS] = 4096,
+		[PASID_RES_RATE] = 1000000,
+		[PASID_RES_CONNECTIONS] = 128,
+	} };
+
+	c->service.limits.connection = connection;
+	c->service.limits.uid = uid;
+	c->service.limits.total_bytes = 64ull << 30;
+	c->socket_mode = 0666;
+	c->socket_path = strdup("/run/pasidd/socket");
+	return c->socket_path ? 0 : -ENOMEM;
+}
+
+static struct json_object *parse_text(const char *text, size_t len, struct place *p)
+{
+	struct json_tokener *tok = json_tokener_new_ex(16);
+	struct json_object *o = NULL;
+
+	if (!tok)
+		return NULL;
+	json_tokener_set_flags(tok, JSON_TOKENER_STRICT);
+	if (len < FILE_MAX)
+		o = json_tokener_parse_ex(tok, text, (int)len + 1); /* the NUL behind it ends the text */
+	if (json_tokener_get_error(tok) != json_tokener_success || !o)
+		snprintf(p->error, CONFIG_ERROR_MAX, "%s: not JSON at byte %zu of %zu: %s", p->file,
+			 json_tokener_get_parse_end(tok), len,
+			 json_tokener_error_desc(json_tokener_get_error(tok)));
+	json_tokener_free(tok);
+	return o;
+}
+
+int config_parse(struct config **ret, const char *text, size_t len, const char *file, char error[CONFIG_ERROR_MAX])
+{
+	struct place p = { .file = file, .error = error };
+	AUTO_FREE char *copy = malloc(len + 1);
+	struct config *c = calloc(1, sizeof(*c));
+	struct json_object *o = NULL;
+	int r = -ENOMEM;
+
+	snprintf(error, CONFIG_ERROR_MAX, "%s: no memory", file);
+	if (c && copy) {
+		memcpy(copy, text, len);
+		copy[len] = 0;
+		r = set_defaults(c);
+	}
+	if (r == 0) {
+		o = parse_text(copy, len, &p);
+		r = o ? parse_object(&p, o, top_keys, c) : -EINVAL;
+	}
+	json_object_put(o);
+	if (r < 0) {
+		config_free(c);
+		return r;
+	}
+	error[0] = 0;
+	*ret = c;
+	return 0;
+}
+
+int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX])
+{
+	AUTO_CLOSE int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	AUTO_FREE char *text = malloc(FILE_MAX + 1);
+	size_t len = 0;
+	ssize_t n = 1;
+
+	if (fd < 0 || !text) {
+		int r = fd < 0 ? -errno : -ENOMEM;
+
+		snprintf(error, CONFIG_ERROR_MAX, "%s: cannot be opened: %s", file, strerror(-r));
+		return r;
+	}
+	while (n > 0 && len <= FILE_MAX) {
+		n = read(fd, text + len, FILE_MAX + 1 - len);
+		if (n < 0) {
+			int r = -errno;
+
+			snprintf(error, CONFIG_ERROR_MAX, "%s: cannot be read: %s", file, strerror(-r));
+			return r;
+		}
+		len += (size_t)n;
+	}
+	if (len > FILE_MAX) {
+		snprintf(error, CONFIG_ERROR_MAX, "%s: found more than %u bytes; allowed is at most that", file, FILE_MAX);
+		return -EFBIG;
+	}
+	return config_parse(ret, text, len, file, error);
+}
+
+struct config *config_free(struct config *c)
+{
+	if (!c)
+		return NULL;
+	for (size_t i = 0; i < c->service.n_devices; i++)
+		free_device((struct device_config *)(uintptr_t)&c->service.devices[i]);
+	free((struct device_config *)(uintptr_t)c->service.devices);
+	free((struct uid_limits *)(uintptr_t)c->service.limits.uids);
+	free(c->socket_path);
+	free(c);
+	return NULL;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The configuration file: JSON, read once at the start. docs/configuration.md lists the keys. Whatever is wrong with it
+ * is said with the file, the key's path, what was found there and what is allowed; unknown keys are wrong, too.
+ */
+#ifndef CONFIG_CONFIG_H
+#define CONFIG_CONFIG_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core/charge.h"
+#include "service/service.h"
+
+struct config {
+	char *socket_path;
+	mode_t socket_mode;
+	struct service_config service; /* what it points to is owned here */
+};
+
+#define CONFIG_ERROR_MAX 512u
+
+/* 0 and *ret, or -errno and one line of text in error. */
+int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX]);
+/* The same from memory; `file` is what errors call it. */
+int config_parse(struct config **ret, const char *text, size_t len, const char *file, char error[CONFIG_ERROR_MAX]);
+struct config *config_free(struct config *c); /* takes NULL, returns NULL */
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the books share among themselves. */
+#ifndef CORE_BOOKS_PRIVATE_H
+#define CORE_BOOKS_PRIVATE_H
+
+#include "core/books.h"
+
+#define BOOKS_MAX_DEVICES 64u
+
+struct books {
+	struct ledger *ledger;
+	uint64_t max_lines; /* fence lines of a connection: as many as it may have contexts */
+	struct device_books *devices[BOOKS_MAX_DEVICES];
+	uint32_t n_devices;
+	TAILQ_HEAD(, client) clients;
+	struct idmap client_ids;
+	struct idmap contexts; /* all, by id */
+	uint32_t last_client, last_ctx;
+	books_unused unused;
+	void *arg;
+	/* Scratch of books_bind(), so that a bind list costs no allocation. */
+	struct aspace_op ops[PASID_BIND_MAX];
+};
+
+/* An id that rises and is never reused; a replayed one is taken as it is. 0 on overflow. */
+static inline uint32_t books_next_id(uint32_t *last, uint32_t given)
+{
+	if (given) {
+		if (given > *last)
+			*last = given;
+		return given;
+	}
+	return *last == UINT32_MAX ? 0 : ++*last;
+}
+
+void books_buffer_unused(void *arg, struct buffer *buf); /* arg: struct books */
+
+#endif

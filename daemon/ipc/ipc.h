@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The data plane's socket: accepts connections, moves messages between clients and the service.
+ *
+ * A request is peeked, carried out, answered, and only then consumed. Replies are kept for repeats. Nothing that a
+ * client sends is closed on the loop: fds, and the sockets whose queues may hold fds, go to the closer.
+ */
+#ifndef IPC_IPC_H
+#define IPC_IPC_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+struct event_base;
+struct service;
+struct ipc;
+
+/* Listens at `path` (replacing a socket that nobody listens at) with mode `mode`; or on listen_fd if that is not -1,
+ * which is taken in any case. 0, -EADDRINUSE if somebody listens there, -errno. */
+int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const char *path, mode_t mode, int listen_fd);
+/* Stops listening, ends all sessions (their clients go on closing in the service) and removes the socket file. */
+struct ipc *ipc_free(struct ipc *i);
+
+#endif

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/* The listening socket: who a client is, is fixed here, from the credentials of the accepted connection. */
+#include "ipc/ipc.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "ipc/closer.h"
+#include "ipc/session.h"
+
+#define BACKLOG 128
+#define ACCEPTS_A_TURN 16
+#define OUT_OF_FDS_MS 100 /* how long to leave connections waiting when the daemon has no fds left */
+
+struct ipc {
+	struct event_base *base;
+	struct service *service;
+	struct closer *closer;
+	struct sessions sessions;
+	int fd;
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* ours to remove; "": not */
+	struct event *accept, *again;
+	struct log_limit limit;
+};
+
+static void greet(struct ipc *i, int fd)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+	int r;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0) {
+		closer_close(i->closer, fd);
+		return;
+	}
+	r = session_new(&i->sessions, i->base, i->service, i->closer, fd, cred.uid, cred.pid);
+	if (r == 0)
+		return;
+	log_limited(&i->limit, LOG_WARN, "connection of pid %d, uid %u refused: %s", cred.pid, cred.uid,
+		    r == -EDQUOT ? "it has as many as it may have" : strerror(-r));
+	closer_close(i->closer, fd);
+}
+
+static void on_accept(evutil_socket_t lfd, short what, void *arg)
+{
+	static const struct timeval wait = { 0, OUT_OF_FDS_MS * 1000 };
+	struct ipc *i = arg;
+
+	for (int n = 0; n < ACCEPTS_A_TURN; n++) {
+		int fd = accept4(lfd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd >= 0) {
+			greet(i, fd);
+			continue;
+		}
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+			log_limited(&i->limit, LOG_ERROR, "cannot accept a connection: %s; raise LimitNOFILE=, or lower "
+				    "the limits on connections", strerror(errno));
+			event_del(i->accept);
+			evtimer_add(i->again, &wait);
+		}
+		return;
+	}
+}
+
+static void on_again(evutil_socket_t fd, short what, void *arg)
+{
+	struct ipc *i = arg;
+
+	event_add(i->accept, NULL);
+}
+
+/* Does somebody listen there? A socket file of a process that is gone refuses, and may be replaced. */
+static int check_stale(const struct sockaddr_un *addr)
+{
+	AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct stat st;
+
+	if (fd < 0)
+		return -errno;
+	if (lstat(addr->sun_path, &st) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -EEXIST;
+	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN)
+		return -EADDRINUSE;
+	if (errno != ECONNREFUSED && errno != EPROTOTYPE)
+		return -errno;
+	if (errno == EPROTOTYPE)
+		return -EADDRINUSE;
+	return unlink(addr->sun_path) < 0 ? -errno : 0;
+}
+
+static int listen_at(struct ipc *i, const char *path, mode_t mode)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int r;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(addr.sun_path, path);
+	r = check_stale(&addr);
+	if (r < 0)
+		return r;
+	i->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (i->fd < 0)
+		return -errno;
+	/* Nobody connects before listen(2): the mode is right by then. */
+	if (bind(i->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return -errno;
+	strcpy(i->path, path);
+	if (chmod(path, mode) < 0 || listen(i->fd, BACKLOG) < 0)
+		return -errno;
+	return 0;
+}
+
+int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const char *path, mode_t mode, int listen_fd)
+{
+	struct ipc *i = calloc(1, sizeof(*i));
+	int r;
+
+	if (!i) {
+		util_closep(&listen_fd);
+		return -ENOMEM;
+	}
+	i->base = base;
+	i->service = s;
+	i->fd = listen_fd;
+	LIST_INIT(&i->sessions);
+	r = listen_fd < 0 ? listen_at(i, path, mode) : 0;
+	if (r == 0)
+		r = closer_new(&i->closer, base);
+	if (r == 0) {
+		i->accept = event_new(base, i->fd, EV_READ | EV_PERSIST, on_accept, i);
+		i->again = evtimer_new(base, on_again, i);
+		if (!i->accept || !i->again || event_add(i->accept, NULL) < 0)
+			r = -ENOMEM;
+	}
+	if (r < 0) {
+		ipc_free(i);
+		return r;
+	}
+	*ret = i;
+	return 0;
+}
+
+struct ipc *ipc_free(struct ipc *i)
+{
+	if (!i)
+		return NULL;
+	if (i->path[0])
+		unlink(i->path);
+	if (i->accept)
+		event_free(i->accept);
+	if (i->again)
+		event_free(i->again);
+	util_closep(&i->fd);
+	while (!LIST_EMPTY(&i->sessions))
+		session_free(LIST_FIRST(&i->sessions));
+	closer_free(i->closer);
+	free(i);
+	return NULL;
+}

@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * See session.h. The next request stays in the socket until its reply has been sent: peeked first, consumed last. While
+ * a reply does not fit into the client's socket nothing more is read from it; after DRAIN_S of that the client is
+ * dropped. Events never block anything: they are taken from the service when there is room.
+ */
+#include "ipc/session.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <pasid/protocol.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "core/charge.h"
+#include "ipc/closer.h"
+#include "service/service.h"
+
+#define DRAIN_S 5     /* seconds for a client to make room for a reply */
+#define TURN 16       /* requests before others get a look in */
+#define FDS_MAX 253   /* SCM_MAX_FD of the kernel: no message carries more */
+
+struct kept_reply {
+	void *data; /* NULL: none */
+	size_t size;
+	bool with_fence;
+};
+
+struct session {
+	LIST_ENTRY(session) link;
+	int fd;
+	uid_t uid;
+	pid_t pid;
+	struct event_base *base;
+	struct closer *closer;
+	struct service_client *client;
+	struct event *readable, *writable, *drain, *resume;
+	uint64_t serial;       /* of the last request that was carried out, or is pending */
+	uint64_t admitted;     /* of the last request that the rate limit let pass */
+	bool pending;          /* the service works on the request of `serial` */
+	uint64_t owed;         /* serial of the reply that waits for room; 0: none */
+	void *event;           /* an event that waits for room */
+	size_t event_size;
+	struct kept_reply kept[PASID_IN_FLIGHT]; /* by serial */
+	int fds[FDS_MAX];      /* of the message at hand */
+	size_t n_fds;
+};
+
+static struct log_limit limit; /* of all sessions: a line a client can cause */
+
+/* The message at hand; nobody keeps it beyond the call. */
+static union {
+	struct pasid_msg head;
+	uint8_t bytes[PASID_MSG_MAX];
+} message;
+
+static void session_work(struct session *s);
+
+/* ---- ends ---- */
+
+struct session *session_free(struct session *s)
+{
+	if (!s)
+		return NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(s->kept); i++)
+		free(s->kept[i].data);
+	free(s->event);
+	if (s->readable)
+		event_free(s->readable);
+	if (s->writable)
+		event_free(s->writable);
+	if (s->drain)
+		event_free(s->drain);
+	if (s->resume)
+		event_free(s->resume);
+	service_client_close(s->client);
+	for (size_t i = 0; i < s->n_fds; i++)
+		closer_close(s->closer, s->fds[i]);
+	/* What is still in its queue may hold fds, too. */
+	shutdown(s->fd, SHUT_RDWR);
+	closer_close(s->closer, s->fd);
+	LIST_REMOVE(s, link);
+	free(s);
+	return NULL;
+}
+
+static void session_drop(struct session *s, const char *why)
+{
+	log_limited(&limit, LOG_WARN, "client pid %d, uid %u is disconnected: %s", s->pid, s->uid, why);
+	session_free(s);
+}
+
+/* ---- output ---- */
+
+/* 0, -EAGAIN, or -errno: the client is gone. */
+static int put(struct session *s, const void *data, size_t size, int fd)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	struct iovec iov = { (void *)(uintptr_t)data, size };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct cmsghdr *cmsg;
+	ssize_t n;
+
+	if (fd >= 0) {
+		msg.msg_control = control.buf;
+		msg.msg_controllen = sizeof(control.buf);
+		cmsg = CMSG_FIRSTHDR(&msg);
+		cmsg->cmsg_level = SOL_SOCKET;
+		cmsg->cmsg_type = SCM_RIGHTS;
+		cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	}
+	do
+		n = sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	if (n >= 0)
+		return 0;
+	return errno == EWOULDBLOCK || errno == ENOBUFS ? -EAGAIN : -errno;
+}
+
+static struct kept_reply *kept_for(struct session *s, uint64_t serial)
+{
+	return &s->kept[serial % PASID_IN_FLIGHT];
+}
+
+static int put_kept(struct session *s, const struct kept_reply *k)
+{
+	return put(s, k->data, k->size, k->with_fence ? service_client_fence(s->client) : -1);
+}
+
+static bool keep(struct session *s, const struct service_reply *r)
+{
+	struct kept_reply *k = kept_for(s, s->serial);
+	void *data = k->size >= r->size ? k->data : realloc(k->data, r->size);
+
+	if (!data)
+		return false;
+	memcpy(data, r->data, r->size);
+	*k = (struct kept_reply){ data, r->size, r->with_fence };
+	return true;
+}
+
+/* Takes the message whose reply is out from the socket. Its own references to fds are dropped here, never the last
+ * ones: ours are closed afterwards, by the closer. */
+static void consume(struct session *s)
+{
+	ssize_t n;
+
+	do
+		n = recv(s->fd, NULL, 0, MSG_DONTWAIT | MSG_TRUNC);
+	while (n < 0 && errno == EINTR);
+	(void)n; /* nothing else reads this socket, and a client that is gone shows at the next peek */
+	for (size_t i = 0; i < s->n_fds; i++)
+		closer_close(s->closer, s->fds[i]);
+	s->n_fds = 0;
+}
+
+/* Sends the reply of `serial` and consumes its request, or waits for room. False: the session is gone. */
+static bool answer(struct session *s, uint64_t serial)
+{
+	static const struct timeval patience = { DRAIN_S, 0 };
+	int r = put_kept(s, kept_for(s, serial));
+
+	if (r == -EAGAIN) {
+		s->owed = serial;
+		event_add(s->writable, NULL);
+		if (!evtimer_pending(s->drain, NULL))
+			evtimer_add(s->drain, &patience);
+		event_del(s->readable);
+		return true;
+	}
+	if (r < 0) {
+		session_free(s);
+		return false;
+	}
+	consume(s);
+	return true;
+}
+
+static void on_drain(evutil_socket_t fd, short what, void *arg)
+{
+	session_drop(arg, "it has not made room for a reply in 5 s");
+}
+
+/* An event that finds no room waits, alone; the rest stays with the service, which keeps states and not messages. */
+static bool give_one_event(struct session *s, const void *data, size_t size)
+{
+	int r = put(s, data, size, -1);
+
+	if (r == -EAGAIN && !s->event) {
+		s->event = malloc(size);
+		if (s->event)
+			memcpy(s->event, data, size);
+		s->event_size = size;
+	}
+	if (r == -EAGAIN)
+		event_add(s->writable, NULL);
+	return r == 0;
+}
+
+static void give_events(struct session *s)
+{
+	static uint8_t buf[PASID_MSG_MAX];
+	size_t n;
+
+	if (s->owed)
+		return;
+	if (s->event) {
+		if (!give_one_event(s, s->event, s->event_size))
+			return;
+		free(s->event);
+		s->event = NULL;
+	}
+	while ((n = service_next_event(s->client, buf)))
+		if (!give_one_event(s, buf, n))
+			return;
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg)
+{
+	struct session *s = arg;
+	uint64_t owed = s->owed;
+
+	s->owed = 0;
+	if (owed) {
+		if (!answer(s, owed) || s->owed)
+			return;
+		evtimer_del(s->drain);
+		event_add(s->readable, NULL);
+	}
+	give_events(s);
+}
+
+/* ---- input ---- */
+
+static void take_fds(struct session *s, struct msghdr *msg)
+{
+	struct cmsghdr *cmsg;
+
+	for (cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
+		size_t n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
+			continue;
+		memcpy(s->fds + s->n_fds, CMSG_DATA(cmsg), n * sizeof(int));
+		s->n_fds += n;
+	}
+}
+
+/* Our own references to the fds of the message at the front. False: there was no room for all of them. */
+static bool peek_fds(struct session *s)
+{
+	static union {
+		char buf[CMSG_SPACE(FDS_MAX * sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = { NULL, 0 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.buf,
+		.msg_controllen = sizeof(control.buf),
+	};
+
+	if (recvmsg(s->fd, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
+		return false;
+	take_fds(s, &msg);
+	return !(msg.msg_flags & MSG_CTRUNC);
+}
+
+/* Peeks the next message. Its size; 0: none now; negative: the session is gone. Without a control buffer the kernel
+ * only tells us that there are fds (MSG_CTRUNC), and gives us none. */
+static ssize_t peek(struct session *s)
+{
+	struct iovec iov = { message.bytes, sizeof(message) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	ssize_t n;
+
+	do
+		n = recvmsg(s->fd, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return 0;
+	if (n <= 0) {
+		session_free(s);
+		return -1;
+	}
+	if (n > PASID_MSG_MAX || (size_t)n < sizeof(message.head) || message.head.size != (size_t)n) {
+		session_drop(s, "a message's length is not what it says, or out of bounds");
+		return -1;
+	}
+	if ((msg.msg_flags & MSG_CTRUNC) && !peek_fds(s)) {
+		session_drop(s, "the daemon has no room for the fds that came with a message");
+		return -1;
+	}
+	return n;
+}
+
+static bool is_repeat(const struct session *s, uint64_t serial)
+{
+	return serial && serial <= s->serial && s->serial - serial < PASID_IN_FLIGHT;
+}
+
+static bool rate_allows(struct session *s, uint64_t serial)
+{
+	uint64_t wait;
+	struct timeval tv;
+
+	if (s->admitted == serial)
+		return true; /* it is made again because the service asked for that */
+	wait = account_rate(service_client_account(s->client), util_now_ns());
+	if (!wait) {
+		s->admitted = serial;
+		return true;
+	}
+	tv = (struct timeval){ (time_t)(wait / 1000000000), (suseconds_t)(wait / 1000 % 1000000 + 1) };
+	event_del(s->readable);
+	evtimer_add(s->resume, &tv);
+	return false;
+}
+
+/* fds of a message that is not consumed yet: peeked again when its turn comes. */
+static void put_back_fds(struct session *s)
+{
+	for (size_t i = 0; i < s->n_fds; i++)
+		closer_close(s->closer, s->fds[i]);
+	s->n_fds = 0;
+}
+
+static bool carry_out(struct session *s, size_t size)
+{
+	struct service_reply reply;
+
+	s->pending = true;
+	switch (service_request(s->client, &message, size, s->fds, s->n_fds, &reply)) {
+	case SERVICE_PENDING:
+		s->serial = message.head.serial;
+		event_del(s->readable);
+		return false;
+	case SERVICE_LATER:
+		s->pending = false;
+		put_back_fds(s);
+		event_del(s->readable);
+		return false;
+	case SERVICE_REPLY:
+		break;
+	}
+	s->pending = false;
+	s->serial = message.head.serial;
+	if (!keep(s, &reply)) {
+		session_drop(s, "no memory to keep its reply");
+		return false;
+	}
+	return answer(s, s->serial) && !s->owed;
+}
+
+/* One request; false if there is none, or it is not over yet, or the session is gone. */
+static bool work_once(struct session *s)
+{
+	ssize_t n = peek(s);
+
+	if (n <= 0)
+		return false;
+	if (is_repeat(s, message.head.serial))
+		return answer(s, message.head.serial) && !s->owed;
+	if (message.head.serial != s->serial + 1) {
+		session_drop(s, "a serial that is neither the next one nor a kept one");
+		return false;
+	}
+	if (!rate_allows(s, message.head.serial)) {
+		put_back_fds(s);
+		return false;
+	}
+	return carry_out(s, (size_t)n);
+}
+
+static void session_work(struct session *s)
+{
+	for (int i = 0; i < TURN; i++)
+		if (!work_once(s))
+			return;
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg)
+{
+	session_work(arg);
+}
+
+static void on_resume(evutil_socket_t fd, short what, void *arg)
+{
+	struct session *s = arg;
+
+	event_add(s->readable, NULL);
+	session_work(s);
+}
+
+/* ---- what the service says ---- */
+
+static void on_reply(void *owner, const struct service_reply *reply)
+{
+	struct session *s = owner;
+
+	s->pending = false;
+	if (!keep(s, reply)) {
+		session_drop(s, "no memory to keep its reply");
+		return;
+	}
+	if (answer(s, s->serial) && !s->owed)
+		event_add(s->readable, NULL);
+}
+
+static void on_retry(void *owner)
+{
+	struct session *s = owner;
+
+	event_active(s->resume, EV_TIMEOUT, 0);
+}
+
+static void on_events(void *owner)
+{
+	give_events(owner);
+}
+
+static const struct service_client_ops session_ops = {
+	.reply = on_reply,
+	.retry = on_retry,
+	.events = on_events,
+};
+
+int session_new(struct sessions *list, struct event_base *base, struct service *svc, struct closer *closer, int fd,
+		uid_t uid, pid_t pid)
+{
+	struct session *s = calloc(1, sizeof(*s));
+	struct refusal why = { 0 };
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	s->fd = fd;
+	s->uid = uid;
+	s->pid = pid;
+	s->base = base;
+	s->closer = closer;
+	r = service_client_new(svc, uid, pid, &session_ops, s, &s->client, &why);
+	if (r < 0) {
+		free(s);
+		return r;
+	}
+	LIST_INSERT_HEAD(list, s, link);
+	s->readable = event_new(base, fd, EV_READ | EV_PERSIST, on_readable, s);
+	s->writable = event_new(base, fd, EV_WRITE, on_writable, s);
+	s->drain = evtimer_new(base, on_drain, s);
+	s->resume = evtimer_new(base, on_resume, s);
+	if (!s->readable || !s->writable || !s->drain || !s->resume || event_add(s->readable, NULL) < 0) {
+		session_free(s);
+		return 0;
+	}
+	return 0;
+}

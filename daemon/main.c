@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT */
+/* pasidd: options, signals, and the one event loop. */
+#include <errno.h>
+#include <event2/event.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <systemd/sd-daemon.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "config/config.h"
+#include "ipc/ipc.h"
+#include "service/service.h"
+
+#define DEFAULT_CONFIG "/etc/pasidd/pasidd.json"
+
+struct options {
+	const char *config;
+	const char *socket;
+	const char *device;
+	bool check;
+};
+
+static void usage(FILE *f)
+{
+	fprintf(f,
+		"Usage: pasidd [OPTION]...\n"
+		"Gives every unprivileged program its own context on a shared GPU.\n"
+		"\n"
+		"  -c, --config FILE        configuration (" DEFAULT_CONFIG ")\n"
+		"      --check-config FILE  say what is wrong with FILE, or \"ok\", and end\n"
+		"  -d, --device SPEC        one device instead of the configured ones: vfio-user:/PATH;\n"
+		"                           it is called gpu0, and no configuration file is needed\n"
+		"  -s, --socket PATH        listen there instead\n"
+		"  -l, --log-level LEVEL    error, warn, info or debug (info)\n"
+		"  -h, --help               this text\n"
+		"      --version            the version\n");
+}
+
+/* Returns an exit status, or -1 to go on. */
+static int parse_options(struct options *o, int argc, char **argv)
+{
+	enum { OPT_CHECK = 256, OPT_VERSION };
+	static const struct option longs[] = {
+		{ "config", required_argument, NULL, 'c' },
+		{ "check-config", required_argument, NULL, OPT_CHECK },
+		{ "device", required_argument, NULL, 'd' },
+		{ "socket", required_argument, NULL, 's' },
+		{ "log-level", required_argument, NULL, 'l' },
+		{ "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, OPT_VERSION },
+		{ 0 },
+	};
+	enum log_level level;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "c:d:s:l:h", longs, NULL)) != -1) {
+		switch (c) {
+		case 'c':
+			o->config = optarg;
+			break;
+		case OPT_CHECK:
+			o->config = optarg;
+			o->check = true;
+			break;
+		case 'd':
+			o->device = optarg;
+			break;
+		case 's':
+			o->socket = optarg;
+			break;
+		case 'l':
+			if (log_level_parse(optarg, &level) < 0) {
+				fprintf(stderr, "pasidd: --log-level: found \"%s\"; allowed is error, warn, info, debug\n",
+					optarg);
+				return 2;
+			}
+			log_set_level(level);
+			break;
+		case 'h':
+			usage(stdout);
+			return 0;
+		case OPT_VERSION:
+			printf("pasidd %s\n", PASIDD_VERSION);
+			return 0;
+		default:
+			usage(stderr);
+			return 2;
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "pasidd: found \"%s\"; no arguments are allowed, only options (--help)\n", argv[optind]);
+		return 2;
+	}
+	return -1;
+}
+
+/* --device is a small configuration of its own, through the same checks. */
+static int load_config(const struct options *o, struct config **ret, char error[CONFIG_ERROR_MAX])
+{
+	char text[256];
+
+	if (!o->device || o->config)
+		return config_load(ret, o->config ? o->config : DEFAULT_CONFIG, error);
+	if (strlen(o->device) > 120 || strpbrk(o->device, "\"\\")) {
+		snprintf(error, CONFIG_ERROR_MAX, "--device: found a spec that is too long, or has quotes in it");
+		return -EINVAL;
+	}
+	snprintf(text, sizeof(text), "{\"devices\": [{\"name\": \"gpu0\", \"spec\": \"%s\"}]}", o->device);
+	return config_parse(ret, text, strlen(text), "--device", error);
+}
+
+/* Buffers keep an fd each: take what the hard limit gives. */
+static void raise_nofile(void)
+{
+	struct rlimit rl;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < rl.rlim_max) {
+		rl.rlim_cur = rl.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &rl);
+	}
+}
+
+static void on_signal(evutil_socket_t sig, short what, void *arg)
+{
+	log_info("ending on signal %d", (int)sig);
+	event_base_loopexit(arg, NULL);
+}
+
+struct daemon {
+	struct event_base *base;
+	struct event *sigterm, *sigint;
+	struct service *service;
+	struct ipc *ipc;
+};
+
+static int daemon_start(struct daemon *d, const struct config *config, const char *socket)
+{
+	int r;
+
+	d->base = event_base_new();
+	if (!d->base)
+		return -ENOMEM;
+	d->sigterm = evsignal_new(d->base, SIGTERM, on_signal, d->base);
+	d->sigint = evsignal_new(d->base, SIGINT, on_signal, d->base);
+	if (!d->sigterm || !d->sigint || event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0)
+		return -ENOMEM;
+	r = service_new(&d->service, d->base, &config->service);
+	if (r < 0)
+		return r;
+	r = ipc_new(&d->ipc, d->base, d->service, socket, config->socket_mode, -1);
+	if (r < 0)
+		log_error("cannot listen at %s: %s", socket, strerror(-r));
+	else
+		log_info("listening at %s", socket);
+	return r;
+}
+
+static void daemon_end(struct daemon *d)
+{
+	ipc_free(d->ipc);
+	service_free(d->service);
+	if (d->sigterm)
+		event_free(d->sigterm);
+	if (d->sigint)
+		event_free(d->sigint);
+	if (d->base)
+		event_base_free(d->base);
+	libevent_global_shutdown();
+}
+
+int main(int argc, char **argv)
+{
+	struct options options = { 0 };
+	char error[CONFIG_ERROR_MAX];
+	struct daemon daemon = { 0 };
+	struct config *config = NULL;
+	int r = parse_options(&options, argc, argv);
+
+	if (r >= 0)
+		return r;
+	if (load_config(&options, &config, error) < 0) {
+		fprintf(stderr, "pasidd: %s\n", error);
+		return 1;
+	}
+	if (options.check) {
+		printf("%s: ok\n", options.config);
+		config_free(config);
+		return 0;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	raise_nofile();
+	r = daemon_start(&daemon, config, options.socket ? options.socket : config->socket_path);
+	if (r == 0) {
+		sd_notify(0, "READY=1");
+		event_base_dispatch(daemon.base);
+		sd_notify(0, "STOPPING=1");
+	}
+	daemon_end(&daemon);
+	config_free(config);
+	return r == 0 ? 0 : 1;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a page-table format is to pgtable.c, and the page table that both share. A format is one file that says how a
+ * descriptor looks and includes walk_template.h, which writes the walks for it.
+ */
+#ifndef PGTABLE_FORMAT_H
+#define PGTABLE_FORMAT_H
+
+#include "pgtable/pgtable.h"
+#include "pgtable/pool_impl.h"
+
+/* Always: a table other than the root has live entries, or it is on the aside list and nothing points to it. */
+struct pgtable {
+	const struct pgtable_format *format;
+	struct table_pool *pool;
+	uint32_t root; /* a page of the pool, as `aside` and `near` */
+	uint32_t pages; /* how many: the root, the tables below it, and those on the aside list */
+	uint32_t aside; /* list of tables unlinked, but a device may still remember them */
+	uint32_t near; /* the level-3 table that was used last, linked as long as near_span is set */
+	uint64_t near_span; /* the IOVAs it is for, divided by 2 MiB; UINT64_MAX: none */
+};
+
+/* The contracts are those of pgtable.h. */
+struct pgtable_format {
+	const char *name;
+	uint64_t page_sizes;
+	uint64_t iova_last;
+	int (*map)(struct pgtable *pt, struct range r, uint64_t bus, bool writable, uint32_t *budget);
+	uint64_t (*unmap)(struct pgtable *pt, struct range r, uint32_t *budget);
+	bool (*walk)(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret);
+	/* Puts the tables below the root and the root itself aside. */
+	void (*drop)(struct pgtable *pt);
+};
+
+/* The only way out of the tables, so that nothing remembers a table that is not linked. */
+static inline void pgtable_put_aside(struct pgtable *pt, uint32_t page)
+{
+	if (pt->near == page)
+		pt->near_span = UINT64_MAX;
+	pt->pool->meta[page].next = pt->aside;
+	pt->aside = page;
+}
+
+#endif

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The part of an io-pgtable that no format changes: its life, its books, and how many pages a change may take.
+ */
+#include <errno.h>
+
+#include "base/util.h"
+#include "pgtable/format.h"
+
+#define SIZE_4K (UINT64_C(1) << 12)
+#define SIZE_2M (UINT64_C(1) << 21)
+#define SIZE_1G (UINT64_C(1) << 30)
+#define SIZE_512G (UINT64_C(1) << 39)
+
+const char *pgtable_format_name(const struct pgtable_format *f)
+{
+	return f->name;
+}
+
+uint64_t pgtable_format_page_sizes(const struct pgtable_format *f)
+{
+	return f->page_sizes;
+}
+
+uint64_t pgtable_format_iova_last(const struct pgtable_format *f)
+{
+	return f->iova_last;
+}
+
+int pgtable_new(struct pgtable **ret, const struct pgtable_format *f, struct table_pool *pool)
+{
+	AUTO_FREE struct pgtable *pt = calloc(1, sizeof(*pt));
+	uint32_t budget = 1;
+	int r;
+
+	if (!pt)
+		return -ENOMEM;
+	r = table_pool_reserve(pool, budget);
+	if (r < 0)
+		return r;
+	pt->format = f;
+	pt->pool = pool;
+	pt->root = table_take(pool, &budget, true);
+	pt->pages = 1;
+	pt->aside = TABLE_NONE;
+	pt->near_span = UINT64_MAX;
+	*ret = TAKE_PTR(pt);
+	return 0;
+}
+
+struct pgtable *pgtable_free(struct pgtable *pt)
+{
+	if (!pt)
+		return NULL;
+	pt->format->drop(pt);
+	pgtable_reclaim(pt);
+	assert(pt->pages == 0);
+	free(pt);
+	return NULL;
+}
+
+uint64_t pgtable_root(const struct pgtable *pt)
+{
+	return table_bus(pt->pool, pt->root);
+}
+
+uint32_t pgtable_pages(const struct pgtable *pt)
+{
+	return pt->pages;
+}
+
+/* How many spans of `size` r touches: each may need a table of its own. */
+static uint32_t spans(struct range r, uint64_t size)
+{
+	return (uint32_t)(r.last / size - r.first / size + 1);
+}
+
+uint32_t pgtable_map_need(const struct pgtable *pt, struct range r)
+{
+	(void)pt; /* what is there now may be gone when the map's turn comes */
+	return spans(r, SIZE_512G) + spans(r, SIZE_1G) + spans(r, SIZE_2M);
+}
+
+/* How many blocks of `size` r cuts at its ends, where there are such blocks: each takes a table. */
+static uint32_t cuts(struct range r, uint64_t size, bool head, bool tail)
+{
+	head = head && r.first % size != 0;
+	tail = tail && (r.last + 1) % size != 0;
+	if (head && tail && r.first / size == r.last / size)
+		return 1;
+	return (uint32_t)head + (uint32_t)tail;
+}
+
+uint32_t pgtable_unmap_need(const struct pgtable *pt, struct range r)
+{
+	(void)pt;
+	return cuts(r, SIZE_1G, true, true) + cuts(r, SIZE_2M, true, true);
+}
+
+/* Bytes in the page or block that iova lies in; 0 if it lies in none. */
+static uint64_t leaf_size(const struct pgtable *pt, uint64_t iova)
+{
+	struct pgtable_leaf leaf;
+
+	return pt->format->walk(pt, iova, &leaf) ? range_len(leaf.iova) : 0;
+}
+
+uint32_t pgtable_unmap_need_now(const struct pgtable *pt, struct range r)
+{
+	uint64_t head = leaf_size(pt, r.first);
+	uint64_t tail = leaf_size(pt, r.last);
+
+	return cuts(r, SIZE_1G, head == SIZE_1G, tail == SIZE_1G) + cuts(r, SIZE_2M, head >= SIZE_2M, tail >= SIZE_2M);
+}
+
+bool pgtable_splits(const struct pgtable *pt, struct range r)
+{
+	return pgtable_unmap_need_now(pt, r) > 0;
+}
+
+static bool range_good(const struct pgtable *pt, struct range r)
+{
+	return range_aligned(r, SIZE_4K) && r.first <= r.last && r.last <= pt->format->iova_last;
+}
+
+int pgtable_map(struct pgtable *pt, struct range r, uint64_t bus, bool writable, uint32_t *budget)
+{
+	assert(range_good(pt, r));
+	assert(bus % SIZE_4K == 0 && bus >> 48 == 0 && (bus + (r.last - r.first)) >> 48 == 0);
+	return pt->format->map(pt, r, bus, writable, budget);
+}
+
+uint64_t pgtable_unmap(struct pgtable *pt, struct range r, uint32_t *budget)
+{
+	assert(range_good(pt, r));
+	return pt->format->unmap(pt, r, budget);
+}
+
+uint32_t pgtable_reclaim(struct pgtable *pt)
+{
+	uint32_t n = 0;
+
+	while (pt->aside != TABLE_NONE) {
+		uint32_t page = pt->aside;
+
+		pt->aside = pt->pool->meta[page].next;
+		table_put(pt->pool, page);
+		n++;
+	}
+	pt->pages -= n;
+	return n;
+}
+
+bool pgtable_walk(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret)
+{
+	return iova <= pt->format->iova_last && pt->format->walk(pt, iova, ret);
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An io-pgtable: one address space's translation, in the format that the device's MMU walks. Formats are Arm VMSAv8-64
+ * stage 1 (4 KiB granule, 48 bit) and x86-64 4-level; a third one is one more file.
+ *
+ * Entries are written so that a walker that runs meanwhile sees the old entry or the new one: a table is filled before
+ * it is linked (release store). Nothing is invalidated here: after an unmap the caller invalidates, and only then gives
+ * the emptied tables back (pgtable_reclaim). Not thread-safe.
+ */
+#ifndef PGTABLE_PGTABLE_H
+#define PGTABLE_PGTABLE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/range.h"
+#include "pgtable/pool.h"
+
+struct pgtable;
+struct pgtable_format;
+
+extern const struct pgtable_format pgtable_vmsa64;
+extern const struct pgtable_format pgtable_x86_64;
+
+const char *pgtable_format_name(const struct pgtable_format *f);      /* "vmsa64", "x86-64" */
+uint64_t pgtable_format_page_sizes(const struct pgtable_format *f);   /* bit per block size */
+uint64_t pgtable_format_iova_last(const struct pgtable_format *f);    /* highest IOVA: 2^48-1; x86-64: 2^47-1 */
+
+/* Takes one page (the root) of the pool, unpromised. 0, -EAGAIN and -ENOSPC as table_pool_reserve(), -ENOMEM. */
+int pgtable_new(struct pgtable **ret, const struct pgtable_format *f, struct table_pool *pool);
+/* Gives all pages back at once: the device must have forgotten them. Takes NULL, returns NULL. */
+struct pgtable *pgtable_free(struct pgtable *pt);
+
+uint64_t pgtable_root(const struct pgtable *pt);    /* bus address, for TTBR or CR3 */
+uint32_t pgtable_pages(const struct pgtable *pt);   /* table pages held, the root and those not reclaimed included */
+
+/* The most table pages that mapping r may take, or unmapping r (where it cuts a block; at most 4). Arithmetic on r alone:
+ * it holds whatever happens to the tables in between, so the needs of a list of changes can be added up beforehand. */
+uint32_t pgtable_map_need(const struct pgtable *pt, struct range r);
+uint32_t pgtable_unmap_need(const struct pgtable *pt, struct range r);
+/* The pages that unmapping r takes as the tables are now: 0 unless it cuts a block. Good until the next map; for an unmap
+ * that must go on when the pool has nothing left. Two short walks. */
+uint32_t pgtable_unmap_need_now(const struct pgtable *pt, struct range r);
+
+/*
+ * Maps r, page-aligned, to bus addresses from `bus`, in the largest blocks that fit. *budget holds pages promised by
+ * table_pool_reserve() and sinks by those taken; it is enough if it was at least pgtable_map_need(). 0, or -EEXIST with
+ * nothing changed and *budget as it was if any byte of r is mapped already.
+ */
+int pgtable_map(struct pgtable *pt, struct range r, uint64_t bus, bool writable, uint32_t *budget);
+
+/*
+ * Unmaps r, page-aligned; parts that are not mapped are left alone. A block that r cuts is split: the caller has made
+ * sure that nothing runs in this address space until the invalidation is complete (pgtable_splits() tells). Tables that
+ * became empty are unlinked and kept aside until pgtable_reclaim(). Returns the number of bytes that were mapped.
+ */
+uint64_t pgtable_unmap(struct pgtable *pt, struct range r, uint32_t *budget);
+bool pgtable_splits(const struct pgtable *pt, struct range r);
+
+/* Gives the tables that unmaps have set aside back to the pool; the invalidation of what was unmapped is complete.
+ * Returns how many. */
+uint32_t pgtable_reclaim(struct pgtable *pt);
+
+struct pgtable_leaf {
+	struct range iova; /* of the page or block */
+	uint64_t bus;      /* of iova.first */
+	uint64_t entry;    /* the descriptor itself */
+	uint32_t level;    /* 0 is the root's */
+	bool writable;
+};
+
+/* What iova translates to; false if nothing. */
+bool pgtable_walk(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret);
+
+#endif

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Table pages: 4 KiB each, from one memfd that the device can read, contiguous in bus addresses. The pool has room for
+ * max_pages; the device sees the first `extent` of them, which whoever owns the pool enlarges after it has mapped more
+ * of the memfd for the device. Pages are promised first (table_pool_reserve) and taken later, which then cannot fail.
+ * A page is zero when it is taken.
+ */
+#ifndef PGTABLE_POOL_H
+#define PGTABLE_POOL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TABLE_PAGE 4096u
+
+struct table_pool;
+
+/* Reserves address space and a sparse memfd for max_pages; nothing is usable before table_pool_extend(). `bus` is the
+ * bus address of the first page. 0, -ENOMEM, -EMFILE... */
+int table_pool_new(struct table_pool **ret, uint64_t bus, uint32_t max_pages);
+/* Takes NULL, returns NULL. All page tables in it are gone by then. */
+struct table_pool *table_pool_free(struct table_pool *p);
+
+int table_pool_fd(const struct table_pool *p);         /* stays the pool's */
+uint64_t table_pool_bus(const struct table_pool *p);
+uint32_t table_pool_max(const struct table_pool *p);   /* pages */
+uint32_t table_pool_extent(const struct table_pool *p); /* pages that the device sees */
+void table_pool_extend(struct table_pool *p, uint32_t extent);
+
+/* Promises n pages. 0; -EAGAIN if the extent is too small but max_pages is not; -ENOSPC if max_pages is too small. */
+int table_pool_reserve(struct table_pool *p, uint32_t n);
+void table_pool_unreserve(struct table_pool *p, uint32_t n);
+uint32_t table_pool_unpromised(const struct table_pool *p); /* pages free in the extent and promised to nobody */
+uint32_t table_pool_used(const struct table_pool *p);       /* pages in tables */
+
+#endif

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Bind lists. The books say first whether the whole list is possible, with every table page and quota taken; then the
+ * tables follow, which cannot fail; then the device forgets what was unmapped, and only after that the reply goes out
+ * and memory that nothing uses any more is given back.
+ *
+ * Where a list cuts a block or maps again what it unmaps, nothing runs in the address space from before the first entry
+ * changes until the invalidation is complete: break before make, and work never sees the gap.
+ */
+#include "service/private.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/util.h"
+
+_Static_assert(sizeof(struct record_op) == sizeof(struct pasid_wire_bind_op), "a record keeps what came over the wire");
+
+static void bind_step(struct pending *p);
+
+static bool is_global(const struct ctx *ctx)
+{
+	return ctx->dev->books->traits.global;
+}
+
+static bool *busy_flag(struct ctx *ctx)
+{
+	return is_global(ctx) ? &ctx->dev->shared_busy : &ctx->busy;
+}
+
+/* ---- taking everything that the list needs ---- */
+
+static uint32_t tables_needed(const struct ctx *ctx, const struct plan *plan, bool *unmaps, bool *splits)
+{
+	const struct aspace_step *step;
+	uint32_t need = 0;
+	size_t n;
+
+	*unmaps = *splits = false;
+	step = plan_steps(plan, &n);
+	for (size_t i = 0; i < n; i++) {
+		if (step[i].kind == ASPACE_MAP) {
+			need += pgtable_map_need(ctx->pt, step[i].iova);
+			continue;
+		}
+		*unmaps = true;
+		need += pgtable_unmap_need(ctx->pt, step[i].iova);
+		*splits |= pgtable_splits(ctx->pt, step[i].iova);
+	}
+	return need;
+}
+
+static int take_tables(struct ctx *ctx, uint32_t need, struct refusal *why)
+{
+	struct device *d = ctx->dev;
+	int r = device_reserve_tables(d, need);
+
+	if (r == -EAGAIN)
+		return r;
+	if (r < 0)
+		return refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + (uint64_t)need,
+			      table_pool_max(d->pool));
+	if (is_global(ctx))
+		return 0;
+	r = charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, need, why);
+	if (r < 0)
+		table_pool_unreserve(d->pool, need);
+	return r;
+}
+
+/* What is charged is what the tables hold, plus what is promised to them. */
+static void settle_tables(struct ctx *ctx, uint32_t promised)
+{
+	uint64_t holds = (uint64_t)pgtable_pages(ctx->pt) + promised;
+
+	if (!is_global(ctx) && ctx->books->c_tables.amount > holds)
+		charge_return(&ctx->books->c_tables, ctx->books->c_tables.amount - holds);
+}
+
+static void return_tables(struct ctx *ctx, uint32_t *budget)
+{
+	table_pool_unreserve(ctx->dev->pool, *budget);
+	*budget = 0;
+	settle_tables(ctx, 0);
+}
+
+static struct record *record_copy(const struct record *rec)
+{
+	size_t size = sizeof(*rec) + rec->n_ops * sizeof(rec->ops[0]);
+	struct record *copy = malloc(size);
+
+	return copy ? memcpy(copy, rec, size) : NULL;
+}
+
+/* ---- the change itself ---- */
+
+static size_t change_tables(struct ctx *ctx, const struct plan *plan, uint32_t *budget)
+{
+	struct range *gone = ctx->dev->svc->ranges;
+	const struct aspace_step *step;
+	uint64_t now = util_now_ns();
+	size_t n, n_gone = 0;
+
+	step = plan_steps(plan, &n);
+	for (size_t i = 0; i < n; i++) {
+		if (step[i].kind == ASPACE_MAP) {
+			/* Cannot be refused: the books have no mapping there. */
+			int r = pgtable_map(ctx->pt, step[i].iova, step[i].bus, step[i].writable, budget);
+
+			if (r < 0)
+				abort();
+			continue;
+		}
+		pgtable_unmap(ctx->pt, step[i].iova, budget);
+		fault_log_gone(&ctx->books->faults, step[i].iova, now);
+		gone[n_gone++] = step[i].iova;
+	}
+	return n_gone;
+}
+
+static void reply_iovas(struct service_client *c, const struct record *rec, size_t *size)
+{
+	uint64_t *iova = (uint64_t *)(void *)(c->svc->reply.bytes + sizeof(struct pasid_reply));
+
+	for (uint32_t i = 0; i < rec->n_ops; i++)
+		iova[i] = rec->ops[i].iova;
+	*size = rec->n_ops * sizeof(*iova);
+}
+
+static const void *reply_body(struct service_client *c)
+{
+	return c->svc->reply.bytes + sizeof(struct pasid_reply);
+}
+
+/* Runs the plan; the device may still remember what was unmapped. */
+static void commit(struct service_client *c, struct ctx *ctx, const struct record *rec, struct plan *plan,
+		   bool invalidate)
+{
+	struct verb *v = &c->verb;
+	size_t n = change_tables(ctx, plan, &v->budget);
+
+	return_tables(ctx, &v->budget);
+	books_bind_commit(c->svc->books, ctx->books, rec, plan);
+	buf_take_unused(c->svc, &v->unused);
+	v->ticket = 0;
+	/* If the queue is full the whole ASID is invalidated later, which needs no list. */
+	if (n && invalidate &&
+	    translator_invalidate(ctx->dev->tr, ctx->books->asid, c->svc->ranges, n, &v->ticket) < 0)
+		v->ticket = 0;
+}
+
+static bool forgotten(struct ctx *ctx, struct verb *v)
+{
+	struct device *d = ctx->dev;
+
+	if (!v->ticket && translator_invalidate(d->tr, ctx->books->asid, NULL, 0, &v->ticket) < 0)
+		return false;
+	return v->ticket <= d->ticket_done;
+}
+
+static void wind_up(struct service_client *c, struct ctx *ctx)
+{
+	if (ctx->pt) {
+		pgtable_reclaim(ctx->pt);
+		settle_tables(ctx, 0);
+	}
+	buf_unmap_unused(&c->verb.unused);
+}
+
+/* ---- as a pending verb ---- */
+
+static void let_go(struct service_client *c, struct ctx *ctx)
+{
+	*busy_flag(ctx) = false;
+	if (c->verb.holding)
+		ctx_hold(ctx, false);
+	c->verb.holding = false;
+	free(c->verb.rec);
+	c->verb.rec = NULL;
+	device_poke(ctx->dev);
+}
+
+static void finish(struct service_client *c, struct ctx *ctx)
+{
+	size_t size;
+
+	wind_up(c, ctx);
+	reply_iovas(c, c->verb.rec, &size);
+	let_go(c, ctx);
+	verb_finish(c, reply_body(c), size);
+}
+
+static void give_up(struct service_client *c, struct ctx *ctx)
+{
+	if (ctx->dev->state == DEVICE_READY || ctx->dev->state == DEVICE_RESETTING)
+		return_tables(ctx, &c->verb.budget);
+	books_bind_undo(c->svc->books, ctx->books, c->verb.plan);
+	let_go(c, ctx);
+	verb_refuse(c, PASID_WHY_CONTEXT_LOST, ctx->books->id, 0);
+}
+
+static void bind_step(struct pending *p)
+{
+	struct service_client *c = verb_client(p);
+	struct verb *v = &c->verb;
+	struct ctx *ctx = v->ctx;
+	struct device *d = ctx->dev;
+
+	if (d->state == DEVICE_RESETTING)
+		goto wait;
+	if (!v->committed && (d->state != DEVICE_READY || ctx->life != CTX_ALIVE)) {
+		give_up(c, ctx);
+		return;
+	}
+	if (!v->committed) {
+		if (!run_held_still(d, ctx))
+			goto wait;
+		commit(c, ctx, v->rec, v->plan, true);
+		v->committed = true;
+	}
+	if (d->state != DEVICE_READY || forgotten(ctx, v)) {
+		finish(c, ctx);
+		return;
+	}
+wait:
+	device_wait(d, p);
+}
+
+static enum service_outcome bind_pending(struct service_client *c, struct ctx *ctx, const struct record *rec,
+					 struct plan *plan, bool hold, struct service_reply *reply)
+{
+	struct verb *v = &c->verb;
+
+	v->rec = record_copy(rec);
+	if (!v->rec) {
+		return_tables(ctx, &v->budget);
+		books_bind_undo(c->svc->books, ctx->books, plan);
+		refuse(&v->why, PASID_WHY_QUOTA_MEMORY, 0, 0);
+		return verb_refused(c, reply);
+	}
+	v->ctx = ctx;
+	v->plan = plan;
+	v->holding = hold;
+	*busy_flag(ctx) = true;
+	if (hold) {
+		ctx_hold(ctx, true);
+		v->committed = false;
+	} else {
+		commit(c, ctx, rec, plan, true);
+		v->committed = true;
+	}
+	verb_wait(c, ctx->dev, bind_step);
+	if (hold && run_held_still(ctx->dev, ctx))
+		device_poke(ctx->dev);
+	return SERVICE_PENDING;
+}
+
+/* ---- the request ---- */
+
+static int judge_list(struct service_client *c, const struct pasid_bind_head *head, size_t size)
+{
+	size_t expected = sizeof(*head) + (size_t)head->count * sizeof(struct pasid_wire_bind_op);
+
+	if (!head->count)
+		return refuse(&c->verb.why, PASID_WHY_EMPTY, 0, 0);
+	if (head->count > PASID_BIND_MAX)
+		return refuse(&c->verb.why, PASID_WHY_TOO_MANY, head->count, PASID_BIND_MAX);
+	if (size != expected)
+		return refuse(&c->verb.why, PASID_WHY_BODY_SIZE, sizeof(struct pasid_msg) + size,
+			      sizeof(struct pasid_msg) + expected);
+	return 0;
+}
+
+static struct ctx *judge_context(struct service_client *c, uint32_t id)
+{
+	struct context *books = books_context(c->books, id, c->svc->books, &c->verb.why);
+	struct ctx *ctx = books ? books->tag : NULL;
+
+	if (ctx && (ctx->life != CTX_ALIVE || ctx->books->lost)) {
+		refuse(&c->verb.why, PASID_WHY_CONTEXT_LOST, id, 0);
+		ctx = NULL;
+	}
+	return ctx;
+}
+
+/* May the device remember translations of this address space? */
+static bool ever_installed(const struct ctx *ctx)
+{
+	return ids_state(ctx->dev->books->asids, ctx->books->asid) == ID_INSTALLED;
+}
+
+enum service_outcome bind_request(struct service_client *c, const void *body, size_t size, struct service_reply *reply)
+{
+	const struct pasid_bind_head *head = body;
+	struct record *rec = &c->svc->request.rec;
+	bool later, unmaps, splits, hold, invalidate;
+	struct plan *plan;
+	struct ctx *ctx;
+	size_t out;
+	int r;
+
+	if (judge_list(c, head, size) < 0)
+		return verb_refused(c, reply);
+	ctx = judge_context(c, head->ctx);
+	if (!ctx)
+		return verb_refused(c, reply);
+	if (!device_usable(ctx->dev, &c->verb.why, &later))
+		return later ? verb_later(c, ctx->dev) : verb_refused(c, reply);
+	if (*busy_flag(ctx))
+		return verb_later(c, ctx->dev);
+	*rec = (struct record){
+		.kind = RECORD_BIND,
+		.client = c->books->id,
+		.serial = c->verb.msg.serial,
+		.ctx = head->ctx,
+		.n_ops = head->count,
+	};
+	memcpy(rec->ops, head + 1, head->count * sizeof(rec->ops[0]));
+	if (books_bind(c->svc->books, ctx->books, rec, &plan, &c->verb.why) < 0)
+		return verb_refused(c, reply);
+	c->verb.budget = tables_needed(ctx, plan, &unmaps, &splits);
+	r = take_tables(ctx, c->verb.budget, &c->verb.why);
+	if (r < 0) {
+		books_bind_undo(c->svc->books, ctx->books, plan);
+		return r == -EAGAIN ? verb_later(c, ctx->dev) : verb_refused(c, reply);
+	}
+	invalidate = unmaps && ever_installed(ctx);
+	hold = invalidate && (splits || plan_replaces(plan));
+	if (invalidate)
+		return bind_pending(c, ctx, rec, plan, hold, reply);
+	commit(c, ctx, rec, plan, false);
+	wind_up(c, ctx);
+	reply_iovas(c, rec, &out);
+	*reply = reply_ok(c->svc, &c->verb.msg, reply_body(c), out);
+	return SERVICE_REPLY;
+}

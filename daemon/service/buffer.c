@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Memory of clients that devices map: buffers, and the fence memory of each connection. It is unmapped from the device
+ * after everything else, when no table points to it any more, and its bus address is given out again only after that.
+ */
+#include "service/private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "base/util.h"
+
+/* ---- buffers ---- */
+
+static void on_buf_mapped(void *arg, int err)
+{
+	struct buf *b = arg;
+
+	b->state = err < 0 ? BUF_REFUSED : BUF_MAPPED;
+	b->books->reachable = err == 0;
+	device_poke(b->dev);
+}
+
+static int buf_map(struct buf *b, transport_done done, void *arg)
+{
+	uint32_t prot = TRANSPORT_READ | (b->books->buffer.writable ? TRANSPORT_WRITE : 0);
+
+	return b->dev->tops->dma_map(b->dev->t, b->books->buffer.bus, b->books->buffer.size, b->fd, 0, prot, done, arg);
+}
+
+int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret)
+{
+	struct buf *b = calloc(1, sizeof(*b));
+	int r;
+
+	if (!b)
+		return -ENOMEM;
+	b->books = e;
+	b->dev = d;
+	b->fd = fd;
+	b->state = BUF_MAPPING;
+	r = buf_map(b, on_buf_mapped, b);
+	if (r < 0) {
+		free(b);
+		return r;
+	}
+	e->tag = b;
+	*ret = b;
+	return 0;
+}
+
+static void buf_gone(struct buf *b)
+{
+	struct service *s = b->dev->svc;
+	struct service_client *c = b->books->client->tag;
+
+	books_buf_gone(s->books, b->books);
+	close(b->fd); /* a memfd: sealed against shrinking, judged at import */
+	if (c->verb.buf == b)
+		c->verb.buf = NULL;
+	device_poke(b->dev);
+	service_client_reap(c);
+	free(b);
+}
+
+static void on_buf_unmapped(void *arg, int err)
+{
+	struct buf *b = arg;
+
+	if (err < 0 && b->dev->state == DEVICE_READY)
+		device_fail(b->dev, "it refuses to unmap a buffer"); /* which calls buf_device_gone() */
+	else
+		buf_gone(b);
+}
+
+void buf_unused(void *arg, struct buffer_entry *e)
+{
+	struct service *s = arg;
+	struct buf *b = e->tag;
+
+	if (!b)
+		return; /* its import did not get that far */
+	b->unused = &s->unused;
+	TAILQ_INSERT_TAIL(b->unused, b, in_unused);
+}
+
+static void unused_remove(struct buf *b)
+{
+	if (b->unused)
+		TAILQ_REMOVE(b->unused, b, in_unused);
+	b->unused = NULL;
+}
+
+void buf_take_unused(struct service *s, struct unused *to)
+{
+	struct buf *b;
+
+	while ((b = TAILQ_FIRST(&s->unused))) {
+		unused_remove(b);
+		b->unused = to;
+		TAILQ_INSERT_TAIL(to, b, in_unused);
+	}
+}
+
+static void buf_unmap(struct buf *b)
+{
+	struct device *d = b->dev;
+
+	if (b->state == BUF_MAPPED && (d->state == DEVICE_READY || d->state == DEVICE_RESETTING)) {
+		b->state = BUF_UNMAPPING;
+		if (d->tops->dma_unmap(d->t, b->books->buffer.bus, b->books->buffer.size, on_buf_unmapped, b) == 0)
+			return;
+	}
+	/* While the device is being set up the answer to the mapping is still to come: buf_again_answer() ends it. */
+	if (b->state == BUF_MAPPING)
+		return;
+	buf_gone(b);
+}
+
+void buf_unmap_unused(struct unused *list)
+{
+	struct buf *b;
+
+	while ((b = TAILQ_FIRST(list))) {
+		unused_remove(b);
+		buf_unmap(b);
+	}
+}
+
+static bool buf_wanted(const struct buf *b)
+{
+	return b->books->buffer.named || b->books->buffer.uses;
+}
+
+/* The device is back. If it refuses a buffer that it took before, that one cannot be mapped into contexts any more. */
+static void on_buf_again(void *arg, int err)
+{
+	struct buf *b = arg;
+
+	on_buf_mapped(b, err);
+	if (!buf_wanted(b) && !b->unused)
+		buf_unmap(b);
+}
+
+int buf_map_again(struct buf *b)
+{
+	int r = buf_map(b, on_buf_again, b);
+
+	if (r == 0)
+		b->state = BUF_MAPPING;
+	return r;
+}
+
+void buf_device_gone(struct buf *b)
+{
+	if (!b)
+		return;
+	b->state = BUF_UNMAPPED;
+	b->books->reachable = false;
+	if (buf_wanted(b))
+		return;
+	unused_remove(b);
+	buf_gone(b);
+}
+
+/* ---- fences ---- */
+
+int client_fence_new(struct service_client *c, uint64_t lines)
+{
+	char path[32];
+
+	c->fence_bytes = (lines * PASID_FENCE_STRIDE + 4095) & ~4095ull;
+	c->fence_fd = memfd_create("pasidd-fences", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (c->fence_fd < 0)
+		return -errno;
+	if (ftruncate(c->fence_fd, (off_t)c->fence_bytes) < 0 ||
+	    fcntl(c->fence_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return -errno;
+	c->fence = mmap(NULL, c->fence_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->fence_fd, 0);
+	if (c->fence == MAP_FAILED) {
+		c->fence = NULL;
+		return -errno;
+	}
+	/* A second, read-only open of the same file, and mode 0, so that nobody can open it for writing through that. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", c->fence_fd);
+	c->fence_ro = open(path, O_RDONLY | O_CLOEXEC);
+	if (c->fence_ro < 0 || fchmod(c->fence_fd, 0) < 0)
+		return -errno;
+	return 0;
+}
+
+void client_fence_free(struct service_client *c)
+{
+	if (c->fence)
+		munmap(c->fence, c->fence_bytes);
+	util_closep(&c->fence_fd);
+	util_closep(&c->fence_ro);
+}
+
+static void on_fence_mapped(void *arg, int err)
+{
+	struct fence_map *m = arg;
+
+	m->state = err < 0 ? BUF_REFUSED : BUF_MAPPED;
+	if (err < 0)
+		device_fail(m->dev, "it refuses to map fence memory");
+	device_poke(m->dev);
+	service_client_reap(m->client);
+}
+
+int fence_map_again(struct fence_map *m)
+{
+	int r = m->dev->tops->dma_map(m->dev->t, m->bus_node.first, m->client->fence_bytes, m->client->fence_fd, 0,
+				      TRANSPORT_READ | TRANSPORT_WRITE, on_fence_mapped, m);
+
+	if (r == 0)
+		m->state = BUF_MAPPING;
+	return r;
+}
+
+static struct fence_map *fence_map_find(struct service_client *c, struct device *d)
+{
+	struct fence_map *m;
+
+	LIST_FOREACH(m, &c->fence_maps, link)
+		if (m->dev == d)
+			return m;
+	return NULL;
+}
+
+static void fence_map_free(struct fence_map *m)
+{
+	itree_erase(&m->dev->books->bus, &m->bus_node);
+	LIST_REMOVE(m, link);
+	free(m);
+}
+
+int fence_map_get(struct service_client *c, struct device *d, struct fence_map **ret)
+{
+	const struct range window = { BUS_FENCES_FIRST, BUS_FENCES_LAST };
+	struct fence_map *m = fence_map_find(c, d);
+	uint64_t bus;
+
+	if (m) {
+		*ret = m;
+		return m->state == BUF_UNMAPPED ? fence_map_again(m) : 0;
+	}
+	if (!itree_find_gap(&d->books->bus, window, window.first, c->fence_bytes, 4096, &bus))
+		return -ENOSPC;
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return -ENOMEM;
+	m->client = c;
+	m->dev = d;
+	m->bus_node.first = bus;
+	m->bus_node.last = bus + (c->fence_bytes - 1);
+	itree_insert(&d->books->bus, &m->bus_node);
+	LIST_INSERT_HEAD(&c->fence_maps, m, link);
+	*ret = m;
+	return fence_map_again(m);
+}
+
+static void on_fence_unmapped(void *arg, int err)
+{
+	struct fence_map *m = arg;
+	struct service_client *c = m->client;
+
+	m->state = BUF_UNMAPPED;
+	if (err < 0 && m->dev->state == DEVICE_READY) {
+		device_fail(m->dev, "it refuses to unmap fence memory");
+		return; /* reaped once more when the device is gone */
+	}
+	fence_map_free(m);
+	service_client_reap(c);
+}
+
+void fence_map_drop(struct fence_map *m)
+{
+	struct device *d = m->dev;
+
+	if (m->state == BUF_UNMAPPING || m->state == BUF_MAPPING)
+		return; /* the answer comes, or the device goes: looked at again then */
+	if (m->state == BUF_MAPPED && (d->state == DEVICE_READY || d->state == DEVICE_RESETTING)) {
+		m->state = BUF_UNMAPPING;
+		if (d->tops->dma_unmap(d->t, m->bus_node.first, m->client->fence_bytes, on_fence_unmapped, m) == 0)
+			return;
+	}
+	fence_map_free(m);
+}

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The life of a context, and above all its end: its slot is stopped, the device forgets its ASID, and only then tables,
+ * mappings and memory go. The same steps serve a context that is freed, one whose client died, and one that hung.
+ */
+#include "service/private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/futex.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "base/util.h"
+
+static void ctx_step(struct pending *p);
+static void ctx_release(struct ctx *ctx);
+
+static bool ctx_global(const struct ctx *ctx)
+{
+	return ctx->dev->books->traits.global;
+}
+
+int ctx_start(struct service_client *c, struct device *d, struct context *books, struct fence_map *fence,
+	      struct ctx **ret)
+{
+	AUTO_FREE struct ctx *ctx = calloc(1, sizeof(*ctx));
+	int r;
+
+	if (!ctx)
+		return -ENOMEM;
+	ctx->books = books;
+	ctx->dev = d;
+	ctx->client = c;
+	ctx->slot = -1;
+	TAILQ_INIT(&ctx->unused);
+	ctx->pending.step = ctx_step;
+	ctx->line = (struct pasid_fence_line *)((uint8_t *)c->fence + (size_t)books->line * PASID_FENCE_STRIDE);
+	ctx->fence_bus = fence->bus_node.first + (uint64_t)books->line * PASID_FENCE_STRIDE;
+	memset(ctx->line, 0, sizeof(*ctx->line));
+	r = sched_add(d->sched, books->client->uid, books->client->id, ctx, &ctx->se);
+	if (r < 0)
+		return r;
+	if (ctx_global(ctx)) {
+		ctx->pt = d->shared_pt;
+	} else {
+		r = pgtable_new(&ctx->pt, d->format, d->pool);
+		if (r < 0) {
+			sched_remove(d->sched, ctx->se);
+			return r;
+		}
+	}
+	books->tag = ctx;
+	*ret = TAKE_PTR(ctx);
+	return 0;
+}
+
+void ctx_wake(struct ctx *ctx)
+{
+	syscall(SYS_futex, &ctx->line->done, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+void ctx_hold(struct ctx *ctx, bool hold)
+{
+	struct device *d = ctx->dev;
+	struct context *other;
+
+	if (d->state != DEVICE_READY && d->state != DEVICE_RESETTING)
+		return;
+	if (!ctx_global(ctx)) {
+		if (ctx->se)
+			sched_hold(d->sched, ctx->se, hold || ctx->life != CTX_ALIVE);
+	} else {
+		TAILQ_FOREACH(other, &d->books->contexts, in_device) {
+			struct ctx *o = other->tag;
+
+			if (o && o->se)
+				sched_hold(d->sched, o->se, hold || o->life != CTX_ALIVE);
+		}
+	}
+	if (hold)
+		run_hold(d, ctx, ctx_global(ctx));
+	else
+		run_release(d, ctx);
+}
+
+/* ---- its end ---- */
+
+static void ctx_cleared(struct ctx *ctx)
+{
+	ctx->life = CTX_CLEARED;
+	if (ctx->se)
+		ctx->se = sched_remove(ctx->dev->sched, ctx->se);
+	if (ctx->lost_why && !ctx->told_lost)
+		event_lost(ctx);
+	if (ctx->free_asked)
+		ctx_release(ctx);
+}
+
+static void stop_begin(struct ctx *ctx)
+{
+	struct device *d = ctx->dev;
+
+	ctx->life = CTX_STOPPING;
+	sched_hold(d->sched, ctx->se, true);
+	sched_set_jobs(d->sched, ctx->se, 0);
+	if (d->state == DEVICE_READY)
+		ctx->slot = sched_resident(d->sched, ctx->se);
+	if (ctx->slot >= 0)
+		run_stop(d, (unsigned int)ctx->slot);
+}
+
+static bool stop_done(struct ctx *ctx)
+{
+	struct device *d = ctx->dev;
+
+	if (ctx->slot >= 0 && !run_settled(d, (unsigned int)ctx->slot))
+		return false;
+	if (ctx->slot >= 0)
+		run_stopped(d, (unsigned int)ctx->slot);
+	ctx->slot = -1;
+	return true;
+}
+
+static void unmap_shared(void *arg, struct range r)
+{
+	struct ctx *ctx = arg;
+	uint32_t no_budget = 0; /* whole mappings: nothing is split */
+
+	pgtable_unmap(ctx->pt, r, &no_budget);
+}
+
+/* In the shared address space only its own mappings go; they are unmapped before the invalidation. */
+static bool clear_shared(struct ctx *ctx)
+{
+	if (ctx->dev->shared_busy && !ctx->busy)
+		return false;
+	ctx->dev->shared_busy = ctx->busy = true;
+	books_ctx_clear(ctx->dev->svc->books, ctx->books, unmap_shared, ctx);
+	buf_take_unused(ctx->dev->svc, &ctx->unused);
+	return true;
+}
+
+static bool invalidate_begin(struct ctx *ctx)
+{
+	struct device *d = ctx->dev;
+
+	if (ctx_global(ctx) && !clear_shared(ctx))
+		return false;
+	if (!ctx_global(ctx) && ctx->busy)
+		return false;
+	if (!ctx_global(ctx) && ids_state(d->books->asids, ctx->books->asid) != ID_INSTALLED) {
+		ctx->ticket = d->ticket_done;
+		return true;
+	}
+	return translator_invalidate(d->tr, ctx->books->asid, NULL, 0, &ctx->ticket) == 0;
+}
+
+/* Nothing can reach the context's memory any more: give everything back. */
+static void invalidate_done(struct ctx *ctx)
+{
+	struct device *d = ctx->dev;
+
+	if (ctx_global(ctx)) {
+		pgtable_reclaim(ctx->pt);
+		ctx->pt = NULL;
+		d->shared_busy = ctx->busy = false;
+	} else {
+		ctx->pt = pgtable_free(ctx->pt);
+		books_ctx_clear(d->svc->books, ctx->books, NULL, NULL);
+		buf_take_unused(d->svc, &ctx->unused);
+	}
+	charge_return_all(&ctx->books->c_tables);
+	buf_unmap_unused(&ctx->unused);
+}
+
+/* One step after the other as far as it goes; waits for the device where it has to. */
+static void ctx_step(struct pending *p)
+{
+	struct ctx *ctx = container_of(p, struct ctx, pending);
+	struct device *d = ctx->dev;
+
+	if (d->state != DEVICE_READY) {
+		if (d->state == DEVICE_RESETTING)
+			device_wait(d, p);
+		return; /* gone: ctx_device_gone() finishes it */
+	}
+	if (ctx->life == CTX_STOPPING && stop_done(ctx))
+		ctx->life = CTX_INVALIDATING;
+	if (ctx->life == CTX_INVALIDATING && (ctx->ticket || invalidate_begin(ctx)) && ctx->ticket <= d->ticket_done) {
+		invalidate_done(ctx);
+		ctx_cleared(ctx);
+		return;
+	}
+	device_wait(d, p);
+}
+
+void ctx_kill(struct ctx *ctx)
+{
+	if (ctx->life != CTX_ALIVE)
+		return;
+	if (ctx->dev->state != DEVICE_READY && ctx->dev->state != DEVICE_RESETTING) {
+		ctx_cleared(ctx);
+		return;
+	}
+	stop_begin(ctx);
+	ctx_step(&ctx->pending);
+}
+
+void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job)
+{
+	ctx->lost_why = why;
+	ctx->lost_job = job;
+	books_ctx_lost(ctx->dev->svc->books, ctx->books);
+	ctx_kill(ctx);
+}
+
+/* The last step. Its ASID is invalidated by now, or its device forgot everything. */
+static void ctx_release(struct ctx *ctx)
+{
+	struct service_client *c = ctx->client;
+	struct device *d = ctx->dev;
+
+	device_unwait(&ctx->pending);
+	event_forget(ctx);
+	books_ctx_free(c->svc->books, ctx->books);
+	if (c->verb.ctx == ctx)
+		c->verb.ctx = NULL;
+	free(ctx);
+	device_poke(d);
+	service_client_reap(c);
+}
+
+void ctx_free(struct ctx *ctx)
+{
+	ctx->free_asked = true;
+	if (ctx->life == CTX_CLEARED)
+		ctx_release(ctx);
+	else
+		ctx_kill(ctx);
+}
+
+void ctx_device_gone(struct ctx *ctx)
+{
+	struct device *d = ctx->dev;
+
+	if (!ctx || ctx->life == CTX_CLEARED)
+		return;
+	device_unwait(&ctx->pending);
+	ctx->slot = -1;
+	if (!ctx_global(ctx))
+		pgtable_free(ctx->pt);
+	ctx->pt = NULL;
+	books_ctx_clear(d->svc->books, ctx->books, NULL, NULL);
+	buf_take_unused(d->svc, &ctx->unused);
+	buf_unmap_unused(&ctx->unused);
+	charge_return_all(&ctx->books->c_tables);
+	if (!ctx->lost_why) {
+		ctx->lost_why = PASID_LOST_DEVICE;
+		ctx->lost_job = 0;
+	}
+	books_ctx_lost(d->svc->books, ctx->books);
+	ctx_cleared(ctx);
+}

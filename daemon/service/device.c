@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A device's life: opened, given its memory, ready; reset when a slot does not obey; gone and tried again.
+ *
+ * Each opening has table pages, rings and marks of its own, in fresh memory: a device process that was only stopped may
+ * wake up later with its old mappings, and must find in them nothing but what it already had.
+ */
+#include "service/private.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/util.h"
+
+#define BACKOFF_FIRST_MS 50u
+#define BACKOFF_MAX_MS 2000u
+
+static void arm(struct event *ev, uint32_t ms)
+{
+	struct timeval tv = { ms / 1000, (ms % 1000) * 1000 };
+
+	evtimer_add(ev, &tv);
+}
+
+/* ---- who waits ---- */
+
+void device_wait(struct device *d, struct pending *p)
+{
+	if (p->dev)
+		return;
+	p->dev = d;
+	p->round = d->round;
+	TAILQ_INSERT_TAIL(&d->pending, p, link);
+}
+
+void device_unwait(struct pending *p)
+{
+	if (!p->dev)
+		return;
+	TAILQ_REMOVE(&p->dev->pending, p, link);
+	p->dev = NULL;
+}
+
+void device_poke(struct device *d)
+{
+	event_active(d->poke, EV_TIMEOUT, 0);
+}
+
+static void retry_clients(struct device *d)
+{
+	struct client *c = NULL;
+
+	if (!d->n_later)
+		return;
+	while ((c = books_next_client(d->svc->books, c))) {
+		struct service_client *sc = c->tag;
+
+		if (sc->later != d)
+			continue;
+		verb_not_later(sc);
+		sc->ops->retry(sc->owner);
+	}
+}
+
+/* Everyone who waits looks once; who still waits afterwards has queued itself again, in the new round. */
+static void step_all(struct device *d)
+{
+	struct pending *p;
+
+	d->round++;
+	while ((p = TAILQ_FIRST(&d->pending)) && p->round < d->round) {
+		device_unwait(p);
+		p->step(p);
+	}
+	retry_clients(d);
+}
+
+static void setup_go_on(struct device *d);
+
+static void on_poke(evutil_socket_t fd, short what, void *arg)
+{
+	struct device *d = arg;
+
+	if (d->state == DEVICE_SETUP)
+		setup_go_on(d);
+	step_all(d);
+	run_schedule(d);
+}
+
+/* ---- memory that the device is given at each opening ---- */
+
+static void device_drop_memory(struct device *d)
+{
+	d->pool = table_pool_free(d->pool);
+	if (d->mem)
+		munmap(d->mem, d->mem_bytes);
+	d->mem = NULL;
+	if (d->mem_fd >= 0)
+		close(d->mem_fd);
+	d->mem_fd = -1;
+}
+
+static int device_make_memory(struct device *d)
+{
+	int r;
+
+	d->mem_bytes = d->eops->ro_bytes + d->eops->rw_bytes;
+	d->mem_fd = memfd_create("pasidd-rings", MFD_CLOEXEC);
+	if (d->mem_fd < 0)
+		return -errno;
+	if (ftruncate(d->mem_fd, (off_t)d->mem_bytes) < 0)
+		return -errno;
+	d->mem = mmap(NULL, d->mem_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, d->mem_fd, 0);
+	if (d->mem == MAP_FAILED) {
+		r = -errno;
+		d->mem = NULL;
+		return r;
+	}
+	return table_pool_new(&d->pool, BUS_TABLES, d->config->table_pages);
+}
+
+static void on_setup_answer(void *arg, int err);
+
+static int setup_map(struct device *d, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot)
+{
+	int r = d->tops->dma_map(d->t, bus, len, fd, off, prot, on_setup_answer, d);
+
+	if (r == 0)
+		d->setup_left++;
+	return r;
+}
+
+static uint32_t first_chunk(const struct device *d)
+{
+	return TABLE_CHUNK < d->config->table_pages ? TABLE_CHUNK : d->config->table_pages;
+}
+
+static int setup_memory(struct device *d)
+{
+	uint64_t ro = d->eops->ro_bytes;
+	int r = device_make_memory(d);
+
+	if (r == 0)
+		r = setup_map(d, BUS_ENGINE, ro, d->mem_fd, 0, TRANSPORT_READ);
+	if (r == 0)
+		r = setup_map(d, BUS_ENGINE + ro, d->eops->rw_bytes, d->mem_fd, ro, TRANSPORT_READ | TRANSPORT_WRITE);
+	if (r == 0)
+		r = setup_map(d, BUS_TABLES, (uint64_t)first_chunk(d) * TABLE_PAGE, table_pool_fd(d->pool), 0,
+			      TRANSPORT_READ);
+	return r;
+}
+
+/* What clients still have from before: their buffers and fences, at the same bus addresses. As many at a time as the
+ * transport takes (-EBUSY); looked at again after each answer. 0 when all is answered, 1 while something is out. */
+static int setup_clients(struct device *d)
+{
+	struct buffer_entry *e;
+	struct client *c = NULL;
+	struct fence_map *m;
+	int r = 0, out = 0;
+
+	TAILQ_FOREACH(e, &d->books->buffers, in_device) {
+		struct buf *b = e->tag;
+
+		if (r == 0 && b->state == BUF_UNMAPPED)
+			r = buf_map_again(b);
+		out |= b->state == BUF_UNMAPPED || b->state == BUF_MAPPING;
+	}
+	while ((c = books_next_client(d->svc->books, c)))
+		LIST_FOREACH(m, &((struct service_client *)c->tag)->fence_maps, link) {
+			if (m->dev == d && r == 0 && m->state == BUF_UNMAPPED)
+				r = fence_map_again(m);
+			out |= m->dev == d && (m->state == BUF_UNMAPPED || m->state == BUF_MAPPING);
+		}
+	return r == 0 || r == -EBUSY ? out : r;
+}
+
+static int setup_engine(struct device *d)
+{
+	struct engine_memory mem = {
+		.ro = d->mem,
+		.ro_bus = BUS_ENGINE,
+		.rw = (uint8_t *)d->mem + d->eops->ro_bytes,
+		.rw_bus = BUS_ENGINE + d->eops->ro_bytes,
+	};
+	struct engine_config config = { .slots = d->config->slots, .format = d->config->format };
+	int r = d->eops->attach(&d->engine, d->t, &mem, &config);
+
+	if (r < 0)
+		return r;
+	d->tr = d->eops->translator(d->engine);
+	d->n_slots = d->eops->slots(d->engine);
+	r = sched_new(&d->sched, d->n_slots, d->config->burst);
+	if (r == 0 && d->books->traits.global)
+		r = pgtable_new(&d->shared_pt, d->format, d->pool);
+	return r;
+}
+
+static void device_ready(struct device *d)
+{
+	int r;
+
+	table_pool_extend(d->pool, first_chunk(d));
+	r = setup_engine(d);
+	if (r < 0) {
+		device_fail(d, r == -EOPNOTSUPP ? "it does not know the configured table format" : "it cannot be started");
+		return;
+	}
+	d->state = DEVICE_READY;
+	d->backoff_ms = BACKOFF_FIRST_MS;
+	d->lost_logged = false;
+	log_info("device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
+		 d->eops->name, d->n_slots, d->config->format, d->books->traits.global ? "global" : "gpu-mmu");
+	event_device_back(d);
+	device_poke(d);
+}
+
+static void setup_go_on(struct device *d)
+{
+	int r;
+
+	if (d->setup_left)
+		return;
+	r = setup_clients(d);
+	if (r < 0)
+		device_fail(d, "what clients have there cannot be mapped again");
+	else if (r == 0)
+		device_ready(d);
+}
+
+static void on_setup_answer(void *arg, int err)
+{
+	struct device *d = arg;
+
+	if (err < 0)
+		d->setup_failed = true;
+	if (--d->setup_left || d->state != DEVICE_SETUP)
+		return;
+	if (d->setup_failed)
+		device_fail(d, "it refuses a DMA mapping of the daemon's own memory");
+	else
+		device_poke(d);
+}
+
+static void on_opened(void *owner)
+{
+	struct device *d = owner;
+	struct transport_ids ids;
+
+	d->tops->ids(d->t, &ids);
+	d->eops = engine_find(&ids);
+	if (!d->eops) {
+		log_warn("device %s: no driver for PCI %04x:%04x at %s; see docs/architecture.md for those there are",
+			 d->config->name, ids.vendor, ids.device, d->config->spec);
+		device_fail(d, "no driver");
+		return;
+	}
+	d->books->traits.cmd_align = d->eops->cmd_align;
+	d->books->traits.submit_max = d->eops->submit_max;
+	d->state = DEVICE_SETUP;
+	d->setup_left = 0;
+	d->setup_failed = false;
+	if (setup_memory(d) < 0)
+		device_fail(d, "its memory cannot be set up");
+}
+
+/* ---- table pages ---- */
+
+static void on_extended(void *arg, int err)
+{
+	struct device *d = arg;
+	uint32_t extent;
+
+	d->extending = false;
+	if (d->state == DEVICE_GONE || !d->pool)
+		return;
+	if (err < 0) {
+		d->extend_failed = true;
+		log_error("device %s: cannot map more table pages: %s", d->config->name, strerror(-err));
+	} else {
+		extent = table_pool_extent(d->pool) + TABLE_CHUNK;
+		if (extent > table_pool_max(d->pool))
+			extent = table_pool_max(d->pool);
+		table_pool_extend(d->pool, extent);
+	}
+	device_poke(d);
+}
+
+static void extend_pool(struct device *d)
+{
+	uint32_t extent = table_pool_extent(d->pool);
+	uint32_t more = table_pool_max(d->pool) - extent;
+	uint64_t off = (uint64_t)extent * TABLE_PAGE;
+
+	if (more > TABLE_CHUNK)
+		more = TABLE_CHUNK;
+	if (d->extending || !more)
+		return;
+	d->extending = d->tops->dma_map(d->t, BUS_TABLES + off, (uint64_t)more * TABLE_PAGE, table_pool_fd(d->pool), off,
+					TRANSPORT_READ, on_extended, d) == 0;
+}
+
+int device_reserve_tables(struct device *d, uint32_t n)
+{
+	int r = table_pool_reserve(d->pool, n);
+
+	/* More before it is needed: nobody has to wait as long as a chunk lasts for one round trip. */
+	if ((r == -EAGAIN || table_pool_unpromised(d->pool) < TABLE_CHUNK / 2) && !d->extend_failed)
+		extend_pool(d);
+	if (r == -EAGAIN && !d->extending)
+		return -ENOSPC;
+	return r;
+}
+
+/* ---- reset ---- */
+
+static void on_reset(void *arg, int err)
+{
+	struct device *d = arg;
+
+	if (d->state != DEVICE_RESETTING)
+		return;
+	if (err < 0) {
+		device_fail(d, "it cannot be reset");
+		return;
+	}
+	/* The device runs nothing now; its marks are final. */
+	run_after_reset(d);
+	if (d->state == DEVICE_RESETTING) {
+		d->state = DEVICE_READY;
+		device_poke(d);
+	}
+}
+
+void device_reset(struct device *d, const char *why)
+{
+	if (d->state != DEVICE_READY)
+		return;
+	log_warn("device %s: reset: %s", d->config->name, why);
+	d->state = DEVICE_RESETTING;
+	if (d->tops->reset(d->t, on_reset, d) < 0)
+		device_fail(d, "it cannot be reset");
+}
+
+/* ---- gone ---- */
+
+static void on_bury(evutil_socket_t fd, short what, void *arg)
+{
+	struct device *d = arg;
+
+	if (d->t)
+		d->t = d->tops->close(d->t);
+	device_drop_memory(d);
+	arm(d->reopen, d->backoff_ms);
+	d->backoff_ms = 2 * d->backoff_ms > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : 2 * d->backoff_ms;
+}
+
+/* Everything that was on the device is lost, and says so; buffers stay in the books and are mapped again later. */
+static void drop_everything(struct device *d)
+{
+	struct context *ctx, *next_ctx;
+	struct buffer_entry *e, *next;
+	struct client *c = NULL;
+	struct fence_map *m;
+
+	run_forget(d);
+	step_all(d);
+	d->shared_busy = false;
+	TAILQ_FOREACH_SAFE(ctx, &d->books->contexts, in_device, next_ctx)
+		ctx_device_gone(ctx->tag);
+	d->shared_pt = pgtable_free(d->shared_pt);
+	while ((c = books_next_client(d->svc->books, c)))
+		LIST_FOREACH(m, &((struct service_client *)c->tag)->fence_maps, link)
+			if (m->dev == d)
+				m->state = BUF_UNMAPPED;
+	TAILQ_FOREACH_SAFE(e, &d->books->buffers, in_device, next)
+		buf_device_gone(e->tag);
+	/* The contexts' entities went with ctx_device_gone(). */
+	d->sched = sched_free(d->sched);
+	if (d->engine)
+		d->engine = d->eops->detach(d->engine);
+	d->tr = NULL;
+	step_all(d);
+}
+
+void device_fail(struct device *d, const char *why)
+{
+	bool was_ready = d->state == DEVICE_READY || d->state == DEVICE_RESETTING;
+
+	if (d->state == DEVICE_GONE)
+		return;
+	if (was_ready || !d->lost_logged)
+		log_error("device %s: %s: %s; its contexts are lost, it is tried again every %u ms at the latest",
+			  d->config->name, was_ready ? "lost" : "not reachable", why, BACKOFF_MAX_MS);
+	d->lost_logged = true;
+	d->state = DEVICE_GONE;
+	d->extending = false;
+	d->extend_failed = false;
+	drop_everything(d);
+	event_active(d->bury, EV_TIMEOUT, 0);
+}
+
+static void on_lost(void *owner, int error, const char *why)
+{
+	device_fail(owner, why);
+}
+
+static void on_irq(void *owner, uint32_t vector)
+{
+	struct device *d = owner;
+	int r;
+
+	if (d->state != DEVICE_READY)
+		return;
+	run_faults(d);
+	if (d->state == DEVICE_READY)
+		run_progress(d);
+	if (d->state != DEVICE_READY)
+		return;
+	r = d->tr->ops->invalidated(d->tr, &d->ticket_done);
+	if (r < 0) {
+		device_fail(d, "its invalidation mark is beyond what was asked");
+		return;
+	}
+	step_all(d);
+	run_schedule(d);
+}
+
+static const struct transport_events device_events = {
+	.opened = on_opened,
+	.irq = on_irq,
+	.lost = on_lost,
+};
+
+static void device_open(struct device *d)
+{
+	int r;
+
+	d->state = DEVICE_OPENING;
+	r = d->tops->open(&d->t, d->svc->base, d->address, 3, d->config->answer_ms, &device_events, d);
+	if (r < 0) {
+		d->t = NULL;
+		device_fail(d, strerror(-r));
+	}
+}
+
+static void on_reopen(evutil_socket_t fd, short what, void *arg)
+{
+	device_open(arg);
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+	run_tick(arg);
+}
+
+/* ---- construction ---- */
+
+static const struct pgtable_format *format_find(const char *name)
+{
+	return !strcmp(name, pgtable_format_name(&pgtable_x86_64)) ? &pgtable_x86_64 : &pgtable_vmsa64;
+}
+
+int device_init(struct device *d, struct service *s, const struct device_config *config)
+{
+	struct device_traits traits = {
+		.name = config->name,
+		.global = config->global,
+		.pasid_bits = 20,
+		.asid_bits = 16,
+		.bus = { BUS_BUFFERS_FIRST, BUS_BUFFERS_LAST },
+		.cmd_align = 4,
+		.submit_max = 1u << 20,
+	};
+	int r;
+
+	d->svc = s;
+	d->config = config;
+	d->mem_fd = -1;
+	d->backoff_ms = BACKOFF_FIRST_MS;
+	TAILQ_INIT(&d->pending);
+	d->tops = transport_find(config->spec, &d->address);
+	if (!d->tops)
+		return -EINVAL;
+	d->format = format_find(config->format);
+	traits.iova = (struct range){ IOVA_FIRST, pgtable_format_iova_last(d->format) };
+	r = books_add_device(s->books, &traits, &d->books);
+	if (r < 0)
+		return r;
+	d->books->tag = d;
+	d->tick = evtimer_new(s->base, on_tick, d);
+	d->reopen = evtimer_new(s->base, on_reopen, d);
+	d->poke = event_new(s->base, -1, 0, on_poke, d);
+	d->bury = event_new(s->base, -1, 0, on_bury, d);
+	if (!d->tick || !d->reopen || !d->poke || !d->bury)
+		return -ENOMEM;
+	device_open(d);
+	return 0;
+}
+
+static void event_drop(struct event *ev)
+{
+	if (ev)
+		event_free(ev);
+}
+
+void device_fini(struct device *d)
+{
+	if (d->state != DEVICE_GONE && d->svc) {
+		d->state = DEVICE_GONE;
+		drop_everything(d);
+	}
+	event_drop(d->tick);
+	event_drop(d->reopen);
+	event_drop(d->poke);
+	event_drop(d->bury);
+	if (d->t)
+		d->t = d->tops->close(d->t);
+	device_drop_memory(d);
+}

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the service share: the running side of devices, contexts, buffers and clients, whose books are in
+ * core. service.c: clients and their end. verbs.c, bind.c: requests. context.c: a context's life. buffer.c: memory that
+ * devices map. device.c: a device's life. run.c: slots and jobs. events.c: what clients hear.
+ */
+#ifndef SERVICE_PRIVATE_H
+#define SERVICE_PRIVATE_H
+
+#include <event2/event.h>
+
+#include "base/log.h"
+#include "core/books.h"
+#include "core/sched.h"
+#include "engine/engine.h"
+#include "pgtable/pgtable.h"
+#include "service/service.h"
+#include "transport/transport.h"
+#include "translator/translator.h"
+
+/* Bus addresses of a device, by purpose. Device-private memory, tables and fences are reached by no GPU virtual address:
+ * page tables only ever point into BUS_BUFFERS. */
+#define BUS_ENGINE 0x100000ull
+#define BUS_TABLES 0x40000000ull /* up to 256 GiB of them */
+#define BUS_FENCES_FIRST 0x8000000000ull
+#define BUS_FENCES_LAST 0xffffffffffull
+#define BUS_BUFFERS_FIRST 0x100000000000ull
+#define BUS_BUFFERS_LAST 0x7fffffffffffull
+
+#define IOVA_FIRST 0x10000ull /* what is below faults, so that null pointers of GPU programs do */
+#define TABLE_CHUNK 1024u     /* table pages mapped for the device at a time */
+
+/* Something that waits for a device: step() looks whether it can go on. Stepped after each word from the device. */
+struct pending {
+	void (*step)(struct pending *p);
+	TAILQ_ENTRY(pending) link; /* in device.pending */
+	struct device *dev;        /* NULL: not waiting */
+	uint64_t round;            /* of device.round when it began to wait */
+};
+
+struct put_job { /* on a slot, not ended */
+	uint64_t number;
+	uint64_t mark;
+};
+
+#define RUN_JOBS 16u
+
+struct run { /* one slot */
+	struct ctx *ctx; /* whose jobs are on it; NULL: none */
+	struct put_job jobs[RUN_JOBS];
+	uint32_t head, count;
+	uint64_t head_since; /* when the oldest job came to the front */
+	uint64_t asked_at;   /* when the last control was asked; 0: it is settled */
+	struct ctx *held_by; /* paused while this context's tables change; NULL: not */
+	bool owes_terminate; /* it stalled on a fault meanwhile */
+};
+
+enum device_state {
+	DEVICE_GONE,      /* not reachable; tried again from time to time */
+	DEVICE_OPENING,   /* the transport talks to it */
+	DEVICE_SETUP,     /* its memory is being mapped */
+	DEVICE_READY,
+	DEVICE_RESETTING, /* no work, no changes until it answers */
+};
+
+struct device {
+	struct service *svc;
+	const struct device_config *config;
+	struct device_books *books;
+	enum device_state state;
+	const struct transport_ops *tops;
+	const char *address;
+	struct transport *t;
+	const struct engine_ops *eops;
+	struct engine *engine;
+	struct translator *tr;
+	const struct pgtable_format *format;
+	struct table_pool *pool;
+	bool extending;            /* a chunk of the pool is on its way */
+	bool extend_failed;
+	struct pgtable *shared_pt; /* `global` */
+	bool shared_busy;          /* `global`: a bind or a clearing is changing it */
+	void *mem;                 /* engine_memory: ro, then rw */
+	uint64_t mem_bytes;
+	int mem_fd;
+	uint32_t setup_left;       /* answers about the daemon's own memory that SETUP waits for */
+	bool setup_failed;
+	unsigned int n_slots;
+	struct sched *sched;
+	struct run runs[64];
+	struct event *tick;     /* deadlines of jobs and controls, while there are any */
+	struct event *reopen;   /* while GONE */
+	struct event *poke;     /* steps whoever waits, from the loop */
+	struct event *bury;     /* closes the transport of a lost device, from the loop */
+	uint32_t backoff_ms;
+	bool lost_logged;
+	uint32_t n_later; /* clients whose request is to be made again */
+	TAILQ_HEAD(, pending) pending;
+	uint64_t round; /* of stepping those who wait */
+	uint64_t ticket_done;   /* translator's, as last looked at */
+	uint64_t faults_lost;
+	struct log_limit stray; /* faults that belong to nobody */
+};
+
+struct buf;
+/* Buffers that nobody wants any more, to be unmapped once the device has forgotten who could reach them. */
+TAILQ_HEAD(unused, buf);
+
+enum ctx_life {
+	CTX_ALIVE,
+	CTX_STOPPING,     /* its slot is told to stop */
+	CTX_INVALIDATING, /* nothing runs; the device forgets its ASID */
+	CTX_CLEARED,      /* tables, mappings and jobs are gone; the id is left */
+};
+
+struct ctx {
+	struct context *books;
+	struct device *dev;
+	struct service_client *client;
+	struct pgtable *pt; /* own, or the device's shared one */
+	struct sched_entity *se;
+	struct pasid_fence_line *line;
+	uint64_t fence_bus;
+	uint64_t put;      /* number of the last job put on a slot */
+	enum ctx_life life;
+	bool busy;         /* a bind is changing its address space: clearing waits */
+	bool free_asked;   /* cleared means freed */
+	int slot;          /* being stopped; -1: none */
+	uint64_t ticket;   /* 0: not asked yet */
+	struct unused unused;
+	struct pending pending;
+	uint64_t switches;
+	/* events not yet told */
+	uint32_t lost_why; /* enum pasid_lost_why, 0: none */
+	uint64_t lost_job;
+	uint64_t reset_job;
+	bool told_lost;
+	TAILQ_ENTRY(ctx) in_events; /* in client.events */
+	bool has_events;
+};
+
+enum buf_state { BUF_UNMAPPED, BUF_MAPPING, BUF_MAPPED, BUF_UNMAPPING, BUF_REFUSED };
+
+struct buf {
+	struct buffer_entry *books;
+	struct device *dev;
+	int fd; /* kept: the device must be given it again if it comes back */
+	enum buf_state state;
+	TAILQ_ENTRY(buf) in_unused;
+	struct unused *unused; /* the list it is on, or NULL */
+};
+
+/* A client's fence memory as mapped for one device. */
+struct fence_map {
+	struct itree_node bus_node; /* in device.books->bus */
+	struct service_client *client;
+	struct device *dev;
+	enum buf_state state;
+	LIST_ENTRY(fence_map) link; /* in client.fence_maps */
+};
+
+struct verb { /* the request being carried out; one at a time for each client */
+	struct pending pending;
+	bool active;
+	struct refusal why;
+	struct pasid_msg msg;
+	struct ctx *ctx;
+	struct buf *buf;
+	struct device *dev;
+	struct record *rec; /* BIND while pending: our own copy */
+	struct plan *plan;
+	uint32_t budget;    /* table pages promised and not taken */
+	bool holding;
+	uint64_t ticket;
+	bool committed;
+	struct unused unused;
+};
+
+struct service_client {
+	struct service *svc;
+	struct client *books;
+	const struct service_client_ops *ops;
+	void *owner; /* NULL: the session is gone */
+	bool closing;
+	bool hello;
+	struct verb verb;
+	struct device *later; /* whose word a refused-for-now request waits for */
+	int fence_fd, fence_ro;
+	void *fence;
+	uint64_t fence_bytes;
+	LIST_HEAD(, fence_map) fence_maps;
+	TAILQ_HEAD(, ctx) events;
+	uint64_t back; /* devices that came back and were not told, by index */
+};
+
+struct service {
+	struct event_base *base;
+	const struct service_config *config;
+	struct books *books;
+	struct device *devices;
+	size_t n_devices;
+	size_t lingering;
+	struct unused unused;     /* as the books told; whoever caused it takes them over at once */
+	struct event *reap;       /* looks at closing clients: from the loop, never from inside a call of theirs */
+	struct log_limit limit;
+	/* Scratch for the request being carried out. */
+	struct {
+		struct record rec;
+		struct record_op ops[PASID_BIND_MAX];
+	} request;
+	struct range ranges[PASID_BIND_MAX];
+	union {
+		struct pasid_reply head;
+		uint8_t bytes[sizeof(struct pasid_reply) + PASID_BIND_MAX * 8];
+	} reply;
+};
+
+/* ---- service.c ---- */
+void service_client_reap(struct service_client *c); /* goes on with a closing client */
+struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, const void *body, size_t size);
+struct service_reply reply_refusal(struct service *s, const struct pasid_msg *to, const struct refusal *why);
+
+/* ---- verbs.c, bind.c ---- */
+void verb_wait(struct service_client *c, struct device *d, void (*step)(struct pending *p));
+struct service_client *verb_client(struct pending *p);
+void verb_finish(struct service_client *c, const void *body, size_t size); /* pending verb: 0 */
+void verb_refuse(struct service_client *c, uint32_t reason, uint64_t n1, uint64_t n2);
+enum service_outcome verb_later(struct service_client *c, struct device *d);
+void verb_not_later(struct service_client *c);
+enum service_outcome bind_request(struct service_client *c, const void *body, size_t size, struct service_reply *reply);
+/* -ENODEV unless the device can take a change now; *later: it will soon. */
+bool device_usable(const struct device *d, struct refusal *why, bool *later);
+enum service_outcome verb_refused(struct service_client *c, struct service_reply *reply);
+
+/* ---- device.c ---- */
+int device_init(struct device *d, struct service *s, const struct device_config *config);
+void device_fini(struct device *d);
+void device_fail(struct device *d, const char *why); /* cannot be trusted or reached any more */
+void device_reset(struct device *d, const char *why);
+void device_wait(struct device *d, struct pending *p);
+void device_unwait(struct pending *p);
+void device_poke(struct device *d); /* soon, from the loop */
+/* Promises n table pages. 0; -EAGAIN: more are being mapped, wait; -ENOSPC. */
+int device_reserve_tables(struct device *d, uint32_t n);
+
+/* ---- run.c ---- */
+void run_schedule(struct device *d);
+void run_progress(struct device *d); /* looks at all slots */
+void run_faults(struct device *d);
+void run_control(struct device *d, unsigned int slot, enum engine_control what);
+bool run_settled(struct device *d, unsigned int slot);
+/* Pauses the slots that run `by`'s address space (all slots in `global` mode); they are still once run_held_still(). */
+void run_hold(struct device *d, struct ctx *by, bool global);
+bool run_held_still(struct device *d, const struct ctx *by);
+void run_release(struct device *d, const struct ctx *by);
+/* Takes a slot out of service and stops it; when it has settled, run_stopped() puts it back. */
+void run_stop(struct device *d, unsigned int slot);
+void run_stopped(struct device *d, unsigned int slot);
+void run_after_reset(struct device *d);
+void run_forget(struct device *d); /* the device is gone */
+void run_tick(struct device *d);
+void run_arm_tick(struct device *d);
+void run_jobs_changed(struct ctx *ctx);
+
+/* ---- context.c ---- */
+int ctx_start(struct service_client *c, struct device *d, struct context *books, struct fence_map *fence,
+	      struct ctx **ret);
+void ctx_kill(struct ctx *ctx);                               /* towards CLEARED */
+void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job);   /* and tells its owner */
+void ctx_free(struct ctx *ctx);                               /* as soon as it is cleared */
+void ctx_device_gone(struct ctx *ctx);
+/* Keeps what runs in the context's address space from running (see run_held_still()), or lets it go on. */
+void ctx_hold(struct ctx *ctx, bool hold);
+void ctx_wake(struct ctx *ctx); /* whoever sleeps on its fence line */
+
+/* ---- buffer.c ---- */
+int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret); /* takes fd if 0 */
+void buf_unused(void *arg, struct buffer_entry *e);                                 /* books_unused */
+void buf_take_unused(struct service *s, struct unused *to);
+void buf_unmap_unused(struct unused *list);
+int buf_map_again(struct buf *b);
+void buf_device_gone(struct buf *b);
+int fence_map_get(struct service_client *c, struct device *d, struct fence_map **ret);
+int fence_map_again(struct fence_map *m);
+void fence_map_drop(struct fence_map *m); /* unmaps and frees, in the background */
+int client_fence_new(struct service_client *c, uint64_t lines);
+void client_fence_free(struct service_client *c);
+
+/* ---- events.c ---- */
+void event_fault(struct ctx *ctx);
+void event_lost(struct ctx *ctx);
+void event_reset(struct ctx *ctx, uint64_t job);
+void event_device_back(struct device *d);
+void event_forget(struct ctx *ctx);
+
+#endif

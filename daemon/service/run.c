@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What runs on a device's slots: jobs are put there when the scheduler says so, their marks are watched, jobs beyond
+ * their limit are stopped, faults are taken to whoever made them. The device's words are checked by the engine; what
+ * they claim is believed only about the device itself.
+ */
+#include "service/private.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/util.h"
+
+#define FAULTS_A_LOOK 64u /* then the loop goes on, so that a device that floods starves nobody */
+
+static struct put_job *job_at(struct run *run, uint32_t i)
+{
+	return &run->jobs[(run->head + i) % RUN_JOBS];
+}
+
+void run_jobs_changed(struct ctx *ctx)
+{
+	if (ctx->se)
+		sched_set_jobs(ctx->dev->sched, ctx->se, (uint32_t)(ctx->books->submitted - ctx->put));
+}
+
+/* ---- putting jobs on slots ---- */
+
+static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
+{
+	int r = d->tr->ops->install(d->tr, slot, ctx->books->pasid, ctx->books->asid, pgtable_root(ctx->pt));
+
+	if (r == 0)
+		r = d->eops->scrub(d->engine, slot);
+	if (r < 0)
+		return r;
+	ids_installed(d->books->pasids, ctx->books->pasid);
+	ids_installed(d->books->asids, ctx->books->asid);
+	ctx->switches++;
+	return 0;
+}
+
+static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
+{
+	struct run *run = &d->runs[slot];
+	const struct job *job = books_job(ctx->books, ctx->put + 1);
+	struct put_job *put = job_at(run, run->count);
+	struct engine_job ej = {
+		.iova = job->iova,
+		.len = job->len,
+		.number = job->number,
+		.fence = ctx->fence_bus,
+	};
+	int r;
+
+	if (run->count == RUN_JOBS)
+		return -EAGAIN;
+	r = d->eops->submit(d->engine, slot, &ej, &put->mark);
+	if (r < 0)
+		return r;
+	put->number = job->number;
+	if (!run->count++)
+		run->head_since = util_now_ns();
+	run->ctx = ctx;
+	ctx->put = job->number;
+	return 0;
+}
+
+static void take_turn(struct device *d, const struct sched_turn *turn)
+{
+	struct ctx *ctx = turn->tag;
+	uint32_t begun = 0;
+
+	/* An idle slot has done all its words, so that its ring has room, unless the device lies about it. */
+	if (turn->switched && switch_to(d, turn->slot, ctx) < 0) {
+		device_fail(d, "an idle slot's ring is full");
+		return;
+	}
+	while (begun < turn->jobs && put_job(d, turn->slot, ctx) == 0)
+		begun++;
+	d->eops->kick(d->engine, turn->slot);
+	run_jobs_changed(ctx);
+	sched_begun(d->sched, turn->slot, begun);
+}
+
+void run_schedule(struct device *d)
+{
+	struct sched_turn turn;
+
+	if (d->state != DEVICE_READY)
+		return;
+	while (d->state == DEVICE_READY && sched_next(d->sched, &turn))
+		take_turn(d, &turn);
+	if (d->state == DEVICE_READY)
+		run_arm_tick(d);
+}
+
+/* ---- watching them ---- */
+
+static void job_ended(struct ctx *ctx, uint64_t number)
+{
+	books_jobs_done(ctx->books, number);
+	ctx_wake(ctx);
+}
+
+static void slot_progress(struct device *d, unsigned int slot, const struct engine_slot *look)
+{
+	struct run *run = &d->runs[slot];
+	struct ctx *ctx = run->ctx;
+	uint64_t last = 0;
+	uint32_t before = run->count;
+
+	while (run->count && look->done >= job_at(run, 0)->mark) {
+		last = job_at(run, 0)->number;
+		run->head = (run->head + 1) % RUN_JOBS;
+		run->count--;
+		run->head_since = 0;
+	}
+	if (!last)
+		return;
+	job_ended(ctx, last);
+	if (run->count) {
+		run->head_since = util_now_ns();
+		sched_ended(d->sched, slot, before - run->count);
+	} else {
+		run->ctx = NULL;
+		sched_idle(d->sched, slot);
+	}
+}
+
+void run_progress(struct device *d)
+{
+	struct engine_slot look;
+
+	for (unsigned int s = 0; s < d->n_slots; s++) {
+		if (!d->runs[s].count && !d->runs[s].asked_at)
+			continue;
+		if (d->eops->look(d->engine, s, &look) < 0) {
+			device_fail(d, "a slot claims more work than it was given");
+			return;
+		}
+		if (look.settled)
+			d->runs[s].asked_at = 0;
+		/* What a slot drops because it is told to stop is not done; its context looks after that. */
+		if (d->runs[s].ctx && d->runs[s].ctx->life != CTX_ALIVE)
+			continue;
+		slot_progress(d, s, &look);
+	}
+}
+
+/* ---- controls and deadlines ---- */
+
+void run_hold(struct device *d, struct ctx *by, bool global)
+{
+	for (unsigned int s = 0; s < d->n_slots; s++) {
+		if (!d->runs[s].count || !(global || d->runs[s].ctx == by))
+			continue;
+		d->runs[s].held_by = by;
+		run_control(d, s, ENGINE_PAUSE);
+	}
+}
+
+bool run_held_still(struct device *d, const struct ctx *by)
+{
+	for (unsigned int s = 0; s < d->n_slots; s++)
+		if (d->runs[s].held_by == by && !run_settled(d, s))
+			return false;
+	return true;
+}
+
+void run_release(struct device *d, const struct ctx *by)
+{
+	for (unsigned int s = 0; s < d->n_slots; s++) {
+		struct run *run = &d->runs[s];
+
+		if (run->held_by != by)
+			continue;
+		run_control(d, s, run->owes_terminate ? ENGINE_TERMINATE : ENGINE_RESUME);
+		run->held_by = NULL;
+		run->owes_terminate = false;
+	}
+}
+
+void run_stop(struct device *d, unsigned int slot)
+{
+	sched_slot_service(d->sched, slot, false);
+	d->runs[slot].held_by = NULL;
+	d->runs[slot].owes_terminate = false;
+	run_control(d, slot, ENGINE_STOP);
+}
+
+void run_stopped(struct device *d, unsigned int slot)
+{
+	d->runs[slot] = (struct run){ 0 };
+	sched_slot_service(d->sched, slot, true);
+}
+
+void run_control(struct device *d, unsigned int slot, enum engine_control what)
+{
+	d->eops->control(d->engine, slot, what);
+	d->runs[slot].asked_at = util_now_ns();
+	run_arm_tick(d);
+}
+
+bool run_settled(struct device *d, unsigned int slot)
+{
+	struct engine_slot look;
+
+	return d->eops->look(d->engine, slot, &look) == 0 && look.settled && look.still;
+}
+
+void run_arm_tick(struct device *d)
+{
+	uint32_t ms = d->config->job_limit_ms < d->config->answer_ms ? d->config->job_limit_ms : d->config->answer_ms;
+	struct timeval tv;
+	bool any = false;
+
+	if (evtimer_pending(d->tick, NULL))
+		return;
+	for (unsigned int s = 0; s < d->n_slots && !any; s++)
+		any = d->runs[s].count || d->runs[s].asked_at;
+	if (!any)
+		return;
+	ms = ms / 8 < 5 ? 5 : ms / 8 > 250 ? 250 : ms / 8;
+	tv = (struct timeval){ ms / 1000, (ms % 1000) * 1000 };
+	evtimer_add(d->tick, &tv);
+}
+
+static void slot_hung(struct device *d, unsigned int slot)
+{
+	struct run *run = &d->runs[slot];
+	struct ctx *ctx = run->ctx;
+
+	log_warn("device %s: job %" PRIu64 " of context %u (pid %d, uid %u) ran beyond %u ms on slot %u; it is stopped",
+		 d->config->name, job_at(run, 0)->number, ctx->books->id, ctx->books->client->pid,
+		 ctx->books->client->uid, d->config->job_limit_ms, slot);
+	ctx_lose(ctx, PASID_LOST_HANG, job_at(run, 0)->number);
+}
+
+void run_tick(struct device *d)
+{
+	uint64_t now = util_now_ns();
+
+	if (d->state != DEVICE_READY)
+		return;
+	run_faults(d);
+	if (d->state == DEVICE_READY)
+		run_progress(d);
+	for (unsigned int s = 0; s < d->n_slots && d->state == DEVICE_READY; s++) {
+		struct run *run = &d->runs[s];
+
+		if (run->asked_at && now > run->asked_at && now - run->asked_at > d->config->answer_ms * 1000000ull)
+			device_reset(d, "a slot does not obey");
+		else if (run->count && run->ctx->life == CTX_ALIVE && now > run->head_since &&
+			 now - run->head_since > d->config->job_limit_ms * 1000000ull)
+			slot_hung(d, s);
+	}
+	if (d->state != DEVICE_READY)
+		return;
+	device_poke(d);
+	run_arm_tick(d);
+}
+
+/* ---- after a reset, and after the end ---- */
+
+/* Jobs that were done are done; the one that had begun ended unfinished; the rest goes back to wait. */
+static void sort_out(struct device *d, unsigned int slot)
+{
+	struct run *run = &d->runs[slot];
+	struct ctx *ctx = run->ctx;
+	struct engine_slot look;
+
+	if (d->eops->look(d->engine, slot, &look) < 0) {
+		device_fail(d, "a slot claims more work than it was given");
+		return;
+	}
+	if (!run->count || ctx->life != CTX_ALIVE)
+		return;
+	slot_progress(d, slot, &look);
+	if (run->count) {
+		struct put_job *first = job_at(run, 0);
+
+		ctx->put = first->number - 1;
+		if (look.begun >= first->mark) {
+			ctx->put = first->number;
+			event_reset(ctx, first->number);
+			__atomic_store_n(&ctx->line->done, first->number, __ATOMIC_RELEASE);
+			job_ended(ctx, first->number);
+		}
+		run_jobs_changed(ctx);
+	}
+}
+
+void run_after_reset(struct device *d)
+{
+	for (unsigned int s = 0; s < d->n_slots && d->state == DEVICE_RESETTING; s++)
+		sort_out(d, s);
+	if (d->state != DEVICE_RESETTING)
+		return;
+	for (unsigned int s = 0; s < d->n_slots; s++)
+		d->runs[s] = (struct run){ 0 };
+	sched_reset(d->sched);
+	d->eops->restart(d->engine);
+	if (d->tr->ops->invalidated(d->tr, &d->ticket_done) < 0)
+		device_fail(d, "its invalidation mark is beyond what was asked");
+}
+
+void run_forget(struct device *d)
+{
+	for (unsigned int s = 0; s < ARRAY_SIZE(d->runs); s++)
+		d->runs[s] = (struct run){ 0 };
+	evtimer_del(d->tick);
+}
+
+/* ---- faults ---- */
+
+/* The context that a fault can be charged to: it alone has work on that slot, under that ASID, with that job, and the
+ * slot waits for us. NULL if there is any doubt. */
+static struct ctx *fault_owner(struct device *d, const struct translator_fault *f)
+{
+	struct run *run = &d->runs[f->slot];
+
+	if (!f->stalled || !run->ctx || !run->count || run->ctx->life != CTX_ALIVE)
+		return NULL;
+	if (run->ctx->books->asid != f->asid)
+		return NULL;
+	for (uint32_t i = 0; i < run->count; i++)
+		if (job_at(run, i)->number == f->job)
+			return run->ctx;
+	return NULL;
+}
+
+static void fault_charge(struct ctx *ctx, const struct translator_fault *f)
+{
+	struct mapping *near = aspace_nearest(ctx->books->aspace, ctx->books->id, f->addr);
+	struct pasid_wire_fault w = {
+		.job = f->job,
+		.addr = f->addr,
+		.access = f->access,
+		.code = f->code,
+		.near_first = near ? near->node.first : 0,
+		.near_last = near ? near->node.last : 0,
+	};
+
+	fault_log_add(&ctx->books->faults, &w, util_now_ns());
+	event_fault(ctx);
+	__atomic_add_fetch(&ctx->line->disrupted, 1, __ATOMIC_RELEASE);
+}
+
+static void fault_route(struct device *d, const struct translator_fault *f)
+{
+	struct ctx *ctx = fault_owner(d, f);
+
+	if (ctx)
+		fault_charge(ctx, f);
+	else
+		log_limited(&d->stray, LOG_WARN, "device %s: fault at %#" PRIx64 " on slot %u, asid %u, job %" PRIu64
+			    " belongs to no running context; nobody is charged", d->config->name, f->addr, f->slot,
+			    f->asid, f->job);
+	if (!f->stalled)
+		return;
+	if (d->runs[f->slot].held_by)
+		d->runs[f->slot].owes_terminate = true;
+	else
+		run_control(d, f->slot, ENGINE_TERMINATE);
+}
+
+void run_faults(struct device *d)
+{
+	struct translator_fault f;
+	uint64_t lost = 0;
+	int r = 0;
+
+	for (uint32_t i = 0; i < FAULTS_A_LOOK; i++) {
+		r = d->tr->ops->next_fault(d->tr, &f, &lost);
+		if (r <= 0)
+			break;
+		fault_route(d, &f);
+	}
+	if (lost)
+		log_limited(&d->stray, LOG_WARN, "device %s: %" PRIu64 " faults lost, its queue was full",
+			    d->config->name, lost);
+	if (r < 0)
+		device_fail(d, "its fault queue makes no sense");
+}

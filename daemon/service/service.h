@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The service: where clients' requests meet books, tables, translators, engines and transports. It is the only layer
+ * that knows them all. Above it sessions move bytes; below it nobody knows what a client is.
+ *
+ * A request is carried out by service_request(): at once, or as a pending verb whose reply comes later, or not yet. Each
+ * client has at most one request at a time. Everything runs on one event loop.
+ */
+#ifndef SERVICE_SERVICE_H
+#define SERVICE_SERVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core/charge.h"
+#include "core/error.h"
+
+struct event_base;
+struct service;
+struct service_client;
+
+struct device_config {
+	const char *name; /* at most PASID_NAME_MAX - 1 bytes */
+	const char *spec; /* transport.h: "vfio-user:/path" */
+	bool global;      /* mode "global" instead of "gpu-mmu" */
+	const char *format; /* pgtable_format_name() */
+	uint32_t slots;     /* the most to use; 0: all */
+	uint32_t burst;     /* jobs that a context may begin in one turn while others wait */
+	uint32_t job_limit_ms;
+	uint32_t answer_ms; /* how long the device may take for one answer, or for a STOP */
+	uint32_t table_pages; /* the most table pages of all contexts together */
+};
+
+struct service_config {
+	const struct device_config *devices; /* everything stays the caller's until service_free() */
+	size_t n_devices;
+	struct limit_policy limits;
+};
+
+struct service_reply {
+	const void *data; /* valid during the call that hands it over */
+	size_t size;
+	bool with_fence;  /* service_client_fence() travels with it */
+};
+
+/* What a session hears about its client. */
+struct service_client_ops {
+	void (*reply)(void *owner, const struct service_reply *reply); /* to the pending request */
+	void (*retry)(void *owner);  /* the request that was answered with SERVICE_LATER may be made again */
+	void (*events)(void *owner); /* service_next_event() has something */
+};
+
+enum service_outcome { SERVICE_REPLY = 0, SERVICE_PENDING = 1, SERVICE_LATER = 2 };
+
+/* Begins to open the devices; those that cannot be reached are tried again and again. */
+int service_new(struct service **ret, struct event_base *base, const struct service_config *config);
+/* All clients are closed. Takes NULL, returns NULL. Does not wait for devices: their connections just end. */
+struct service *service_free(struct service *s);
+/* Clients whose session is closed and whose contexts and buffers are not gone yet. */
+size_t service_lingering(const struct service *s);
+
+/* 0, -EDQUOT with *why. */
+int service_client_new(struct service *s, uid_t uid, pid_t pid, const struct service_client_ops *ops, void *owner,
+		       struct service_client **ret, struct refusal *why);
+/* The session is gone: work is stopped, everything is taken back, in the background. Takes NULL, returns NULL. */
+struct service_client *service_client_close(struct service_client *c);
+int service_client_fence(const struct service_client *c); /* read-only fd; stays the client's */
+struct account *service_client_account(struct service_client *c);
+
+/*
+ * Carries out one request: msg is a whole, well-framed message of `size` bytes; fds came with it. An fd that is kept is
+ * replaced by -1, the rest stays the caller's. SERVICE_REPLY fills *reply. After SERVICE_LATER nothing has changed, and
+ * the same request is made again when retry() is called. After SERVICE_PENDING msg may be forgotten.
+ */
+enum service_outcome service_request(struct service_client *c, const void *msg, size_t size, int *fds, size_t n_fds,
+				     struct service_reply *reply);
+
+/* Moves the next event into buf (PASID_MSG_MAX bytes); its size, or 0 if there is none. */
+size_t service_next_event(struct service_client *c, void *buf);
+
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A transport reaches a PCI device: maps memory for its DMA, writes its registers, listens to its interrupts, resets
+ * it. Nothing above this layer knows whether the device is a process at a vfio-user socket or sits behind /dev/vfio.
+ *
+ * Everything that someone else can stretch is answered through `done`, which is called from the event loop and never
+ * from inside the call that asked; a transport whose kernel answers at once still reports through the loop. Requests
+ * finish in the order in which they were made. Each has a deadline: a device that misses it is lost. A request that
+ * is refused at once changes nothing: -EINVAL, -EOPNOTSUPP, -ENOTCONN before `opened`, -EBUSY while too many are out (a
+ * thousand: ask again when some are done), or what this process lacks (-ENOMEM, -EMFILE, ...).
+ *
+ * When a device is lost (dead, stopped, or talking nonsense) the transport answers every request that is out with
+ * -ENODEV, then calls `lost` once, from the loop; after that every call answers -ENODEV and the owner closes it. The
+ * owner may open it again later. A device's words are hostile input: lengths, offsets, numbers, fds.
+ */
+#ifndef TRANSPORT_TRANSPORT_H
+#define TRANSPORT_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct event_base;
+struct transport;
+
+#define TRANSPORT_MAX_IRQS 64u
+
+/* What a driver matches on, from the device's PCI config space. */
+struct transport_ids {
+	uint16_t vendor;
+	uint16_t device;
+	uint32_t class_code;
+};
+
+enum transport_prot { TRANSPORT_READ = 1, TRANSPORT_WRITE = 2 };
+
+/* Called from the loop. All are required. */
+struct transport_events {
+	/* The device is reachable: ids are known, region_map and everything else may be used. */
+	void (*opened)(void *owner);
+	/* An interrupt of `vector` came, or several did: a hint to look, never evidence. */
+	void (*irq)(void *owner, uint32_t vector);
+	/* Once. `why` is our own sentence with the numbers, never the device's text, valid during the call. Also called
+	 * when opening fails. */
+	void (*lost)(void *owner, int error, const char *why);
+};
+
+/* err: 0, or -errno: what the device answered (-EINVAL, -EIO, ...), -ENODEV if it was lost. */
+typedef void (*transport_done)(void *arg, int err);
+
+struct transport_ops {
+	const char *scheme; /* "vfio-user": specs read "vfio-user:/path/to.sock" */
+
+	/* Begins to open what `address` (the part of the spec behind the colon) names. 0, and later opened or lost; or
+	 * -errno at once, and nothing is called. irqs: how many MSI-X vectors to arm, at most TRANSPORT_MAX_IRQS.
+	 * deadline_ms: how long the device may take for one answer. */
+	int (*open)(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+		    uint32_t deadline_ms, const struct transport_events *events, void *owner);
+
+	/* Takes NULL. Closes without waiting for the device; requests that are out are forgotten, their done is not
+	 * called. Must not be called from inside a transport_done or an event of the same transport. */
+	struct transport *(*close)(struct transport *t);
+
+	void (*ids)(const struct transport *t, struct transport_ids *ret);
+
+	/* Maps len bytes of fd from off at bus address `bus` for the device's DMA. prot: enum transport_prot. All of
+	 * bus, len, off are multiples of 4096; the caller keeps mappings from overlapping. The fd is used during the
+	 * call only (duplicated or sent before it returns). 0: done will be called. */
+	int (*dma_map)(struct transport *t, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot,
+		       transport_done done, void *arg);
+
+	/* Undoes exactly one dma_map. When done says 0 the device can no longer reach the range. */
+	int (*dma_unmap)(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg);
+
+	/* Posted register write of 4 or 8 bytes: no answer; ordered after earlier ones, and after the caller's earlier
+	 * stores to memory that the device maps. */
+	int (*region_write)(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value);
+
+	/* Maps a part of a region for plain loads, and stores if the region is writable; NULL if the device does not
+	 * offer it in a way that is safe for us. Lives as long as the transport. What it reads back may change at any
+	 * time. */
+	volatile void *(*region_map)(struct transport *t, uint32_t region, uint64_t off, uint64_t len);
+
+	/* Resets the device. DMA mappings and armed interrupts stay. When done says 0 nothing begun before still runs. */
+	int (*reset)(struct transport *t, transport_done done, void *arg);
+};
+
+/* The first member of every transport's own struct. */
+struct transport {
+	const struct transport_ops *ops;
+};
+
+/* The ops for a device spec "scheme:address", and where the address begins; NULL for an unknown scheme. */
+const struct transport_ops *transport_find(const char *spec, const char **address);
+
+extern const struct transport_ops transport_vfio_user;
+
+#endif

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Builds pasidd with sanitizers and runs its tests.
+#
+#   ./test.sh              gcc with ASan (and its leak checks) and UBSan: unit tests, system tests, the demo both ways
+#   ./test.sh --all        also: the same with clang, each fuzzer for $FUZZ_SECONDS (60), the mutants
+#   ./test.sh --mutants    only the mutants: breaks of the daemon, each of which a test has to notice
+#   ... --no-setup         installs no packages, even as root
+#
+# The last line is "N passed, M failed, K skipped"; the status is 0 if none failed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source tests/lib.sh
+
+what=tests
+setup=1
+for argument; do
+	case $argument in
+	--all) what=all ;;
+	--mutants) what=mutants ;;
+	--no-setup) setup=0 ;;
+	-h | --help)
+		sed -n '3,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]##*/}"
+		exit 0
+		;;
+	*) die "unknown option $argument; see --help" ;;
+	esac
+done
+
+# shellcheck disable=SC2054
+SANITIZERS=(-Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+results=$work/results
+: >"$results"
+
+# result WORD NAME [TEXT]: one line into the results; what failed or was skipped is said again at the end.
+result() {
+	printf '%s\t%s\t%s\n' "$@" >>"$results"
+}
+
+# run_tests LABEL DIRECTORY: all tests of a build directory.
+run_tests() {
+	echo "== tests, $1"
+	python3 tests/run.py --build "$2" --label "$1" --results "$results" || true
+}
+
+# with_compiler LABEL COMPILER DIRECTORY
+with_compiler() {
+	echo "== build, $1"
+	if CC=$2 build "$3" "${SANITIZERS[@]}"; then
+		run_tests "$1" "$3"
+	else
+		result fail "$1/build" "the build failed"
+	fi
+}
+
+run_fuzzers() {
+	local seconds=${FUZZ_SECONDS:-60} fuzzer name corpus seeds
+	echo "== fuzzers, $seconds s each"
+	if ! CC=clang build build-fuzz "${SANITIZERS[@]}" -Dfuzz=true -Dc_args=-fsanitize=fuzzer-no-link; then
+		result fail fuzz/build "the build failed"
+		return
+	fi
+	for fuzzer in build-fuzz/tests/fuzz/fuzz_*; do
+		[[ -f $fuzzer && -x $fuzzer ]] || continue
+		name=${fuzzer##*/}
+		corpus=$work/corpus/$name
+		mkdir -p "$corpus"
+		seeds=()
+		[[ ! -d tests/fuzz/corpus/$name ]] || seeds=("tests/fuzz/corpus/$name")
+		if "$fuzzer" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+			-artifact_prefix="build-fuzz/$name-" "$corpus" "${seeds[@]}" >"$work/fuzz.log" 2>&1; then
+			echo "ok   $name: $(sed -n 's/^stat::number_of_executed_units: *//p' "$work/fuzz.log") runs"
+			result pass "fuzz/$name" ""
+		else
+			tail -n 40 "$work/fuzz.log"
+			result fail "fuzz/$name" "see build-fuzz/$name-*"
+		fi
+	done
+}
+
+run_mutants() {
+	echo "== mutants"
+	python3 tests/mutants/run.py --results "$results" || true
+}
+
+packages=("${PACKAGES[@]}" fuse3 libfuse3-dev)
+[[ $what == tests ]] || packages+=(patch)
+need_packages "$setup" "${packages[@]}"
+if [[ $what == all ]]; then
+	need_packages "$setup" clang
+	need_packages "$setup" "$(clang_runtime_package)"
+fi
+
+[[ $what == mutants ]] || with_compiler gcc gcc build-test
+if [[ $what == all ]]; then
+	with_compiler clang clang build-test-clang
+	run_fuzzers
+fi
+[[ $what == tests ]] || run_mutants
+
+python3 tests/run.py --summary "$results"

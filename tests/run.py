@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs the tests that a build directory knows, and counts them one by one.
+
+    run.py --build DIR [--label TEXT] [--results FILE] [--stop] [SUITE/NAME...]
+    run.py --summary FILE
+
+Which tests there are is meson's knowledge ("meson introspect"). Programs that print TAP (cmocka's, if asked; the system
+tests) count once per test, others count as one. --results appends lines of three fields: pass, fail or skip; a name; a
+reason. --stop ends after the first failure. A test's processes are its own process group, which is killed by its number
+when the time is up.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+SANITIZERS = {
+    "ASAN_OPTIONS": "detect_leaks=1:halt_on_error=1:exitcode=99:detect_stack_use_after_return=1:strict_string_checks=1:"
+                    "check_initialization_order=1",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
+    "LSAN_OPTIONS": "exitcode=99",
+}
+TAP = re.compile(r"^(not ok|ok)\s+\d+\s*(?:-\s*)?([^#\n]*?)\s*(?:#\s*(\w+)\s*(.*))?$")
+KEPT_LINES = 60
+
+
+class Test:
+    """One program to run."""
+
+    def __init__(self, described):
+        suite = [s.split(":")[-1] for s in described["suite"]] or ["other"]
+        self.name = f"{suite[0]}/{described['name']}"
+        self.argv = described["cmd"]
+        self.env = described["env"]
+        self.cwd = described["workdir"]
+        self.timeout = described["timeout"]
+        self.parallel = described["is_parallel"]
+
+
+class Outcome:
+    """What a test gave: lines for the results, its output, how long it took."""
+
+    def __init__(self, test):
+        self.test = test
+        self.lines = []
+        self.output = ""
+        self.seconds = 0.0
+
+    def count(self, word):
+        return sum(line[0] == word for line in self.lines)
+
+    def judge(self, status, timed_out):
+        name = self.test.name
+        for line in self.output.splitlines():
+            match = TAP.match(line)
+            if not match:
+                continue
+            ok, what, directive, reason = match.groups()
+            if directive and directive.upper().startswith("SKIP"):
+                self.lines.append(("skip", f"{name}: {what}", reason or "no reason given"))
+            else:
+                self.lines.append(("pass" if ok == "ok" else "fail", f"{name}: {what}", ""))
+        if timed_out:
+            self.lines.append(("fail", name, f"not done after {self.test.timeout} s"))
+        elif status == 77 and not self.lines:
+            self.lines.append(("skip", name, (self.output.strip().splitlines() or ["no reason given"])[-1]))
+        elif status and not self.count("fail"):
+            self.lines.append(("fail", name, f"ended with status {status}"))
+        elif not self.lines:
+            self.lines.append(("pass", name, ""))
+
+
+def load_tests(build):
+    done = subprocess.run(["meson", "introspect", "--tests", build], check=True, stdout=subprocess.PIPE)
+    return [Test(described) for described in json.loads(done.stdout)]
+
+
+def run_test(test, label):
+    outcome = Outcome(test)
+    env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT="TAP", PASID_TEST_LABEL=label, **SANITIZERS)
+    env.update(test.env)
+    started = time.monotonic()
+    timed_out = False
+    with subprocess.Popen(test.argv, cwd=test.cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, start_new_session=True) as process:
+        try:
+            output, _ = process.communicate(timeout=test.timeout)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+    outcome.seconds = time.monotonic() - started
+    outcome.output = output.decode(errors="replace")
+    outcome.judge(process.returncode, timed_out)
+    return outcome
+
+
+def show(outcome):
+    failed, skipped = outcome.count("fail"), outcome.count("skip")
+    parts = [f"{outcome.count('pass')} passed"]
+    parts += [f"{failed} FAILED"] if failed else []
+    parts += [f"{skipped} skipped"] if skipped else []
+    word = "FAIL" if failed else "ok  "
+    print(f"{word} {outcome.test.name}: {', '.join(parts)} ({outcome.seconds:.1f} s)", flush=True)
+    if failed:
+        for line in outcome.output.splitlines()[-KEPT_LINES:]:
+            print(f"     | {line}", flush=True)
+
+
+def run_all(tests, label, stop):
+    """Runs the tests, those that may run beside others in parallel. Returns their outcomes."""
+    outcomes = []
+    failed = threading.Event()
+
+    def run_unless_stopped(test):
+        return None if stop and failed.is_set() else run_test(test, label)
+
+    def take(outcome):
+        if outcome:
+            outcomes.append(outcome)
+            show(outcome)
+            if outcome.count("fail"):
+                failed.set()
+
+    # The longest first, so that the last one does not run alone for long.
+    parallel = sorted((t for t in tests if t.parallel), key=lambda t: -t.timeout)
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(run_unless_stopped, t) for t in parallel]):
+            take(future.result())
+    for test in tests:
+        if not test.parallel:
+            take(run_unless_stopped(test))
+    return outcomes
+
+
+def summarize(path):
+    lines = [line.split("\t", 2) for line in Path(path).read_text().splitlines()]
+    count = {word: sum(line[0] == word for line in lines) for word in ("pass", "fail", "skip")}
+    for word, title in (("skip", "skipped"), ("fail", "FAILED")):
+        for line in lines:
+            if line[0] == word:
+                print(f"{title}: {line[1]}{': ' + line[2] if line[2] else ''}")
+    if not count["pass"] and not count["fail"]:
+        print("FAILED: there was nothing to run")
+        count["fail"] = 1
+    print(f"{count['pass']} passed, {count['fail']} failed, {count['skip']} skipped")
+    return 1 if count["fail"] else 0
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build")
+    parser.add_argument("--label", default="")
+    parser.add_argument("--results")
+    parser.add_argument("--stop", action="store_true")
+    parser.add_argument("--summary")
+    parser.add_argument("names", nargs="*")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    if args.summary:
+        return summarize(args.summary)
+    tests = load_tests(args.build)
+    if args.names:
+        wanted = {name.removesuffix(".py") for name in args.names}
+        unknown = wanted - {t.name for t in tests}
+        if unknown:
+            print(f"no such test: {', '.join(sorted(unknown))}", file=sys.stderr)
+            return 2
+        tests = [t for t in tests if t.name in wanted]
+    outcomes = run_all(tests, args.label, args.stop)
+    lines = [line for outcome in outcomes for line in outcome.lines]
+    if args.results:
+        prefix = f"{args.label}/" if args.label else ""
+        with open(args.results, "a", encoding="utf-8") as results:
+            for word, name, reason in lines:
+                results.write(f"{word}\t{prefix}{name}\t{' '.join(reason.split())}\n")
+    return 1 if any(line[0] == "fail" for line in lines) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

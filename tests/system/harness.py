@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT
+"""A stack of processes for system tests: pasid-refgpu and pasidd, with all their sockets in a temporary directory.
+
+The programs are $PASID_REFGPU and $PASIDD. Stack is a context manager; it ends only the processes that it began. What
+it says about them is seen from outside: /proc, and the counters of the GPU's status page.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+
+DEADLINE = 10.0  # s: for a process to begin or to end, and for a predicate to come true
+
+_STATUS_HEAD = "magic version slots formats".split()
+_STATUS_COUNTERS = ("resets tlb_hits tlb_misses walks stale_hits tlb_entries conflicts faults switches jobs "
+                    "invalidations scrubs dma_maps dma_bytes clients malformed").split()
+_STATUS = struct.Struct("<4I16Q64Q")
+
+
+class HarnessError(Exception):
+    pass
+
+
+def program(variable):
+    """The path in an environment variable."""
+    path = os.environ.get(variable)
+    if not path:
+        raise HarnessError(f"${variable} must be set to the program's path")
+    return path
+
+
+def wait_until(predicate, what, deadline=DEADLINE):
+    """Waits until predicate() is true and returns what it returned."""
+    end = time.monotonic() + deadline
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise HarnessError(f"{what}: not within {deadline} s")
+        time.sleep(0.005)
+
+
+def can_connect(path, kind):
+    with socket.socket(socket.AF_UNIX, kind) as s:
+        try:
+            s.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
+
+
+class Stack:
+    """devices: for each, a dict of keys that are added to its configuration, and `slots` and `args` for its refgpu.
+
+    config: keys that are added to the daemon's configuration. daemon_env: variables for the daemon.
+    """
+
+    def __init__(self, devices=None, config=None, daemon_env=None):
+        self.devices = devices or [{}]
+        self.config = config or {}
+        self.daemon_env = daemon_env or {}
+        self.dir = None
+        self.daemon = None
+        self.gpus = []
+        self._logs = []
+
+    # Beginning and ending.
+
+    def __enter__(self):
+        self.dir = tempfile.mkdtemp(prefix="pasidd-test-")
+        try:
+            for i in range(len(self.devices)):
+                self.gpus.append(None)
+                self.start_gpu(i)
+            self.write_config()
+            self.start_daemon()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        try:
+            self.stop_daemon()
+            for i in range(len(self.gpus)):
+                self.stop_gpu(i)
+        finally:
+            for log in self._logs:
+                log.close()
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def _start(self, name, args, env=None):
+        log = open(os.path.join(self.dir, name + ".log"), "ab")
+        self._logs.append(log)
+        return subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                env={**os.environ, **(env or {})})
+
+    def _end(self, process, sig=signal.SIGTERM):
+        """The exit status; a process that does not end by itself is killed and the test fails."""
+        if process is None:
+            return None
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(sig)
+        try:
+            return process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise HarnessError(f"process {process.args[0]} did not end\n{self.log_tail()}") from None
+
+    def _await_socket(self, process, path, kind):
+        def ready():
+            if process.poll() is not None:
+                raise HarnessError(f"{process.args[0]} ended with {process.returncode}\n{self.log_tail()}")
+            return can_connect(path, kind)
+
+        wait_until(ready, f"{process.args[0]}: a connection to {path}")
+
+    def gpu_socket(self, i=0):
+        return os.path.join(self.dir, f"gpu{i}.sock")
+
+    def gpu_status_path(self, i=0):
+        return os.path.join(self.dir, f"gpu{i}.status")
+
+    def start_gpu(self, i=0):
+        device = self.devices[i]
+        args = [program("PASID_REFGPU"), "--socket", self.gpu_socket(i), "--status", self.gpu_status_path(i),
+                "--slots", str(device.get("slots", 8))] + device.get("args", [])
+        process = self._start(f"gpu{i}", args)
+        self.gpus[i] = process
+
+        def ready():  # without connecting: a GPU has one driver at a time
+            if process.poll() is not None:
+                raise HarnessError(f"{args[0]} ended with {process.returncode}\n{self.log_tail()}")
+            return os.path.exists(self.gpu_socket(i))
+
+        wait_until(ready, f"{args[0]}: a socket at {self.gpu_socket(i)}")
+
+    def stop_gpu(self, i=0, sig=signal.SIGTERM):
+        process, self.gpus[i] = self.gpus[i], None
+        return self._end(process, sig)
+
+    @property
+    def socket(self):
+        return os.path.join(self.dir, "pasidd.sock")
+
+    def write_config(self):
+        devices = []
+        for i, device in enumerate(self.devices):
+            extra = {k: v for k, v in device.items() if k not in ("slots", "args")}
+            devices.append({"name": f"gpu{i}", "spec": "vfio-user:" + self.gpu_socket(i), "mode": "gpu-mmu", **extra})
+        config = {"socket": {"path": self.socket, "mode": "0600"}, "devices": devices, **self.config}
+        with open(os.path.join(self.dir, "pasidd.json"), "w", encoding="utf-8") as f:
+            json.dump(config, f, indent=1)
+
+    def start_daemon(self):
+        args = [program("PASIDD"), "--config", os.path.join(self.dir, "pasidd.json")]
+        self.daemon = self._start("pasidd", args, self.daemon_env)
+        self._await_socket(self.daemon, self.socket, socket.SOCK_SEQPACKET)
+
+    def stop_daemon(self, sig=signal.SIGTERM):
+        process, self.daemon = self.daemon, None
+        return self._end(process, sig)
+
+    # Looking from outside.
+
+    def log_tail(self, lines=40):
+        text = ""
+        for name in sorted(os.listdir(self.dir)):
+            if name.endswith(".log"):
+                with open(os.path.join(self.dir, name), errors="replace", encoding="utf-8") as f:
+                    text += f"--- {name}\n" + "".join(f.readlines()[-lines:])
+        return text
+
+    def status(self, i=0):
+        """The counters of struct refgpu_status, by name; slot_switches is a list."""
+        with open(self.gpu_status_path(i), "rb") as f:
+            values = _STATUS.unpack(f.read(_STATUS.size))
+        status = dict(zip(_STATUS_HEAD + _STATUS_COUNTERS, values))
+        status["slot_switches"] = list(values[20:])
+        return status
+
+    def fds(self, process=None):
+        """How many fds a process has open; the daemon's if none is given."""
+        return len(os.listdir(f"/proc/{(process or self.daemon).pid}/fd"))
+
+    def rss(self, process=None):
+        """Bytes of resident memory."""
+        with open(f"/proc/{(process or self.daemon).pid}/statm", encoding="ascii") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def snapshot(self):
+        """What must be the same after a test as before it."""
+        status = self.status()
+        return {"fds": self.fds(), "gpu fds": self.fds(self.gpus[0]), "dma_maps": status["dma_maps"],
+                "dma_bytes": status["dma_bytes"]}
+
+    def await_snapshot(self, before, deadline=DEADLINE):
+        try:
+            wait_until(lambda: self.snapshot() == before, "back to the beginning", deadline)
+        except HarnessError:
+            raise HarnessError(f"before {before}, after {self.snapshot()}\n{self.log_tail()}") from None
+
+    def await_device(self, client, name="gpu0"):
+        """Waits until the daemon has opened its device."""
+        wait_until(lambda: any(n == name and present for n, _, present in client.devices()), f"device {name}")
