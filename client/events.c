@@ -217,9 +217,10 @@ static void near_text(char *buf, size_t len, const struct pasid_event *ev)
 		snprintf(buf, len, "the context has no mappings");
 	else if (a < first)
 		snprintf(buf, len, "%" PRIu64 " bytes below its mapping 0x%" PRIx64 "-0x%" PRIx64, first - a, first, last);
+	else if (a - last == 1)
+		snprintf(buf, len, "right behind its mapping 0x%" PRIx64 "-0x%" PRIx64, first, last);
 	else if (a > last)
-		snprintf(buf, len, "%" PRIu64 " bytes above the end of its mapping 0x%" PRIx64 "-0x%" PRIx64,
-			 a - last, first, last);
+		snprintf(buf, len, "%" PRIu64 " bytes behind its mapping 0x%" PRIx64 "-0x%" PRIx64, a - last - 1, first, last);
 	else
 		snprintf(buf, len, "in its mapping 0x%" PRIx64 "-0x%" PRIx64, first, last);
 }

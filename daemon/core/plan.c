@@ -20,13 +20,13 @@ struct plan {
 	struct aspace *as;
 	uint32_t owner;
 	bool replaces;
-	bool unmaps;            /* torn is valid */
-	struct range torn;      /* spans all that was unmapped so far */
-	int64_t peak;           /* most mappings so far, less `count` */
-	uint64_t count, cursor; /* of the address space, before the plan */
-	struct mapping *taken;  /* linked by node.left */
-	struct itree_node *near; /* in the tree, where the last operation was, as the next one is often beside it; or NULL */
-	struct mapping **made;  /* new mappings; NULL: gone again */
+	bool unmaps;             /* torn is valid */
+	struct range torn;       /* spans all that was unmapped so far */
+	int64_t peak;            /* most mappings so far, less `count` */
+	uint64_t count, cursor;  /* of the address space, before the plan */
+	struct itree_node *near; /* in the tree, just below where the next operation is likely to be; or NULL */
+	struct mapping *taken;   /* linked by node.left */
+	struct mapping **made;   /* new mappings; NULL: gone again */
 	size_t n_made, n_steps;
 	struct aspace_step step[];
 };
@@ -120,8 +120,8 @@ static void add_unmap_step(struct plan *p, struct range r)
 	p->unmaps = true;
 }
 
-/* Looks whether a range about to be mapped was unmapped earlier. At most one look at each step, and only until the
- * first hit or while the range is amidst those that were unmapped. */
+/* Looks whether a range that is mapped was unmapped earlier: a walk over the steps, but only if the range lies amidst
+ * what was unmapped, and only until the first hit of the plan. */
 static void note_replaced(struct plan *p, struct range r)
 {
 	if (!p->unmaps || p->replaces || !range_overlaps(p->torn, r))

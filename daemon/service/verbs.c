@@ -163,6 +163,7 @@ static enum service_outcome hello(struct service_client *c, const void *body, si
 		return refused(c, reply, PASID_WHY_VERSION, in->version, PASID_PROTOCOL_VERSION);
 	c->hello = true;
 	done(c, reply, &out, sizeof(out));
+	c->svc->reply.head.msg.fds = 1;
 	reply->with_fence = true;
 	return SERVICE_REPLY;
 }

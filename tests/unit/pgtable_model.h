@@ -77,7 +77,7 @@ static inline uint64_t model_block(struct range r, uint64_t bus, uint64_t iova)
 	return MODEL_PAGE;
 }
 
-/* Does what pgtable_walk() says about all of r, page by page, agree with the model? *bad is the first page where not. */
+/* Does what pgtable_walk() says about all of r, page by page, agree with the model? *bad: the first that does not. */
 static inline bool model_agrees(const struct model *m, const struct pgtable *pt, struct range r, uint64_t *bad)
 {
 	struct pgtable_leaf leaf;

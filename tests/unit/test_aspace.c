@@ -294,7 +294,10 @@ static void random_op(struct world *w, struct aspace_op *op)
 	case 2: op->iova = below(2) ? op->iova + 8 : UINT64_MAX - PG + 1; break;
 	case 3: op->off = below(2) ? op->off + 1 : UINT64_MAX - PG + 1; break;
 	case 4: op->len = UINT64_MAX - PG + 1; break;
-	case 5: op->writable = true; break;
+	case 5:
+		*op = (struct aspace_op){ .kind = ASPACE_MAP, .fixed = true, .writable = true, .buf = &w->buf[2],
+					  .iova = iova_of(at), .len = PG };
+		break;
 	default: op->iova = below(2) ? BASE - PG : iova_of(PAGES); break;
 	}
 }

@@ -62,7 +62,7 @@ static const struct written written[] = {
 	{ ARM, 0x200000, 0x200000, 0x40201000, true, 0x80003000, 511, 0x0060000040400f43, "no block: bus unaligned" },
 	{ ARM, 0x40000000, 0x40000000, 0x1c0000000, true, 0x80001000, 1, 0x00600001c0000f41, "1 GiB, rw" },
 	{ ARM, 0x40000000, 0x40000000, 0x1c0000000, false, 0x80001000, 1, 0x00600001c0000fc1, "1 GiB block, ro" },
-	{ ARM, 0x40000000, 0x40000000, 0x1c0200000, true, 0x80002000, 511, 0x0060000200000f41, "2 MiB: bus unaligned" },
+	{ ARM, 0x40000000, 0x40000000, 0x1c0200000, true, 0x80002000, 511, 0x0060000200000f41, "2 MiB: unaligned" },
 	{ ARM, 0x8000000000, 0x1000, 0x1000, true, 0x80000000, 1, 0x0000000080001003, "second 512 GiB" },
 
 	/* Intel. P 0, R/W 1, U/S 2, A 5, D 6, PS 7 (PDPTE, PDE), XD 63. */
@@ -81,7 +81,7 @@ static const struct written written[] = {
 	{ INTEL, 0x200000, 0x200000, 0x40201000, true, 0x80003000, 511, 0x8000000040400067, "no block: bus unaligned" },
 	{ INTEL, 0x40000000, 0x40000000, 0x1c0000000, true, 0x80001000, 1, 0x80000001c00000e7, "PDPTE, 1 GiB, rw" },
 	{ INTEL, 0x40000000, 0x40000000, 0x1c0000000, false, 0x80001000, 1, 0x80000001c00000e5, "PDPTE, 1 GiB, ro" },
-	{ INTEL, 0x40000000, 0x40000000, 0x1c0200000, true, 0x80002000, 511, 0x80000002000000e7, "2 MiB: bus unaligned" },
+	{ INTEL, 0x40000000, 0x40000000, 0x1c0200000, true, 0x80002000, 511, 0x80000002000000e7, "2 MiB: unaligned" },
 };
 /* clang-format on */
 
@@ -248,7 +248,7 @@ static const struct meant meant[] = {
 	{ X86, 3, 0x8000123456789066, NOT_THERE, 0, "PTE, P clear" },
 	{ X86, 3, 0x80001234567891ef, LEAF_RW, 0x123456789000, "PTE, PWT, PAT (bit 7, not PS) and G" },
 	{ X86, 3, 0xfff0123456789e67, LEAF_RW, 0x123456789000, "PTE, ignored bits and protection key" },
-	{ X86, 3, 0x0000123456789007, LEAF_RW, 0x123456789000, "PTE, A and D clear: the walker may set them, no fault" },
+	{ X86, 3, 0x0000123456789007, LEAF_RW, 0x123456789000, "PTE, A and D clear: no fault" },
 	{ X86, 3, 0x8002123456789067, TOO_WIDE, 0, "PTE, address beyond MAXPHYADDR" },
 	{ X86, 3, 0x8000fffffffff067, LEAF_RW, 0xfffffffff000, "PTE, highest address" },
 };

@@ -788,7 +788,7 @@ static void test_events_before_reply(void **state)
 	assert_int_equal(ev.addr, 0x3000);
 	assert_int_equal(ev.dropped, 5);
 	assert_non_null(strstr(ev.text, "job 3 of context 2 wrote 0x3000"));
-	assert_non_null(strstr(ev.text, "4097 bytes above the end of its mapping 0x1000-0x1fff"));
+	assert_non_null(strstr(ev.text, "4096 bytes behind its mapping 0x1000-0x1fff"));
 	assert_int_equal(pasid_next_event(f->p, &ev), 1);
 	assert_int_equal(ev.type, PASID_EVENT_LOST);
 	assert_int_equal(ev.ctx, 1);

@@ -352,10 +352,12 @@ def print_attempts(stage, count):
     return breaches
 
 
-def check_ids(stage):
-    """The bank's id must be answered like an unknown one."""
+def print_ids(stage):
+    """The bank's id must be answered like an unknown one. Returns where it is not, as sentences."""
     breaches = []
-    for call in stage.thief.of("call"):
+    calls = stage.thief.of("call")
+    print("the bank's context id, in " + ", ".join(c["name"] for c in calls) + f": {calls[0]['text']}")
+    for call in calls:
         if call["code"] != "-2" or call["code"] != call["unknown"] or call["text"] != call["unknown_text"]:
             breaches.append(f"{call['name']} answers {call['code']} \"{call['text']}\" to the bank's context id, "
                             f"{call['unknown']} \"{call['unknown_text']}\" to an unknown one")
@@ -409,7 +411,7 @@ def print_surfaces(stage, count):
 def verdict(stage):
     count = Count(stage)
     print_cast(stage)
-    breaches = print_attempts(stage, count) + check_ids(stage)
+    breaches = print_attempts(stage, count) + print_ids(stage)
     print_faults(stage)
     print_switches(stage)
     print_surfaces(stage, count)
@@ -422,9 +424,8 @@ def verdict(stage):
         raise CannotRun(f"the device is not in mode {expected}")
     print()
     if held or foreign or changed or breaches:
-        if stage.isolated:
-            for breach in breaches:
-                print(f"breach: {breach}")
+        for breach in breaches if stage.isolated else []:
+            print(f"breach: {breach}")
         print(f"LEAKED: the thief holds {held} of {total} statement bytes and {foreign} other bytes; "
               f"{changed} bytes of the bank's surface are not as drawn")
         return 1

@@ -9,6 +9,7 @@
  * bank's surface, page by page), stash.bin (all else; records tell what lies where) and thief.png (loot.bin as a
  * picture). Whoever holds the bank's truth can then count.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -234,28 +235,30 @@ static const struct {
 	{ "info", call_info },	   { "free", call_free },
 };
 
-/* Copies the sentence about the last call with the number id, wherever it stands, as "#". */
+/* Copies the sentence about the last call with the number id, where it stands as a word, as "#". */
 static void error_without_id(const struct thief *t, uint32_t id, char *out, size_t size)
 {
 	const char *text = pasid_error(t->gpu.pasid);
+	bool in_word = false;
 	char number[16];
 	size_t n = 0, length;
 
 	length = (size_t)snprintf(number, sizeof(number), "%u", id);
 	while (*text && n + 1 < size) {
-		if (strncmp(text, number, length) == 0) {
+		if (!in_word && strncmp(text, number, length) == 0 && !isalnum((unsigned char)text[length])) {
 			out[n++] = '#';
 			text += length;
-		} else {
-			out[n++] = *text++;
+			continue;
 		}
+		in_word = isalnum((unsigned char)*text);
+		out[n++] = *text++;
 	}
 	out[n] = '\0';
 }
 
 static void use_bank_context(struct thief *t)
 {
-	char about_bank[256], about_unknown[256], note[400] = "";
+	char about_bank[256], about_unknown[256];
 	size_t i;
 
 	attempt_begin(t, "context-id");
@@ -271,12 +274,10 @@ static void use_bank_context(struct thief *t)
 			t->done++;
 		else
 			t->refused++;
-		if (i == 0)
-			snprintf(note, sizeof(note), "\"%s\"", about_bank);
 		record("call\tattempt=%s\tname=%s\tcode=%d\tunknown=%d\ttext=%s\tunknown_text=%s", t->attempt, calls[i].name, r,
 		       unknown, about_bank, about_unknown);
 	}
-	attempt_end(t, note);
+	attempt_end(t, "");
 }
 
 /* ---- other ways ---- */
