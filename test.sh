@@ -85,7 +85,7 @@ run_mutants() {
 	python3 tests/mutants/run.py --results "$results" || true
 }
 
-packages=("${PACKAGES[@]}" fuse3 libfuse3-dev)
+packages=("${PACKAGES[@]}" g++ fuse3 libfuse3-dev)
 [[ $what == tests ]] || packages+=(patch)
 need_packages "$setup" "${packages[@]}"
 if [[ $what == all ]]; then

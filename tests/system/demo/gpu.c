@@ -23,7 +23,7 @@ void record(const char *fmt, ...)
 
 void gpu_die(const struct gpu *gpu, const char *what, int r)
 {
-	record("died\twhat=%s\tcode=%d\ttext=%s", what, r, gpu->pasid ? pasid_error(gpu->pasid) : strerror(-r));
+	record("died\twhat=%s\tcode=%d\ttext=%s", what, r, pasid_error(gpu->pasid));
 	exit(2);
 }
 
