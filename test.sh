@@ -45,11 +45,11 @@ run_tests() {
 	python3 tests/run.py --build "$2" --label "$1" --results "$results" || true
 }
 
-# with_compiler LABEL COMPILER DIRECTORY
+# with_compiler LABEL CC CXX DIRECTORY
 with_compiler() {
 	echo "== build, $1"
-	if CC=$2 build "$3" "${SANITIZERS[@]}"; then
-		run_tests "$1" "$3"
+	if CC=$2 CXX=$3 build "$4" "${SANITIZERS[@]}"; then
+		run_tests "$1" "$4"
 	else
 		result fail "$1/build" "the build failed"
 	fi
@@ -58,7 +58,7 @@ with_compiler() {
 run_fuzzers() {
 	local seconds=${FUZZ_SECONDS:-60} fuzzer name corpus seeds
 	echo "== fuzzers, $seconds s each"
-	if ! CC=clang build build-fuzz "${SANITIZERS[@]}" -Dfuzz=true -Dc_args=-fsanitize=fuzzer-no-link; then
+	if ! CC=clang CXX=clang++ build build-fuzz "${SANITIZERS[@]}" -Dfuzz=true -Dc_args=-fsanitize=fuzzer-no-link; then
 		result fail fuzz/build "the build failed"
 		return
 	fi
@@ -93,9 +93,9 @@ if [[ $what == all ]]; then
 	need_packages "$setup" "$(clang_runtime_package)"
 fi
 
-[[ $what == mutants ]] || with_compiler gcc gcc build-test
+[[ $what == mutants ]] || with_compiler gcc gcc g++ build-test
 if [[ $what == all ]]; then
-	with_compiler clang clang build-test-clang
+	with_compiler clang clang clang++ build-test-clang
 	run_fuzzers
 fi
 [[ $what == tests ]] || run_mutants

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 
+#include "base/closer.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "config/config.h"
@@ -150,6 +151,9 @@ static int daemon_start(struct daemon *d, const struct config *config, const cha
 	d->sigint = evsignal_new(d->base, SIGINT, on_signal, d->base);
 	if (!d->sigterm || !d->sigint || event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0)
 		return -ENOMEM;
+	r = closer_start(d->base);
+	if (r < 0)
+		return r;
 	r = service_new(&d->service, d->base, &config->service);
 	if (r < 0)
 		return r;
@@ -165,6 +169,7 @@ static void daemon_end(struct daemon *d)
 {
 	ipc_free(d->ipc);
 	service_free(d->service);
+	closer_stop();
 	if (d->sigterm)
 		event_free(d->sigterm);
 	if (d->sigint)

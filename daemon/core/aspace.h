@@ -75,12 +75,13 @@ void aspace_fini(struct aspace *as);
 
 /*
  * Judges ops in order, each on top of the ones before it, and applies them to the books for context `owner`. 0 and a
- * plan, or -errno with *why filled (index and all) and nothing changed; ops[].iova of maps that are not fixed is filled.
+ * plan, or -errno with *why filled (index and all) and nothing changed; ops[].iova of maps that are not fixed is
+ * filled (also of those before the one that is refused).
  * Refusals, the first that holds: TOO_MANY (n beyond PASID_BIND_MAX), EMPTY (also n == 0), UNALIGNED (iova, off, len by
  * 4096), WRAPS (iova, off), BUFFER_END, READ_ONLY, APERTURE (maps and unmaps), OVERLAP (n1..n2 the mapping in the way,
- * the lowest if there are several), NO_ROOM, NOT_MAPPED (an unmap must be covered by mappings of `owner` without a hole;
- * n1..n2 is the first hole, clipped to the range, and to what 64 mappings of others leave), QUOTA_MEMORY. iova counts
- * only for unmaps and fixed maps, buf, off and writable only for maps.
+ * the lowest if there are several), NO_ROOM, NOT_MAPPED (an unmap must be covered by mappings of `owner` without a
+ * hole; n1..n2 is the first hole, clipped to the range, and cut short after 64 mappings of others), QUOTA_MEMORY. iova
+ * counts only for unmaps and fixed maps, buf, off and writable only for maps.
  * An unmap may cut mappings; cutting the middle of one makes two of it.
  * A map that is not fixed goes to a free range with `guard` bytes free on both sides (or the aperture's end), aligned
  * to 2 MiB (1 GiB) if it is at least that long and its bus address is aligned so, to 4 KiB otherwise or where there is
@@ -97,8 +98,9 @@ int64_t plan_mappings(const struct plan *p, int64_t *peak);
 /* True if a page that the plan unmaps is mapped again by it: the tables must break before they make. */
 bool plan_replaces(const struct plan *p);
 
-/* Makes the change final and frees the plan. Calls unused(arg, buf) once for each buffer whose uses the plan brought to 0
- * (not for one that had none before it); buf may be freed there, the address space is not touched. unused may be NULL. */
+/* Makes the change final and frees the plan. Calls unused(arg, buf) once for each buffer whose uses the plan brought to
+ * 0 (not for one that had none before it); buf may be freed there, the address space must not be used. unused may be
+ * NULL. */
 void plan_commit(struct plan *p, void (*unused)(void *arg, struct buffer *buf), void *arg);
 /* Puts the books back as they were and frees the plan. Cannot fail. Takes NULL. */
 void plan_undo(struct plan *p);
@@ -115,8 +117,8 @@ void aspace_mapping_free(struct aspace *as, struct mapping *m);
 
 /* The mapping that contains iova, or NULL. */
 struct mapping *aspace_find(struct aspace *as, uint64_t iova);
-/* The mapping of `owner` nearest to iova (containing it, or the smaller distance below or above; below if equal), or NULL.
- * It looks at most at 64 mappings in each direction. */
+/* The mapping of `owner` nearest to iova (containing it, or the smaller distance below or above; below if equal), or
+ * NULL. It looks at most at 64 mappings in each direction. */
 struct mapping *aspace_nearest(struct aspace *as, uint32_t owner, uint64_t iova);
 
 #endif

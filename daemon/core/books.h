@@ -147,8 +147,12 @@ int books_submit(struct books *b, struct context *ctx, struct record *rec, struc
 const struct job *books_job(const struct context *ctx, uint64_t number); /* submitted and not ended */
 void books_jobs_done(struct context *ctx, uint64_t number);              /* all jobs up to number have ended */
 
-/* Applies a record in one phase, to books whose device answers everything at once: how a successor rebuilds, and how
- * tests compare. INTENT of a verb that can be undone is applied like one that commits; UNDO takes it back. */
+/*
+ * Applies a record in one phase: how a successor rebuilds, and how tests compare. INTENT is applied as if it committed;
+ * UNDO takes it back. unused() is told of buffers as ever and leaves them: they go with their own record, BUF_GONE, and
+ * those still there at the end are those that the device may still have mapped. 0, or -errno: a record that does not fit
+ * the books (damaged, or out of order), which are as they were.
+ */
 int books_replay(struct books *b, enum record_phase phase, struct record *rec);
 /* Everything that counts, as text in a fixed order. */
 void books_dump(struct books *b, FILE *f);

@@ -39,7 +39,7 @@ static bool line_take(struct client *c, uint32_t given, uint32_t *line)
 		while (i < c->n_lines && (c->lines[i / 64] >> (i % 64) & 1))
 			i++;
 	}
-	if (i >= c->n_lines)
+	if (i >= c->n_lines || (c->lines[i / 64] >> (i % 64) & 1))
 		return false;
 	c->lines[i / 64] |= 1ull << (i % 64);
 	*line = i;

@@ -5,21 +5,97 @@
 
 #include "core/books_private.h"
 
+/* ---- what no record of ours says, and a damaged one might ---- */
+
+static bool bus_is_free(const struct device_books *d, const struct record *rec)
+{
+	struct itree_node *n;
+	struct range r;
+
+	if (!range_make(&r, rec->bus, rec->size))
+		return false;
+	n = itree_at_or_above(&d->bus, r.first);
+	return !n || n->first > r.last;
+}
+
+static int judge_import(const struct client *c, const struct device_books *d, const struct record *rec)
+{
+	struct refusal why;
+
+	if (!d || !rec->buf || !rec->bus)
+		return -EINVAL;
+	return books_buffer((struct client *)(uintptr_t)c, rec->buf, &why) || !bus_is_free(d, rec) ? -EEXIST : 0;
+}
+
+static int judge_ctx_new(struct books *b, const struct device_books *d, const struct record *rec)
+{
+	if (!d || !rec->ctx || !rec->pasid || !rec->asid || !rec->line)
+		return -EINVAL;
+	if (d->traits.global && rec->asid != d->shared_asid)
+		return -EINVAL;
+	return books_any_context(b, rec->ctx) ? -EEXIST : 0;
+}
+
+/* Whether the record speaks of what is there, and chooses nothing that is taken. The verbs themselves take their
+ * callers' word for that. */
+static int judge(struct books *b, const struct record *rec)
+{
+	const struct client *c = books_client(b, rec->client);
+	const struct context *ctx = books_any_context(b, rec->ctx);
+
+	if (rec->kind == RECORD_CLIENT_OPEN)
+		return !rec->client ? -EINVAL : c ? -EEXIST : 0;
+	if (!c)
+		return -ENOENT;
+	switch (rec->kind) {
+	case RECORD_CLIENT_CLOSE:
+		return TAILQ_EMPTY(&c->contexts) && TAILQ_EMPTY(&c->all_buffers) ? 0 : -EBUSY;
+	case RECORD_CTX_NEW:
+		return judge_ctx_new(b, books_device_at(b, rec->device), rec);
+	case RECORD_IMPORT:
+		return judge_import(c, books_device_at(b, rec->device), rec);
+	case RECORD_BUF_FREE:
+	case RECORD_BUF_GONE:
+		return 0;
+	}
+	if (!ctx || ctx->client != c)
+		return -ENOENT;
+	if (rec->kind == RECORD_SUBMIT)
+		return rec->job == ctx->submitted + 1 ? 0 : -EINVAL;
+	if (rec->kind == RECORD_JOBS_DONE)
+		return rec->job <= ctx->submitted ? 0 : -EINVAL;
+	return 0;
+}
+
+/* ---- applying it ---- */
+
 static int replay_bind(struct books *b, struct context *ctx, struct record *rec)
 {
 	struct refusal why = { 0 };
 	struct plan *plan;
-	int r = books_bind(b, ctx, rec, &plan, &why);
+	int r = rec->n_ops > PASID_BIND_MAX ? -EINVAL : books_bind(b, ctx, rec, &plan, &why);
 
 	if (r == 0)
 		books_bind_commit(b, ctx, rec, plan);
 	return r;
 }
 
+static int replay_buf_gone(struct books *b, const struct record *rec)
+{
+	struct buffer_entry *e;
+
+	TAILQ_FOREACH(e, &books_client(b, rec->client)->all_buffers, in_client)
+		if (e->buffer.id == rec->buf && !e->buffer.named && !e->buffer.uses) {
+			books_buf_gone(b, e);
+			return 0;
+		}
+	return -ENOENT;
+}
+
 static int replay_intent(struct books *b, struct record *rec)
 {
 	struct refusal why = { 0 };
-	struct client *c;
+	struct client *c = books_client(b, rec->client);
 	struct context *ctx = books_any_context(b, rec->ctx);
 	struct buffer_entry *e;
 
@@ -27,7 +103,7 @@ static int replay_intent(struct books *b, struct record *rec)
 	case RECORD_CLIENT_OPEN:
 		return books_client_open(b, rec, &why, &c);
 	case RECORD_CLIENT_CLOSE:
-		books_client_close(b, books_client(b, rec->client));
+		books_client_close(b, c);
 		return 0;
 	case RECORD_CTX_NEW:
 		return books_ctx_new(b, rec, &why, &ctx);
@@ -35,10 +111,8 @@ static int replay_intent(struct books *b, struct record *rec)
 		return books_import(b, rec, &why, &e);
 	case RECORD_BUF_FREE:
 		return books_buf_free(b, rec, &why);
-	}
-	if (!ctx)
-		return -ENOENT;
-	switch (rec->kind) {
+	case RECORD_BUF_GONE:
+		return replay_buf_gone(b, rec);
 	case RECORD_CTX_FREE:
 		books_ctx_free(b, ctx);
 		return 0;
@@ -59,15 +133,17 @@ static int replay_intent(struct books *b, struct record *rec)
 
 static int replay_undo(struct books *b, struct record *rec)
 {
+	struct client *c = books_client(b, rec->client);
+	struct context *ctx = books_any_context(b, rec->ctx);
 	struct refusal why = { 0 };
-	struct context *ctx;
 
+	if (!c)
+		return -ENOENT;
 	switch (rec->kind) {
 	case RECORD_IMPORT:
 		return books_buf_free(b, rec, &why);
 	case RECORD_CTX_NEW:
-		ctx = books_any_context(b, rec->ctx);
-		if (!ctx)
+		if (!ctx || ctx->client != c)
 			return -ENOENT;
 		books_ctx_free(b, ctx);
 		return 0;
@@ -77,9 +153,12 @@ static int replay_undo(struct books *b, struct record *rec)
 
 int books_replay(struct books *b, enum record_phase phase, struct record *rec)
 {
+	int r;
+
 	switch (phase) {
 	case RECORD_INTENT:
-		return replay_intent(b, rec);
+		r = judge(b, rec);
+		return r < 0 ? r : replay_intent(b, rec);
 	case RECORD_COMMIT:
 		return 0;
 	case RECORD_UNDO:
@@ -87,6 +166,8 @@ int books_replay(struct books *b, enum record_phase phase, struct record *rec)
 	}
 	return -EINVAL;
 }
+
+/* ---- showing it ---- */
 
 static void dump_context(const struct context *ctx, FILE *f)
 {
@@ -129,9 +210,10 @@ void books_dump(struct books *b, FILE *f)
 	struct context *ctx;
 	struct buffer_entry *e;
 
-	fprintf(f, "total %" PRIu64 "\n", ledger_total_bytes(b->ledger));
+	fprintf(f, "total %" PRIu64 " last client %u last context %u\n", ledger_total_bytes(b->ledger), b->last_client,
+		b->last_ctx);
 	TAILQ_FOREACH(c, &b->clients, link) {
-		fprintf(f, "client %u uid %u pid %d\n", c->id, c->uid, c->pid);
+		fprintf(f, "client %u uid %u pid %d last buffer %u\n", c->id, c->uid, c->pid, c->last_buf);
 		dump_account(c, f);
 		TAILQ_FOREACH(e, &c->all_buffers, in_client)
 			dump_buffer(e, f);

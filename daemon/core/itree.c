@@ -170,23 +170,18 @@ static struct itree_node *lift(struct itree_node *n, struct summary *old)
 	return n;
 }
 
-/* Settles n and what is above it, as far up as anything changes, but at least up to `must` (if not NULL). */
-static void repair(struct itree *t, struct itree_node *n, const struct itree_node *must)
+/* Settles n and what is above it, as far up as anything changes. */
+static void repair(struct itree *t, struct itree_node *n)
 {
 	while (n) {
 		struct summary old = summary_of(n);
-		bool reached = n == must;
 
 		n = settle(t, n);
-		if (reached)
-			must = NULL;
-		if (!must) {
-			if (same(n, &old))
-				return;
-			n = lift(n, &old);
-			if (!n)
-				return;
-		}
+		if (same(n, &old))
+			return;
+		n = lift(n, &old);
+		if (!n)
+			return;
 		n = n->parent;
 	}
 }
@@ -225,7 +220,7 @@ void itree_insert_before(struct itree *t, struct itree_node *n, struct itree_nod
 	}
 	n->parent = parent;
 	update(n);
-	repair(t, parent, NULL);
+	repair(t, parent);
 }
 
 void itree_insert(struct itree *t, struct itree_node *n)
@@ -239,10 +234,11 @@ void itree_erase(struct itree *t, struct itree_node *n)
 
 	if (!n->left || !n->right) {
 		replace_child(t, n->parent, n, n->left ? n->left : n->right);
-		repair(t, n->parent, NULL);
+		repair(t, n->parent);
 		return;
 	}
-	/* The next node has no left child: it leaves its place and takes that of n. */
+	/* The next node has no left child: it leaves its place and takes that of n. Each subtree in between began with
+	 * it, so each changes, and the repair gets as far as its new place. */
 	s = leftmost(n->right);
 	from = s->parent == n ? s : s->parent;
 	if (from != s) {
@@ -257,7 +253,7 @@ void itree_erase(struct itree *t, struct itree_node *n)
 	s->sub_last = n->sub_last;
 	s->sub_gap = n->sub_gap;
 	s->balance = n->balance;
-	repair(t, from, s);
+	repair(t, from);
 }
 
 void itree_resize(struct itree *t, struct itree_node *n, uint64_t first, uint64_t last)
@@ -265,7 +261,7 @@ void itree_resize(struct itree *t, struct itree_node *n, uint64_t first, uint64_
 	assert(first >= n->first && first <= last && last <= n->last);
 	n->first = first;
 	n->last = last;
-	repair(t, n, n);
+	repair(t, n);
 }
 
 struct itree_node *itree_at_or_above(const struct itree *t, uint64_t addr)

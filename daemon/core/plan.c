@@ -3,9 +3,9 @@
  * Plans: a bind list judged and applied to the books of an address space, all or nothing.
  *
  * A mapping that was there before the plan is never changed by it, only taken out of the tree and kept on `taken`; one
- * that is cut is taken out whole, and what stays of it is new. So undo has no order: drop what is new, put back what was
- * taken. An operation makes at most two mappings and one step, which bounds a plan's memory by its operations, and an
- * operation takes its memory before it changes anything.
+ * that is cut is taken out whole, and what stays of it is new. So undo has no order: drop what is new, put back what
+ * was taken. An operation makes at most two mappings and one step, which bounds a plan's memory by its operations, and
+ * it takes its memory before it changes anything.
  */
 #include "core/aspace.h"
 

@@ -23,6 +23,7 @@ enum record_kind {
 	RECORD_SUBMIT,
 	RECORD_JOBS_DONE, /* not a verb: jobs up to `job` ended */
 	RECORD_CTX_LOST,  /* not a verb: the context's work is over, its mappings are gone */
+	RECORD_BUF_GONE,  /* not a verb: a freed buffer that nothing maps is unmapped from the device as well */
 };
 
 /* What happens to the verb of a record. Undo exists for IMPORT and CTX_NEW alone; everything else rolls forward. */

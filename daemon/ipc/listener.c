@@ -12,19 +12,19 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/closer.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "ipc/closer.h"
 #include "ipc/session.h"
 
 #define BACKLOG 128
 #define ACCEPTS_A_TURN 16
+#define STUCK_MAX 32u /* fds of a uid that do not close: each holds a child process of ours */
 #define OUT_OF_FDS_MS 100 /* how long to leave connections waiting when the daemon has no fds left */
 
 struct ipc {
 	struct event_base *base;
 	struct service *service;
-	struct closer *closer;
 	struct sessions sessions;
 	int fd;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* ours to remove; "": not */
@@ -39,15 +39,21 @@ static void greet(struct ipc *i, int fd)
 	int r;
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0) {
-		closer_close(i->closer, fd);
+		closer_close(fd, (uid_t)-1);
 		return;
 	}
-	r = session_new(&i->sessions, i->base, i->service, i->closer, fd, cred.uid, cred.pid);
+	if (closer_stuck(cred.uid) > STUCK_MAX) {
+		log_limited(&i->limit, LOG_WARN, "connection of pid %d, uid %u refused: more than %u fds that it sent "
+			    "cannot be closed", cred.pid, cred.uid, STUCK_MAX);
+		closer_close(fd, cred.uid);
+		return;
+	}
+	r = session_new(&i->sessions, i->base, i->service, fd, cred.uid, cred.pid);
 	if (r == 0)
 		return;
 	log_limited(&i->limit, LOG_WARN, "connection of pid %d, uid %u refused: %s", cred.pid, cred.uid,
 		    r == -EDQUOT ? "it has as many as it may have" : strerror(-r));
-	closer_close(i->closer, fd);
+	closer_close(fd, cred.uid);
 }
 
 static void on_accept(evutil_socket_t lfd, short what, void *arg)
@@ -137,8 +143,6 @@ int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const 
 	i->fd = listen_fd;
 	LIST_INIT(&i->sessions);
 	r = listen_fd < 0 ? listen_at(i, path, mode) : 0;
-	if (r == 0)
-		r = closer_new(&i->closer, base);
 	if (r == 0) {
 		i->accept = event_new(base, i->fd, EV_READ | EV_PERSIST, on_accept, i);
 		i->again = evtimer_new(base, on_again, i);
@@ -166,7 +170,6 @@ struct ipc *ipc_free(struct ipc *i)
 	util_closep(&i->fd);
 	while (!LIST_EMPTY(&i->sessions))
 		session_free(LIST_FIRST(&i->sessions));
-	closer_free(i->closer);
 	free(i);
 	return NULL;
 }

@@ -17,10 +17,10 @@
 
 #include <pasid/protocol.h>
 
+#include "base/closer.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "core/charge.h"
-#include "ipc/closer.h"
 #include "service/service.h"
 
 #define DRAIN_S 5     /* seconds for a client to make room for a reply */
@@ -39,7 +39,6 @@ struct session {
 	uid_t uid;
 	pid_t pid;
 	struct event_base *base;
-	struct closer *closer;
 	struct service_client *client;
 	struct event *readable, *writable, *drain, *resume;
 	uint64_t serial;       /* of the last request that was carried out, or is pending */
@@ -82,10 +81,10 @@ struct session *session_free(struct session *s)
 		event_free(s->resume);
 	service_client_close(s->client);
 	for (size_t i = 0; i < s->n_fds; i++)
-		closer_close(s->closer, s->fds[i]);
+		closer_close(s->fds[i], s->uid);
 	/* What is still in its queue may hold fds, too. */
 	shutdown(s->fd, SHUT_RDWR);
-	closer_close(s->closer, s->fd);
+	closer_close(s->fd, s->uid);
 	LIST_REMOVE(s, link);
 	free(s);
 	return NULL;
@@ -161,7 +160,7 @@ static void consume(struct session *s)
 	while (n < 0 && errno == EINTR);
 	(void)n; /* nothing else reads this socket, and a client that is gone shows at the next peek */
 	for (size_t i = 0; i < s->n_fds; i++)
-		closer_close(s->closer, s->fds[i]);
+		closer_close(s->fds[i], s->uid);
 	s->n_fds = 0;
 }
 
@@ -333,7 +332,7 @@ static bool rate_allows(struct session *s, uint64_t serial)
 static void put_back_fds(struct session *s)
 {
 	for (size_t i = 0; i < s->n_fds; i++)
-		closer_close(s->closer, s->fds[i]);
+		closer_close(s->fds[i], s->uid);
 	s->n_fds = 0;
 }
 
@@ -437,8 +436,8 @@ static const struct service_client_ops session_ops = {
 	.events = on_events,
 };
 
-int session_new(struct sessions *list, struct event_base *base, struct service *svc, struct closer *closer, int fd,
-		uid_t uid, pid_t pid)
+int session_new(struct sessions *list, struct event_base *base, struct service *svc, int fd, uid_t uid,
+		pid_t pid)
 {
 	struct session *s = calloc(1, sizeof(*s));
 	struct refusal why = { 0 };
@@ -450,7 +449,6 @@ int session_new(struct sessions *list, struct event_base *base, struct service *
 	s->uid = uid;
 	s->pid = pid;
 	s->base = base;
-	s->closer = closer;
 	r = service_client_new(svc, uid, pid, &session_ops, s, &s->client, &why);
 	if (r < 0) {
 		free(s);

@@ -6,7 +6,6 @@
 #include <sys/queue.h>
 #include <sys/types.h>
 
-struct closer;
 struct event_base;
 struct service;
 struct session;
@@ -14,8 +13,7 @@ struct session;
 LIST_HEAD(sessions, session);
 
 /* Takes the fd if it returns 0; the session is on the list until it ends by itself or by session_free(). */
-int session_new(struct sessions *list, struct event_base *base, struct service *s, struct closer *closer, int fd,
-		uid_t uid, pid_t pid);
+int session_new(struct sessions *list, struct event_base *base, struct service *s, int fd, uid_t uid, pid_t pid);
 struct session *session_free(struct session *s); /* takes NULL, returns NULL */
 
 #endif

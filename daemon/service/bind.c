@@ -30,24 +30,28 @@ static bool *busy_flag(struct ctx *ctx)
 
 /* ---- taking everything that the list needs ---- */
 
+/* An exhausted pool or quota must not stop a list that only unmaps: it needs pages only where it cuts a block. */
 static uint32_t tables_needed(const struct ctx *ctx, const struct plan *plan, bool *unmaps, bool *splits)
 {
 	const struct aspace_step *step;
-	uint32_t need = 0;
+	uint32_t need = 0, unmap_need = 0;
+	bool maps = false;
 	size_t n;
 
 	*unmaps = *splits = false;
 	step = plan_steps(plan, &n);
 	for (size_t i = 0; i < n; i++) {
 		if (step[i].kind == ASPACE_MAP) {
+			maps = true;
 			need += pgtable_map_need(ctx->pt, step[i].iova);
 			continue;
 		}
 		*unmaps = true;
 		need += pgtable_unmap_need(ctx->pt, step[i].iova);
+		unmap_need += pgtable_unmap_need_now(ctx->pt, step[i].iova);
 		*splits |= pgtable_splits(ctx->pt, step[i].iova);
 	}
-	return need;
+	return maps ? need : unmap_need;
 }
 
 static int take_tables(struct ctx *ctx, uint32_t need, struct refusal *why)

@@ -7,6 +7,7 @@
  */
 #include "transport/vfio_user_priv.h"
 
+#include "base/closer.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -22,6 +23,9 @@
 
 #define HEADER ((uint32_t)sizeof(struct vfio_user_header))
 #define MAX_REQUEST (HEADER + 16u + VFU_MAX_XFER)
+
+/* Whose fds a device's are, to the closer: nobody's who could connect. */
+#define DEVICE_UID ((uid_t)-1)
 
 struct vfu_msg {
 	STAILQ_ENTRY(vfu_msg) out; /* vfu_conn.out */
@@ -257,7 +261,7 @@ static int take_fd(struct vfu_conn *c, struct msghdr *mh)
 			continue;
 		memcpy(&fd, CMSG_DATA(cm), sizeof(fd));
 		if (c->in_fd >= 0) {
-			close(fd);
+			closer_close(fd, DEVICE_UID);
 			return vfu_conn_fail(c, -EPROTO, "the device sent 2 file descriptors with one message");
 		}
 		c->in_fd = fd;
@@ -330,7 +334,7 @@ static void deliver(struct vfu_conn *c)
 	c->events->message(c, &h, reply ? c->in_payload : NULL, reply ? h.size - HEADER : 0, &fd);
 	if (fd < 0)
 		return;
-	close(fd);
+	closer_close(fd, DEVICE_UID);
 	vfu_conn_fail(c, -EPROTO, "the device sent a file descriptor where none can come (command %u)", h.command);
 }
 
@@ -409,6 +413,6 @@ void vfu_conn_fini(struct vfu_conn *c)
 		STAILQ_REMOVE_HEAD(&c->out, out);
 		msg_free(m);
 	}
-	util_closep(&c->in_fd);
-	util_closep(&c->fd);
+	closer_close(util_take_fd(&c->in_fd), DEVICE_UID);
+	closer_close(util_take_fd(&c->fd), DEVICE_UID);
 }

@@ -7,6 +7,7 @@
  */
 #include "transport/vfio_user_priv.h"
 
+#include "base/closer.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -32,7 +33,7 @@ void vfu_region_fini(struct vfu_region *r)
 		if (r->areas[i].map)
 			munmap(r->areas[i].map, (size_t)range_len(r->areas[i].at));
 	}
-	util_closep(&r->fd);
+	closer_close(util_take_fd(&r->fd), (uid_t)-1);
 	vfu_region_init(r);
 }
 

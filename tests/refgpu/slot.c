@@ -191,6 +191,8 @@ enum slot_verdict slot_word_fault(struct slot *s, uint32_t code, uint64_t addr, 
 static void slot_rest(struct slot *s)
 {
 	slot_forget_tables(s);
+	s->tail = 0; /* a ring may be set again */
+	s->n_ctrl = 0;
 	s->done = 0;
 	s->finished = 0;
 	s->state = REFGPU_SLOT_IDLE;

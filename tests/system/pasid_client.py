@@ -57,8 +57,10 @@ class Client:
 
     def close(self):
         self.sock.close()
-        if self.fences:
+        if self.fences is not None:
             self.fences.close()
+            self.fences = None
+        self.fences = None
 
     def __enter__(self):
         return self

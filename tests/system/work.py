@@ -2,12 +2,16 @@
 """Work for the reference GPU, and contexts that do it: what tests of slots, hangs and lost devices have in common."""
 
 import os
+import random
 import struct
+import unittest
 
+import harness
 import pasid_client as pc
 
 PAGE = 4096
 NOP, FILL, COPY, ADD32, ATOMIC, LOAD, STORE, FENCE, BLIT, HANG, SET_TTBR = range(11)
+SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 LOST_HANG, LOST_DEVICE, LOST_RESET = 1, 2, 3
 HANG_OBEYS_STOP, HANG_OBEYS_RESET = 0, 1
 CMD_BYTES = 64
@@ -118,3 +122,80 @@ def await_loss(client, ctx, timeout=10):
             passed.append(event)
     finally:
         client.events = passed + client.events
+
+
+def settled(look, what="nothing changes any more", times=20):
+    """What look() gives once it has given the same for a while: whoever came before has left."""
+    seen = []
+
+    def same():
+        value = look()
+        if seen and seen[-1] != value:
+            seen.clear()
+        seen.append(value)
+        return len(seen) >= times
+
+    harness.wait_until(same, what)
+    return seen[-1]
+
+
+class StackTest(unittest.TestCase):
+    """Tests that share a Stack. After each, everything is back where it began; after all, the daemon ends without a word."""
+
+    devices = [{}]
+    config = None
+
+    @classmethod
+    def setUpClass(cls):
+        print(f"# seed {SEED}")
+        cls.stack = harness.Stack(cls.devices, cls.config)
+        cls.addClassCleanup(cls._end)
+        cls.stack.__enter__()
+        with pc.Client(cls.stack.socket) as c:
+            for i in range(len(cls.devices)):
+                cls.stack.await_device(c, f"gpu{i}")
+
+    @classmethod
+    def _end(cls):
+        try:
+            if cls.stack.daemon:
+                log = cls.stack.log_tail
+                status = cls.stack.stop_daemon()
+                if status:
+                    raise AssertionError(f"the daemon ended with {status}\n{log()}")
+        finally:
+            cls.stack.stop()
+
+    def setUp(self):
+        self.random = random.Random(SEED)
+        self.before = settled(self.look)
+        self.counters = self.stack.status()
+
+    def tearDown(self):
+        self.doCleanups()
+        try:
+            harness.wait_until(lambda: self.look() == self.before, "back to the beginning")
+        except harness.HarnessError:
+            raise AssertionError(f"before {self.before}, after {self.look()}\n{self.stack.log_tail()}") from None
+
+    def look(self):
+        """What is the same before and after a test."""
+        looks = {"fds": self.stack.fds()}
+        for i, gpu in enumerate(self.stack.gpus):
+            if gpu:
+                status = self.stack.status(i)
+                looks[i] = (self.stack.fds(gpu), status["dma_maps"], status["dma_bytes"], status["tlb_entries"])
+        return looks
+
+    def gained(self, key):
+        return self.stack.status()[key] - self.counters[key]
+
+    def client(self):
+        c = pc.Client(self.stack.socket)
+        self.addCleanup(c.close)
+        return c
+
+    def space(self, client=None, **args):
+        space = Space(client or self.client(), **args)
+        self.addCleanup(space.close)
+        return space

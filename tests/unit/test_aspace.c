@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Address spaces against an array of pages: random bind lists of two owners in one space, good and bad operations mixed,
- * each plan judged operation by operation (refusals with their numbers), its steps replayed onto a flat page table, then
- * committed or undone. SEED repeats a run.
+ * Address spaces against an array of pages: random bind lists of several owners in one space, good and bad operations
+ * mixed, each plan judged operation by operation (refusals with their numbers), its steps replayed onto a flat page
+ * table, then committed or undone. SEED repeats a run.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -154,7 +154,8 @@ static size_t dump(const struct world *w, struct entry *v)
 	for (struct itree_node *i = itree_first(&w->as.tree); i; i = itree_next(i)) {
 		struct mapping *m = container_of(i, struct mapping, node);
 
-		v[n++] = (struct entry){ i->first, i->last, m->off, m->buf->uses, m->buf, m->owner, m->made, m->writable };
+		v[n++] = (struct entry){ i->first, i->last, m->off,  m->buf->uses,
+					 m->buf,   m->owner, m->made, m->writable };
 	}
 	v[n++] = (struct entry){ .first = w->as.count, .last = w->as.bytes, .off = w->as.cursor };
 	return n;
@@ -171,7 +172,8 @@ static bool free_around(const struct world *w, size_t page, size_t pages)
 }
 
 /* The same judgement as aspace_plan()'s of one operation, page by page; applied if it is good. */
-static uint32_t model_map(struct world *w, uint32_t owner, const struct aspace_op *op, bool done, uint64_t *n1, uint64_t *n2)
+static uint32_t model_map(struct world *w, uint32_t owner, const struct aspace_op *op, bool done, uint64_t *n1,
+			   uint64_t *n2)
 {
 	size_t pages = op->len / PG, at = (op->iova - BASE) / PG;
 
@@ -222,7 +224,8 @@ static uint32_t model_unmap(struct world *w, uint32_t owner, const struct aspace
 	return 0;
 }
 
-static uint32_t model_op(struct world *w, uint32_t owner, const struct aspace_op *op, bool done, uint64_t *n1, uint64_t *n2)
+static uint32_t model_op(struct world *w, uint32_t owner, const struct aspace_op *op, bool done, uint64_t *n1,
+			  uint64_t *n2)
 {
 	bool map = op->kind == ASPACE_MAP, placed = !map || op->fixed;
 	__extension__ unsigned __int128 end = (__extension__ (unsigned __int128)op->iova) + op->len;
@@ -514,7 +517,8 @@ static void world_init(struct world *w)
 static void run(uint32_t owners, unsigned int rounds)
 {
 	static const uint32_t seen[] = { PASID_WHY_EMPTY, PASID_WHY_UNALIGNED, PASID_WHY_WRAPS, PASID_WHY_BUFFER_END,
-					 PASID_WHY_READ_ONLY, PASID_WHY_APERTURE, PASID_WHY_OVERLAP, PASID_WHY_NOT_MAPPED };
+					 PASID_WHY_READ_ONLY, PASID_WHY_APERTURE, PASID_WHY_OVERLAP,
+					 PASID_WHY_NOT_MAPPED };
 	struct world *w = malloc(sizeof(*w));
 
 	assert_non_null(w);
@@ -659,6 +663,18 @@ static void test_merging(void **state)
 	assert_false(plan_replaces(p));
 	plan_undo(p);
 	plan_undo(NULL);
+	/* Mapped again: only what was unmapped before, wherever among the unmapped it lies. */
+	bind_ok(&as, ops, 4);
+	for (size_t i = 0; i < 4; i++) {
+		static const uint64_t again[] = { 20, 16, 17, 21 };
+		struct aspace_op list[] = { unmap(17 * PG, PG), unmap(21 * PG, PG), unmap(16 * PG, PG),
+					    map_at(&a, 0, again[i] * PG, PG) };
+
+		assert_int_equal(aspace_plan(&as, 1, list, ARRAY_SIZE(list), &p, &why), 0);
+		assert_int_equal(plan_replaces(p), i != 0);
+		plan_undo(p);
+	}
+	assert_true(as.count == 4 && aspace_drop_owner(&as, 1, NULL, NULL, NULL) == 4);
 	assert_true(as.count == 0 && as.bytes == 0 && a.uses == 0);
 	/* The very top of the address space. */
 	ops[0] = map_at(&a, 0, UINT64_MAX - PG + 1, PG);

@@ -294,7 +294,7 @@ static void test_misaligned_gaps(void **state)
 	assert_true(addr == 33);
 	assert_true(itree_find_gap(&m->t, all, 0, 16, 16, &addr));
 	assert_true(addr == n * 32 + 16);
-	/* Nothing above the last: a hole that is long enough for any alignment is found, however many come before it. */
+	/* Nothing above the last: a hole long enough for any alignment is found, however many come before it. */
 	all.last = n * 32;
 	assert_false(itree_find_gap(&m->t, all, 0, 16, 16, &addr));
 	model_erase(m, n - 10);

@@ -77,8 +77,9 @@ static void draw_item(struct bank *bank, const struct picture_item *item)
 /* Paper by FILL, grain by ADD32, ink by BLIT and FILL into a layer of its own, the sum by ADD32. */
 static void draw_statement(struct bank *bank)
 {
-	struct refgpu_cmd paper = { .op = REFGPU_FILL, .value = picture_paper, .dst = BANK_SURFACE, .len = PICTURE_BYTES };
-	struct refgpu_cmd sum = { .op = REFGPU_ADD32, .dst = BANK_SURFACE, .src = BANK_INK, .len = PICTURE_BYTES };
+	struct refgpu_cmd paper = {
+		.op = REFGPU_FILL, .value = picture_paper, .dst = BANK_SURFACE, .len = PICTURE_BYTES};
+	struct refgpu_cmd sum = {.op = REFGPU_ADD32, .dst = BANK_SURFACE, .src = BANK_INK, .len = PICTURE_BYTES};
 	struct gpu_memory upload, ink;
 	uint32_t strip;
 	size_t i;
@@ -89,10 +90,10 @@ static void draw_statement(struct bank *bank)
 	upload_fill(bank, &upload);
 	gpu_queue_add(&bank->queue, &paper);
 	for (strip = 0; strip < PICTURE_HEIGHT / PICTURE_GRAIN_ROWS; strip++) {
-		struct refgpu_cmd grain = { .op = REFGPU_ADD32,
-					    .dst = BANK_SURFACE + strip * UPLOAD_CELLS,
-					    .src = BANK_UPLOAD,
-					    .len = UPLOAD_CELLS };
+		struct refgpu_cmd grain = {.op = REFGPU_ADD32,
+					   .dst = BANK_SURFACE + strip * UPLOAD_CELLS,
+					   .src = BANK_UPLOAD,
+					   .len = UPLOAD_CELLS};
 
 		gpu_queue_add(&bank->queue, &grain);
 	}
@@ -124,7 +125,7 @@ static void fill_scratch(struct bank *bank)
 		gpu_memory_map(gpu, bank->vaults[i], m, at, DEMO_PAGE + REFGPU_SCRATCH_SIZE);
 		memcpy((char *)m->map + DEMO_PAGE, (char *)bank->truth + DEMO_SECRET_OFFSET, REFGPU_SCRATCH_SIZE);
 		cmd = m->map;
-		*cmd = (struct refgpu_cmd){ .op = REFGPU_STORE, .src = at + DEMO_PAGE, .len = REFGPU_SCRATCH_SIZE };
+		*cmd = (struct refgpu_cmd){.op = REFGPU_STORE, .src = at + DEMO_PAGE, .len = REFGPU_SCRATCH_SIZE};
 	}
 	for (i = 0; i < bank->n_vaults; i++) {
 		r = pasid_submit(gpu->pasid, bank->vaults[i], BANK_VAULT + i * DEMO_STRIDE, REFGPU_CMD_SIZE, &jobs[i]);
@@ -152,7 +153,7 @@ static size_t differences(const void *a, const void *b)
 /* The surface as the GPU sees it: copied by the GPU into fresh memory. */
 static size_t differences_on_gpu(struct bank *bank)
 {
-	struct refgpu_cmd copy = { .op = REFGPU_COPY, .dst = BANK_PROOF, .src = BANK_SURFACE, .len = PICTURE_BYTES };
+	struct refgpu_cmd copy = {.op = REFGPU_COPY, .dst = BANK_PROOF, .src = BANK_SURFACE, .len = PICTURE_BYTES};
 	struct gpu_memory proof;
 	size_t n;
 

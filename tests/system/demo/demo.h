@@ -16,16 +16,16 @@
 
 #define BANK_SURFACE 0x200000000ull /* PICTURE_BYTES: the statement */
 #define BANK_COMMANDS 0x240000000ull
-#define BANK_INK 0x250000000ull    /* while it draws */
+#define BANK_INK 0x250000000ull /* while it draws */
 #define BANK_UPLOAD 0x260000000ull /* while it draws */
-#define BANK_PROOF 0x270000000ull  /* a copy of the surface, made by the GPU at the end */
-#define BANK_VAULT 0x280000000ull  /* one DEMO_STRIDE for each context that fills scratch memory */
+#define BANK_PROOF 0x270000000ull /* a copy of the surface, made by the GPU at the end */
+#define BANK_VAULT 0x280000000ull /* one DEMO_STRIDE for each context that fills scratch memory */
 
 #define THIEF_COMMANDS 0x300000000ull
-#define THIEF_LOOT 0x310000000ull  /* PICTURE_BYTES: what it stole, page by page */
-#define THIEF_SCAN 0x320000000ull  /* what its other attempts found */
-#define THIEF_OWN 0x330000000ull   /* its own bytes: PICTURE_BYTES of DEMO_OWN */
-#define THIEF_GONE 0x340000000ull  /* mapped, used, unmapped, and used again */
+#define THIEF_LOOT 0x310000000ull /* PICTURE_BYTES: what it stole, page by page */
+#define THIEF_SCAN 0x320000000ull /* what its other attempts found */
+#define THIEF_OWN 0x330000000ull /* its own bytes: PICTURE_BYTES of DEMO_OWN */
+#define THIEF_GONE 0x340000000ull /* mapped, used, unmapped, and used again */
 #define THIEF_SCRATCH 0x350000000ull /* one DEMO_STRIDE for each context that reads scratch memory */
 
 #define DEMO_STRIDE 0x100000ull
@@ -36,7 +36,7 @@
 
 /* Bytes that no statement contains, so that none of them can be taken for a stolen one. */
 #define DEMO_POISON 0xeeu /* memory that the thief's attempts should leave as it is */
-#define DEMO_OWN 0x5au    /* the thief's own bytes */
+#define DEMO_OWN 0x5au /* the thief's own bytes */
 #define DEMO_SCRIBBLE 0x00c0ffeeu
 
 #endif

@@ -2,6 +2,7 @@
 /* A context of the reference GPU and its command buffer, for the bank and the thief. See gpu.h. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,9 +28,44 @@ void gpu_die(const struct gpu *gpu, const char *what, int r)
 	exit(2);
 }
 
+/* Waits for an event, and says whether it is that a device is present. */
+static bool device_came(struct gpu *gpu)
+{
+	struct pollfd pfd = {.fd = pasid_fd(gpu->pasid), .events = POLLIN};
+	struct pasid_event ev = {.size = sizeof(ev)};
+	int r;
+
+	r = pasid_next_event(gpu->pasid, &ev);
+	if (r < 0)
+		gpu_die(gpu, "read events", r);
+	if (r > 0)
+		return ev.type == PASID_EVENT_DEVICE_BACK;
+	r = poll(&pfd, 1, GPU_TIMEOUT_NS / 1000000);
+	if (r == 0)
+		gpu_die(gpu, "wait for the device", -ETIMEDOUT);
+	return false;
+}
+
+/* The daemon may be ready before its device is. */
+static void wait_for_device(struct gpu *gpu, struct pasid_device_info *info)
+{
+	int r;
+
+	for (;;) {
+		*info = (struct pasid_device_info){.size = sizeof(*info)};
+		r = pasid_device_info(gpu->pasid, NULL, info);
+		if (r < 0)
+			gpu_die(gpu, "ask for the device", r);
+		if (info->present && info->slots)
+			return;
+		while (!device_came(gpu))
+			;
+	}
+}
+
 void gpu_open(struct gpu *gpu)
 {
-	struct pasid_device_info info = { .size = sizeof(info) };
+	struct pasid_device_info info;
 	int r;
 
 	r = pasid_connect(&gpu->pasid, NULL);
@@ -37,9 +73,7 @@ void gpu_open(struct gpu *gpu)
 		gpu->pasid = NULL;
 		gpu_die(gpu, "connect", r);
 	}
-	r = pasid_device_info(gpu->pasid, NULL, &info);
-	if (r < 0)
-		gpu_die(gpu, "ask for the device", r);
+	wait_for_device(gpu, &info);
 	gpu->slots = info.slots;
 	gpu->mode = info.mode;
 	r = pasid_ctx_new(gpu->pasid, NULL, &gpu->ctx);
@@ -78,7 +112,7 @@ void gpu_queue_open(struct gpu *gpu, uint32_t ctx, struct gpu_queue *q, uint64_t
 	struct gpu_memory m;
 
 	gpu_memory_map(gpu, ctx, &m, iova, GPU_COMMANDS_MAX * REFGPU_CMD_SIZE);
-	*q = (struct gpu_queue){ .gpu = gpu, .ctx = ctx, .cmds = m.map, .iova = iova };
+	*q = (struct gpu_queue){.gpu = gpu, .ctx = ctx, .cmds = m.map, .iova = iova};
 }
 
 int gpu_run(struct gpu_queue *q, const struct refgpu_cmd *cmds, uint32_t n)
@@ -126,7 +160,7 @@ unsigned int gpu_events(struct gpu *gpu, const char *attempt)
 	for (;;) {
 		int r;
 
-		ev = (struct pasid_event){ .size = sizeof(ev) };
+		ev = (struct pasid_event){.size = sizeof(ev)};
 		r = pasid_next_event(gpu->pasid, &ev);
 		if (r < 0)
 			gpu_die(gpu, "read events", r);
@@ -138,13 +172,14 @@ unsigned int gpu_events(struct gpu *gpu, const char *attempt)
 		}
 		faults++;
 		record("fault\tattempt=%s\tctx=%u\taddr=0x%llx\taccess=%u\tcode=%u\tdropped=%llu\ttext=%s", attempt,
-		       ev.ctx, (unsigned long long)ev.addr, ev.access, ev.code, (unsigned long long)ev.dropped, ev.text);
+		       ev.ctx, (unsigned long long)ev.addr, ev.access, ev.code, (unsigned long long)ev.dropped,
+		       ev.text);
 	}
 }
 
 void gpu_record_switches(struct gpu *gpu, uint32_t ctx)
 {
-	struct pasid_ctx_info info = { .size = sizeof(info) };
+	struct pasid_ctx_info info = {.size = sizeof(info)};
 	int r;
 
 	r = pasid_ctx_info(gpu->pasid, ctx, &info);

@@ -337,7 +337,7 @@ def print_attempts(stage, count):
     print(f"\n{'the thief tries to':<46}{'tries':>6}{'done':>6}{'fault':>6}{'refused':>8}  and got")
     for name, title, may_complete in ATTEMPTS:
         a = by_name.get(name)
-        if a is None:
+        if a is None or a["tries"] == "0":
             raise CannotRun(f"the thief never tried to {title}")
         tries, done, faulted, refused = (int(a[k]) for k in ("tries", "done", "faulted", "refused"))
         if name == "control" and (done != 1 or a["note"] != "own bytes arrived"):

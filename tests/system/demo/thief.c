@@ -29,7 +29,7 @@ struct thief {
 	struct gpu_memory stash;
 	struct gpu_memory own;
 	uint32_t stash_used; /* pages */
-	uint32_t bank;       /* the bank's context id */
+	uint32_t bank; /* the bank's context id */
 	const char *directory;
 	/* The attempt that is being made, and what its tries gave so far. */
 	const char *attempt;
@@ -70,21 +70,21 @@ static int try_commands(struct thief *t, const struct refgpu_cmd *cmds, uint32_t
 
 static int try_copy(struct thief *t, uint64_t dst, uint64_t src, uint64_t len)
 {
-	struct refgpu_cmd cmd = { .op = REFGPU_COPY, .dst = dst, .src = src, .len = len };
+	struct refgpu_cmd cmd = {.op = REFGPU_COPY, .dst = dst, .src = src, .len = len};
 
 	return try_commands(t, &cmd, 1);
 }
 
 static int try_fill(struct thief *t, uint64_t dst, uint64_t len)
 {
-	struct refgpu_cmd cmd = { .op = REFGPU_FILL, .value = DEMO_SCRIBBLE, .dst = dst, .len = len };
+	struct refgpu_cmd cmd = {.op = REFGPU_FILL, .value = DEMO_SCRIBBLE, .dst = dst, .len = len};
 
 	return try_commands(t, &cmd, 1);
 }
 
 static int try_atomic(struct thief *t, uint64_t dst)
 {
-	struct refgpu_cmd cmd = { .op = REFGPU_ATOMIC, .value = 0x01010101, .dst = dst };
+	struct refgpu_cmd cmd = {.op = REFGPU_ATOMIC, .value = 0x01010101, .dst = dst};
 
 	return try_commands(t, &cmd, 1);
 }
@@ -145,7 +145,8 @@ static void read_same_iova(struct thief *t)
 	int r;
 
 	attempt_begin(t, "same-iova");
-	r = pasid_map(gpu->pasid, gpu->ctx, t->own.buf, 0, PICTURE_BYTES, PASID_READ | PASID_WRITE | PASID_FIXED, &iova);
+	r = pasid_map(gpu->pasid, gpu->ctx, t->own.buf, 0, PICTURE_BYTES, PASID_READ | PASID_WRITE | PASID_FIXED,
+		      &iova);
 	if (r < 0 && r != -EEXIST)
 		gpu_die(gpu, "map at the bank's IOVA", r);
 	note = r < 0 ? "mapping own memory there was refused: -EEXIST" : "own memory is mapped there";
@@ -169,7 +170,7 @@ static void use_after_unmap(struct thief *t)
 
 	attempt_begin(t, "unmapped");
 	for (round = 0; round < 8; round++) {
-		struct refgpu_cmd touch = { .op = REFGPU_FILL, .value = 0x5a5a5a5a, .dst = THIEF_GONE, .len = DEMO_PAGE };
+		struct refgpu_cmd touch = {.op = REFGPU_FILL, .value = 0x5a5a5a5a, .dst = THIEF_GONE, .len = DEMO_PAGE};
 		const unsigned char *bytes;
 		struct gpu_memory gone;
 		int r;
@@ -217,7 +218,7 @@ static int call_unmap(struct thief *t, uint32_t ctx)
 
 static int call_info(struct thief *t, uint32_t ctx)
 {
-	struct pasid_ctx_info info = { .size = sizeof(info) };
+	struct pasid_ctx_info info = {.size = sizeof(info)};
 
 	return pasid_ctx_info(t->gpu.pasid, ctx, &info);
 }
@@ -231,8 +232,7 @@ static const struct {
 	const char *name;
 	int (*call)(struct thief *t, uint32_t ctx);
 } calls[] = {
-	{ "submit", call_submit }, { "map", call_map },	  { "unmap", call_unmap },
-	{ "info", call_info },	   { "free", call_free },
+	{"submit", call_submit}, {"map", call_map}, {"unmap", call_unmap}, {"info", call_info}, {"free", call_free},
 };
 
 /* Copies the sentence about the last call with the number id, where it stands as a word, as "#". */
@@ -274,8 +274,8 @@ static void use_bank_context(struct thief *t)
 			t->done++;
 		else
 			t->refused++;
-		record("call\tattempt=%s\tname=%s\tcode=%d\tunknown=%d\ttext=%s\tunknown_text=%s", t->attempt, calls[i].name, r,
-		       unknown, about_bank, about_unknown);
+		record("call\tattempt=%s\tname=%s\tcode=%d\tunknown=%d\ttext=%s\tunknown_text=%s", t->attempt,
+		       calls[i].name, r, unknown, about_bank, about_unknown);
 	}
 	attempt_end(t, "");
 }
@@ -324,7 +324,7 @@ static void read_scratch(struct thief *t)
 	attempt_begin(t, "scratch");
 	for (i = 0; i < n; i++) {
 		uint64_t at = THIEF_SCRATCH + i * DEMO_STRIDE;
-		struct refgpu_cmd load = { .op = REFGPU_LOAD, .dst = at + DEMO_PAGE, .len = REFGPU_SCRATCH_SIZE };
+		struct refgpu_cmd load = {.op = REFGPU_LOAD, .dst = at + DEMO_PAGE, .len = REFGPU_SCRATCH_SIZE};
 
 		r = pasid_ctx_new(t->gpu.pasid, NULL, &ctx[i]);
 		if (r < 0)
@@ -356,7 +356,7 @@ static void read_scratch(struct thief *t)
 /* Bus addresses at which rings, fences, queues, tables and buffers may lie, used as if they were the thief's own. */
 static void reach_bus(struct thief *t)
 {
-	static const uint64_t bus[] = { 0x1000, 0x10000, 0x100000, TABLES_BUS, 0x100000000000ull };
+	static const uint64_t bus[] = {0x1000, 0x10000, 0x100000, TABLES_BUS, 0x100000000000ull};
 	size_t i;
 
 	attempt_begin(t, "bus");
@@ -379,11 +379,11 @@ static void be_privileged(struct thief *t)
 	off = stash_take(t, 16, BANK_SURFACE);
 	for (i = 0; i < 16; i++) {
 		const struct refgpu_cmd cmds[] = {
-			{ .op = REFGPU_SET_TTBR, .value = i + 1, .dst = TABLES_BUS + (uint64_t)i * DEMO_PAGE },
-			{ .op = REFGPU_COPY,
-			  .dst = THIEF_SCAN + off + i * DEMO_PAGE,
-			  .src = BANK_SURFACE + i * DEMO_PAGE,
-			  .len = DEMO_PAGE },
+			{.op = REFGPU_SET_TTBR, .value = i + 1, .dst = TABLES_BUS + (uint64_t)i * DEMO_PAGE},
+			{.op = REFGPU_COPY,
+			 .dst = THIEF_SCAN + off + i * DEMO_PAGE,
+			 .src = BANK_SURFACE + i * DEMO_PAGE,
+			 .len = DEMO_PAGE},
 		};
 
 		try_commands(t, cmds, 2);
