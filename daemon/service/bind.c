@@ -149,7 +149,7 @@ static void commit(struct service_client *c, struct ctx *ctx, const struct recor
 	v->ticket = 0;
 	/* If the queue is full the whole ASID is invalidated later, which needs no list. */
 	if (n && invalidate &&
-	    translator_invalidate(ctx->dev->tr, ctx->books->asid, c->svc->ranges, n, &v->ticket) < 0)
+	    run_invalidate(ctx->dev, ctx->books->asid, c->svc->ranges, n, &v->ticket) < 0)
 		v->ticket = 0;
 }
 
@@ -157,7 +157,7 @@ static bool forgotten(struct ctx *ctx, struct verb *v)
 {
 	struct device *d = ctx->dev;
 
-	if (!v->ticket && translator_invalidate(d->tr, ctx->books->asid, NULL, 0, &v->ticket) < 0)
+	if (!v->ticket && run_invalidate(d, ctx->books->asid, NULL, 0, &v->ticket) < 0)
 		return false;
 	return v->ticket <= d->ticket_done;
 }

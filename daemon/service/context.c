@@ -154,7 +154,7 @@ static bool invalidate_begin(struct ctx *ctx)
 		ctx->ticket = d->ticket_done;
 		return true;
 	}
-	return translator_invalidate(d->tr, ctx->books->asid, NULL, 0, &ctx->ticket) == 0;
+	return run_invalidate(d, ctx->books->asid, NULL, 0, &ctx->ticket) == 0;
 }
 
 /* Nothing can reach the context's memory any more: give everything back. */

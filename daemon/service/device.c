@@ -208,6 +208,7 @@ static void device_ready(struct device *d)
 		return;
 	}
 	d->state = DEVICE_READY;
+	d->ticket_asked = d->ticket_done = 0;
 	d->backoff_ms = BACKOFF_FIRST_MS;
 	d->lost_logged = false;
 	log_info("device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
@@ -409,20 +410,16 @@ static void on_lost(void *owner, int error, const char *why)
 static void on_irq(void *owner, uint32_t vector)
 {
 	struct device *d = owner;
-	int r;
 
 	if (d->state != DEVICE_READY)
 		return;
 	run_faults(d);
 	if (d->state == DEVICE_READY)
 		run_progress(d);
+	if (d->state == DEVICE_READY)
+		run_invalidated(d);
 	if (d->state != DEVICE_READY)
 		return;
-	r = d->tr->ops->invalidated(d->tr, &d->ticket_done);
-	if (r < 0) {
-		device_fail(d, "its invalidation mark is beyond what was asked");
-		return;
-	}
 	step_all(d);
 	run_schedule(d);
 }

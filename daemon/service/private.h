@@ -97,7 +97,9 @@ struct device {
 	uint32_t n_later; /* clients whose request is to be made again */
 	TAILQ_HEAD(, pending) pending;
 	uint64_t round; /* of stepping those who wait */
-	uint64_t ticket_done;   /* translator's, as last looked at */
+	uint64_t ticket_asked;  /* translator's, the last one */
+	uint64_t ticket_done;   /* ... that is complete, as last looked at */
+	uint64_t ticket_since;  /* when ticket_done last moved, or stood still for something newly asked */
 	uint64_t faults_lost;
 	struct log_limit stray; /* faults that belong to nobody */
 };
@@ -203,16 +205,16 @@ struct service {
 	struct unused unused;     /* as the books told; whoever caused it takes them over at once */
 	struct event *reap;       /* looks at closing clients: from the loop, never from inside a call of theirs */
 	struct log_limit limit;
-	/* Scratch for the request being carried out. */
-	struct {
-		struct record rec;
-		struct record_op ops[PASID_BIND_MAX];
-	} request;
 	struct range ranges[PASID_BIND_MAX];
 	union {
 		struct pasid_reply head;
 		uint8_t bytes[sizeof(struct pasid_reply) + PASID_BIND_MAX * 8];
 	} reply;
+	/* Scratch for the request being carried out; last, for its ops are a flexible array. */
+	union {
+		struct record rec;
+		uint8_t bytes[sizeof(struct record) + PASID_BIND_MAX * sizeof(struct record_op)];
+	} request;
 };
 
 /* ---- service.c ---- */
@@ -247,6 +249,9 @@ int device_reserve_tables(struct device *d, uint32_t n);
 void run_schedule(struct device *d);
 void run_progress(struct device *d); /* looks at all slots */
 void run_faults(struct device *d);
+/* As translator_invalidate(); the device has answer_ms for the next step of what it owes. */
+int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, uint64_t *ticket);
+void run_invalidated(struct device *d); /* looks how far that is */
 void run_control(struct device *d, unsigned int slot, enum engine_control what);
 bool run_settled(struct device *d, unsigned int slot);
 /* Pauses the slots that run `by`'s address space (all slots in `global` mode); they are still once run_held_still(). */

@@ -151,6 +151,29 @@ void run_progress(struct device *d)
 
 /* ---- controls and deadlines ---- */
 
+int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, uint64_t *ticket)
+{
+	int ret = translator_invalidate(d->tr, asid, r, n, ticket);
+
+	if (ret < 0)
+		return ret;
+	if (d->ticket_asked <= d->ticket_done)
+		d->ticket_since = util_now_ns();
+	d->ticket_asked = *ticket;
+	run_arm_tick(d);
+	return 0;
+}
+
+void run_invalidated(struct device *d)
+{
+	uint64_t before = d->ticket_done;
+
+	if (d->tr->ops->invalidated(d->tr, &d->ticket_done) < 0)
+		device_fail(d, "its invalidation mark is beyond what was asked");
+	else if (d->ticket_done != before)
+		d->ticket_since = util_now_ns();
+}
+
 void run_hold(struct device *d, struct ctx *by, bool global)
 {
 	for (unsigned int s = 0; s < d->n_slots; s++) {
@@ -214,7 +237,7 @@ void run_arm_tick(struct device *d)
 {
 	uint32_t ms = d->config->job_limit_ms < d->config->answer_ms ? d->config->job_limit_ms : d->config->answer_ms;
 	struct timeval tv;
-	bool any = false;
+	bool any = d->ticket_asked > d->ticket_done;
 
 	if (evtimer_pending(d->tick, NULL))
 		return;
@@ -238,6 +261,17 @@ static void slot_hung(struct device *d, unsigned int slot)
 	ctx_lose(ctx, PASID_LOST_HANG, job_at(run, 0)->number);
 }
 
+/* Whoever runs there is guilty, whether a limit or a change of its own tables asked for the control: a job that could
+ * have the device reset and go on would do it again. */
+static void slot_disobeys(struct device *d, unsigned int slot)
+{
+	struct run *run = &d->runs[slot];
+
+	if (run->count && run->ctx->life == CTX_ALIVE)
+		ctx_lose(run->ctx, PASID_LOST_HANG, job_at(run, 0)->number);
+	device_reset(d, "a slot does not obey");
+}
+
 void run_tick(struct device *d)
 {
 	uint64_t now = util_now_ns();
@@ -247,11 +281,16 @@ void run_tick(struct device *d)
 	run_faults(d);
 	if (d->state == DEVICE_READY)
 		run_progress(d);
+	if (d->state == DEVICE_READY)
+		run_invalidated(d);
+	if (d->state == DEVICE_READY && d->ticket_asked > d->ticket_done && now > d->ticket_since &&
+	    now - d->ticket_since > d->config->answer_ms * 1000000ull)
+		device_reset(d, "it does not finish an invalidation");
 	for (unsigned int s = 0; s < d->n_slots && d->state == DEVICE_READY; s++) {
 		struct run *run = &d->runs[s];
 
 		if (run->asked_at && now > run->asked_at && now - run->asked_at > d->config->answer_ms * 1000000ull)
-			device_reset(d, "a slot does not obey");
+			slot_disobeys(d, s);
 		else if (run->count && run->ctx->life == CTX_ALIVE && now > run->head_since &&
 			 now - run->head_since > d->config->job_limit_ms * 1000000ull)
 			slot_hung(d, s);
@@ -292,6 +331,19 @@ static void sort_out(struct device *d, unsigned int slot)
 	}
 }
 
+/* Whoever was being stopped is stopped. Its slot is anybody's from now on. */
+static void forget_stopping(struct device *d)
+{
+	struct context *books;
+
+	TAILQ_FOREACH(books, &d->books->contexts, in_device) {
+		struct ctx *ctx = books->tag;
+
+		if (ctx)
+			ctx->slot = -1;
+	}
+}
+
 void run_after_reset(struct device *d)
 {
 	for (unsigned int s = 0; s < d->n_slots && d->state == DEVICE_RESETTING; s++)
@@ -300,10 +352,10 @@ void run_after_reset(struct device *d)
 		return;
 	for (unsigned int s = 0; s < d->n_slots; s++)
 		d->runs[s] = (struct run){ 0 };
+	forget_stopping(d);
 	sched_reset(d->sched);
 	d->eops->restart(d->engine);
-	if (d->tr->ops->invalidated(d->tr, &d->ticket_done) < 0)
-		device_fail(d, "its invalidation mark is beyond what was asked");
+	run_invalidated(d);
 }
 
 void run_forget(struct device *d)

@@ -244,7 +244,9 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 
 	if (!d)
 		return verb_refused(c, reply);
-	if (in->flags || in->reserved)
+	if (in->flags)
+		return refused(c, reply, PASID_WHY_FLAGS, in->flags, 0);
+	if (in->reserved)
 		return refused(c, reply, PASID_WHY_RESERVED, 0, 0);
 	if (!device_usable(d, &c->verb.why, &later))
 		return later ? verb_later(c, d) : verb_refused(c, reply);
@@ -409,7 +411,9 @@ static enum service_outcome import(struct service_client *c, const void *body, s
 
 	if (!d)
 		return verb_refused(c, reply);
-	if (in->flags || in->reserved)
+	if (in->flags)
+		return refused(c, reply, PASID_WHY_FLAGS, in->flags, 0);
+	if (in->reserved)
 		return refused(c, reply, PASID_WHY_RESERVED, 0, 0);
 	if (!device_usable(d, &c->verb.why, &later))
 		return later ? verb_later(c, d) : verb_refused(c, reply);

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -28,7 +29,7 @@
 #define RIG_SIZE (64u << 20)
 #define RIG_SLOTS 4u
 #define RIG_WORDS 64u
-#define RIG_DEADLINE_S 20
+#define RIG_DEADLINE_S 5
 /* Offsets in the memory. */
 #define RIG_MAILBOX 0x0u
 #define RIG_INVQ 0x1000u
@@ -321,6 +322,7 @@ static void rig_start(struct rig *g, enum refgpu_format format)
 	g->pid = fork();
 	assert_true(g->pid >= 0);
 	if (g->pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(g->memfd);
 		munmap(g->mem, RIG_SIZE);
 		exit(rig_child(g->listener));

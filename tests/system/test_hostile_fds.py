@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: MIT
+"""fds: wrong numbers of them, floods, files that are no memfd or not sealed, files that block whoever touches them."""
+
+import array
+import errno
+import fcntl
+import os
+import signal
+import socket
+import struct
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import pasid_client as pc  # noqa: E402
+import stuck_fuse  # noqa: E402
+from harness import wait_until  # noqa: E402
+from hostile import COPY, DEVICE_BODY, FILL, MIB, PAGE, HostileCase, Workspace, command  # noqa: E402
+
+# Linux's fcntl.h and memfd.h
+F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 1, 2, 4, 8, 16
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
+SCM_MAX_FD = 253
+
+
+class Fds(HostileCase):
+    config = {"limits": {"connection": {"bytes": 1 << 41, "contexts": 64}, "uid": {"bytes": 1 << 41},
+                         "total_bytes": 1 << 41}}
+
+    def open(self, path, flags):
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        self.addCleanup(os.close, fd)
+        return fd
+
+    # How many.
+
+    def test_wrong_numbers(self):
+        c = self.connect()
+        fd = self.memory(PAGE)[0]
+        for says, comes, takes, opcode, body in (
+                (0, 0, 1, pc.BUF_IMPORT, DEVICE_BODY), (1, 0, 1, pc.BUF_IMPORT, DEVICE_BODY),
+                (0, 1, 1, pc.BUF_IMPORT, DEVICE_BODY), (2, 1, 1, pc.BUF_IMPORT, DEVICE_BODY),
+                (1, 2, 1, pc.BUF_IMPORT, DEVICE_BODY), (2, 2, 1, pc.BUF_IMPORT, DEVICE_BODY),
+                (65535, 1, 1, pc.BUF_IMPORT, DEVICE_BODY), (1, 1, 0, pc.DEVICES, b""), (1, 0, 0, pc.DEVICES, b""),
+                (0, 1, 0, pc.DEVICES, b""), (253, 253, 0, pc.CTX_NEW, DEVICE_BODY)):
+            with self.subTest(says=says, comes=comes):
+                c.send_raw(pc.HEADER.pack(16 + len(body), opcode, says, c.serial) + body, [fd] * comes)
+                c.serial += 1
+                error = self.refused(8, c.reply, c.serial - 1)
+                self.assertEqual((error.n1, error.n2), (comes, takes))
+        self.assertTrue(c.devices())
+
+    def test_several_control_messages(self):
+        c = self.connect()
+        fd = array.array("i", [self.memory(PAGE)[0]])
+        record = pc.HEADER.pack(16 + len(DEVICE_BODY), pc.BUF_IMPORT, 1, c.serial) + DEVICE_BODY
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fd)
+        c.sock.sendmsg([record], [rights, rights, rights])
+        c.serial += 1
+        self.assertEqual(self.refused(8, c.reply, c.serial - 1).n1, 3)
+
+    def test_floods(self):
+        """253 fds with each of many messages, good ones and broken ones, read and unread, from several connections."""
+        fd = self.memory(PAGE)[0]
+        for opcode, drop in ((pc.DEVICES, False), (pc.BUF_IMPORT, False), (4711, False), (pc.DEVICES, True)):
+            clients = [self.connect() for _ in range(4)]
+            for _ in range(12):
+                for c in clients:
+                    c.send(opcode, fds=[fd] * SCM_MAX_FD)
+            for c in clients:
+                if drop:
+                    c.send_raw(b"x", [fd] * SCM_MAX_FD)
+                    self.assert_dropped(c)
+                for serial in range(c.serial - 12, 0 if drop else c.serial):
+                    self.assertIn(self.refused_any(c, serial).reason, (7, 8))
+                c.close()
+        self.assert_served()
+
+    def refused_any(self, client, serial):
+        with self.assertRaises(pc.Refused) as caught:
+            client.reply(serial)
+        return caught.exception
+
+    def test_fds_in_flight_when_the_connection_ends(self):
+        fd = self.memory(PAGE)[0]
+        for i in range(20):
+            c = self.connect()
+            for _ in range(20):
+                c.send(pc.BUF_IMPORT, DEVICE_BODY, [fd] * (1 + i % 3))
+            c.close()
+
+    def test_sockets_sent_through_themselves(self):
+        """Connections that only their own queues hold: the kernel's garbage, if the daemon leaves them there."""
+        for _ in range(20):
+            c, d = self.connect(), self.connect()
+            for _ in range(5):
+                c.send(pc.BUF_IMPORT, DEVICE_BODY, [c.sock.fileno()])
+                c.send(pc.DEVICES, b"", [c.sock.fileno(), d.sock.fileno()])
+                d.send(pc.DEVICES, b"", [c.sock.fileno()] * 100)
+            c.close()
+            d.close()
+
+    def test_fds_with_garbage(self):
+        for record in (b"", b"x", bytes(16), pc.HEADER.pack(99, 7, 1, 2)):
+            c = self.connect()
+            if record:
+                c.send_raw(record, [c.sock.fileno(), 0, 1])
+                self.assert_dropped(c)
+            c.close()
+
+    # Which.
+
+    def test_no_memfds(self):
+        c = self.connect()
+        path = os.path.join(self.stack.dir, "regular")
+        with open(path, "wb") as f:
+            f.write(bytes(PAGE))
+        pipe, pair = os.pipe2(os.O_CLOEXEC), socket.socketpair()
+        for fd in pipe:
+            self.addCleanup(os.close, fd)
+        for s in pair:
+            self.addCleanup(s.close)
+        memfd = self.memory(PAGE)[0]
+        fds = {"regular": self.open(path, os.O_RDWR), "regular, read-only": self.open(path, os.O_RDONLY),
+               "pipe, read": pipe[0], "pipe, write": pipe[1], "socket": pair[0].fileno(),
+               "connection": c.sock.fileno(), "/dev/null": self.open("/dev/null", os.O_RDWR),
+               "/dev/zero": self.open("/dev/zero", os.O_RDWR), "directory": self.open("/", os.O_RDONLY),
+               "O_PATH": self.open(path, os.O_PATH), "O_PATH of a memfd": self.open(f"/proc/self/fd/{memfd}", os.O_PATH),
+               "proc": self.open("/proc/self/mem", os.O_RDONLY),
+               "the daemon's socket": self.open(self.stack.socket, os.O_PATH)}
+        if os.path.isdir("/dev/shm"):
+            shm = f"/dev/shm/pasidd-test-{os.getpid()}"
+            fds["tmpfs"] = self.open(shm, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            os.ftruncate(fds["tmpfs"], PAGE)
+            os.unlink(shm)
+        for name, fd in fds.items():
+            with self.subTest(file=name):
+                with self.assertRaises(pc.Refused) as caught:
+                    c.buf_import(fd)
+                # A file of tmpfs can have seals and has none; nothing else can.
+                self.assertEqual(caught.exception.reason, 60 if name == "tmpfs" and caught.exception.reason == 60 else 70)
+
+    def test_the_daemons_own_fence_memory(self):
+        """Sealed against shrinking and read-only: harmless, and its fence lines are not written through it."""
+        c = self.connect(hello=False)
+        _, fds = c.call(pc.HELLO, struct.pack("<IIQ", 0x44534150, 1, 0))
+        self.addCleanup(os.close, fds[0])
+        buf, _, writable = c.buf_import(fds[0])
+        self.assertEqual(writable, 0)
+        self.refused(50, c.map, c.ctx_new(), buf, 0, PAGE)
+
+    def test_seals(self):
+        c = self.connect()
+        ctx = c.ctx_new()
+        for seals in range(32):
+            with self.subTest(seals=seals):
+                fd = self.sparse(PAGE, seals)
+                has = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+                if not seals & F_SEAL_SHRINK:
+                    error = self.refused(60, c.buf_import, fd)
+                    self.assertEqual((error.n1, error.n2), (has, F_SEAL_SHRINK))
+                    continue
+                buf, size, writable = c.buf_import(fd)
+                self.assertEqual((size, writable), (PAGE, int(not seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))))
+                if not writable:
+                    self.refused(50, c.map, ctx, buf, 0, PAGE)
+                c.map(ctx, buf, 0, PAGE, pc.READ)
+                self.assertEqual(fcntl.fcntl(fd, fcntl.F_GET_SEALS), has)  # the daemon changes nothing
+
+    def test_the_gpu_writes_to_nothing_read_only(self):
+        c = self.connect()
+        w = Workspace(self, c)
+        for seals, flags in ((F_SEAL_SHRINK | F_SEAL_WRITE, os.O_RDWR), (F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE, os.O_RDWR),
+                             (F_SEAL_SHRINK, os.O_RDONLY)):
+            with self.subTest(seals=seals):
+                fd = self.open(f"/proc/self/fd/{self.sparse(PAGE, seals)}", flags)
+                iova = c.map(w.ctx, c.buf_import(fd)[0], 0, PAGE, pc.READ)
+                job = w.submit(w.put(command(FILL, 0xBAD, iova, length=PAGE)))
+                self.assertTrue(c.wait(w.ctx, job))
+                _, _, faults = c.next_fault()
+                self.assertEqual(faults[0][:4], (job, iova, 2, 2))
+                self.assertEqual(os.pread(fd, PAGE, 0), bytes(PAGE))
+
+    def test_sizes(self):
+        c = self.connect()
+        self.refused(2, c.buf_import, self.sparse(0))
+        for size in (1, PAGE - 1, PAGE + 1, MIB + 512):
+            error = self.refused(1, c.buf_import, self.sparse(size))
+            self.assertEqual((error.n1, error.n2), (size, PAGE))
+        self.refused(113, c.buf_import, self.sparse(1 << 42))  # bytes of the connection
+        self.refused(113, c.buf_import, self.sparse((1 << 63) - PAGE))
+
+    def test_sparse_terabyte(self):
+        c = self.connect()
+        before = self.stack.rss()
+        fd = self.sparse(1 << 40)
+        buf, size, _ = c.buf_import(fd)
+        self.assertEqual(size, 1 << 40)
+        self.assertEqual(self.stack.status()["dma_bytes"], self.before["dma_bytes"] + (1 << 40) + self.fence_bytes(c))
+        w = Workspace(self, c)
+        iova = c.map(w.ctx, buf, 0, 1 << 40)
+        self.assertTrue(c.wait(w.ctx, w.submit(w.put(command(FILL, 7, iova + (1 << 40) - PAGE, length=PAGE)))))
+        self.assertEqual(os.pread(fd, 4, (1 << 40) - 4), struct.pack("<I", 7))
+        self.assertLess(os.fstat(fd).st_blocks, 1 << 12)
+        self.assertLess(self.stack.rss() - before, 16 * MIB)
+        self.refused(113, c.buf_import, self.sparse(1 << 40))
+
+    def fence_bytes(self, client):
+        """What the client's fence memory adds once it has a context: none here."""
+        return 0 if not client.lines else len(client.fences)
+
+    def test_a_file_that_grows(self):
+        """A mapping is the pages that the file had at import."""
+        c = self.connect()
+        fd = self.sparse(PAGE)
+        buf = c.buf_import(fd)[0]
+        os.ftruncate(fd, 16 * PAGE)
+        ctx = c.ctx_new()
+        self.assertEqual(self.refused(41, c.map, ctx, buf, 0, 2 * PAGE).n2, PAGE)
+        self.refused(41, c.map, ctx, buf, PAGE, PAGE)
+        with self.assertRaises(OSError):
+            os.ftruncate(fd, 0)
+
+    def test_holes_under_running_work(self):
+        libc = __import__("ctypes").CDLL(None, use_errno=True)
+        off_t = __import__("ctypes").c_long
+        c = self.connect()
+        size = 4 * MIB
+        w = Workspace(self, c, 2 * size)
+        copies = [command(FILL, 7, w.iova, length=size), command(COPY, 0, w.iova + size, w.iova, size)] * 32
+        length = w.put(*copies)
+        jobs = [w.submit(length) for _ in range(4)]
+        punches = 0
+        while c.fence(w.ctx)[0] < jobs[-1]:
+            self.assertEqual(libc.fallocate(w.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                            off_t(punches % 16 * size // 8), off_t(size // 8)), 0)
+            punches += 1
+        self.assertGreater(punches, 4)
+        self.assertEqual(c.ctx_info(w.ctx)["faults"], 0)
+        self.assertTrue(c.wait(w.ctx, w.submit(w.put(command(FILL, 9, w.iova, length=size)))))
+        self.assertEqual(w.data[:size], struct.pack("<I", 9) * (size // 4))
+
+    # Files that block whoever touches them.
+
+    def test_files_that_cannot_be_closed(self):
+        try:
+            files = stuck_fuse.StuckFiles()
+        except stuck_fuse.Unavailable as why:
+            self.skipTest(f"no file system that blocks: {why}")
+        with files:
+            c = self.connect()
+            fd = files.open()
+            self.refused(70, c.buf_import, fd)  # the answer comes although its close never ends
+            wait_until(lambda: files.stuck(stuck_fuse.FLUSH), "a close that is stuck")
+            self.refused(8, c.call, pc.DEVICES, b"", [fd] * 3)
+            d = self.connect(hello=False)  # broken frames and sudden ends, too
+            d.send_raw(b"broken", [fd] * 5)
+            self.assert_dropped(d)
+            e = self.connect()
+            for _ in range(4):
+                e.send(pc.BUF_IMPORT, DEVICE_BODY, [fd])
+            e.close()
+            wait_until(lambda: files.stuck(stuck_fuse.FLUSH) >= 13, "closes that are stuck")
+            self.assertEqual(files.stuck(stuck_fuse.GETATTR), 0)
+            self.assert_served()
+            # Everything else is closed meanwhile.
+            with pc.Client(self.stack.socket) as other:
+                other.buf_free(other.buf_import(self.memory(PAGE)[0])[0])
+            fds = self.stack.fds()
+            with pc.Client(self.stack.socket):
+                pass
+            wait_until(lambda: self.stack.fds() <= fds, "a connection closed beside closes that are stuck")
+            os.close(fd)
+        # tearDown: now that the file system is gone, so are those who waited for it.
+
+    def test_sockets_that_linger(self):
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.addCleanup(listener.close)
+        c = self.connect()
+        peers = []
+        for i in range(6):
+            s = socket.create_connection(listener.getsockname())
+            peers.append(listener.accept()[0])
+            s.setblocking(False)
+            try:
+                while True:
+                    s.send(bytes(1 << 16))
+            except BlockingIOError:
+                pass
+            s.setblocking(True)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+            c.send(pc.BUF_IMPORT if i % 2 else pc.DEVICES, DEVICE_BODY if i % 2 else b"", [s.fileno()])
+            s.close()  # the daemon's are the last references, and closing them waits for an hour
+        for serial in range(c.serial - 6, c.serial):
+            self.assertIn(self.refused_any(c, serial).reason, (8, 70))
+        wait_until(lambda: self.lingering(listener) >= 6, "sockets that linger")
+        self.assert_served()
+        self.assertTrue(c.devices())
+        for peer in peers:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()  # a reset ends the wait
+
+    @staticmethod
+    def lingering(listener):
+        """Connections to the listener that were closed with data unsent: FIN_WAIT1."""
+        port = f":{listener.getsockname()[1]:04X}"
+        with open("/proc/net/tcp", encoding="ascii") as f:
+            return sum(line.split()[2].endswith(port) and line.split()[3] == "04" for line in f.readlines()[1:])
+
+    def test_a_stopped_process_and_a_held_lease(self):
+        """A lease on the file: opening it would wait for the holder; nobody opens it."""
+        path = os.path.join(self.stack.dir, "leased")
+        fd = self.open(path, os.O_RDONLY | os.O_CREAT)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EACCES):
+                raise
+            self.skipTest(f"no leases here: {error}")
+        before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+        self.addCleanup(signal.signal, signal.SIGIO, before)
+        self.refused(70, self.connect().buf_import, fd)
+
+
+if __name__ == "__main__":
+    unittest.main()
