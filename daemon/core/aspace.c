@@ -177,6 +177,22 @@ uint64_t aspace_drop_owner(struct aspace *as, uint32_t owner, void (*gone)(void 
 	return put_away(as, take_out(as, owner, false, gone, arg), unused, arg);
 }
 
+bool aspace_drop_some(struct aspace *as, uint64_t max, void (*unused)(void *arg, struct buffer *buf), void *arg)
+{
+	struct itree_node *n, *next;
+
+	assert(!as->plan && !as->mixed);
+	for (n = itree_first(&as->tree); n && max--; n = next) {
+		next = itree_next(n);
+		itree_erase(&as->tree, n);
+		as->count--;
+		as->bytes -= n->last - n->first + 1;
+		n->left = NULL;
+		put_away(as, mapping_of(n), unused, arg);
+	}
+	return n;
+}
+
 struct mapping *aspace_find(struct aspace *as, uint64_t iova)
 {
 	struct itree_node *n = itree_at_or_above(&as->tree, iova);

@@ -21,6 +21,7 @@
 #include "core/itree.h"
 
 #define ASPACE_PAGE 4096u
+#define ASPACE_TAKE_MAX 16384u /* mappings that one list may take away: about a millisecond */
 
 struct mapping {
 	struct itree_node node; /* in aspace.tree; node.first..node.last is the IOVA range */
@@ -114,6 +115,9 @@ uint64_t aspace_drop_owner(struct aspace *as, uint32_t owner, void (*gone)(void 
 /* Memory for a mapping, from the address space's own slabs; for the plan's use. NULL if there is none. */
 struct mapping *aspace_mapping_new(struct aspace *as);
 void aspace_mapping_free(struct aspace *as, struct mapping *m);
+
+/* Removes at most `max` mappings of an address space that has one owner. True if there are more. */
+bool aspace_drop_some(struct aspace *as, uint64_t max, void (*unused)(void *arg, struct buffer *buf), void *arg);
 
 /* The mapping that contains iova, or NULL. */
 struct mapping *aspace_find(struct aspace *as, uint64_t iova);

@@ -128,6 +128,8 @@ struct buffer_entry *books_buffer(struct client *c, uint32_t id, struct refusal 
 int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, struct context **ret);
 /* Its mappings and jobs are dropped; gone() (may be NULL) is told each range. Idempotent. */
 void books_ctx_clear(struct books *b, struct context *ctx, void (*gone)(void *arg, struct range r), void *arg);
+/* The same by instalments: at most 16,384 mappings of a private address space at a time. True if there are more. */
+bool books_ctx_clear_some(struct books *b, struct context *ctx);
 void books_ctx_lost(struct books *b, struct context *ctx);
 /* The device has forgotten it by then: its ids go into quarantine, or are free at once if it never ran. */
 void books_ctx_free(struct books *b, struct context *ctx);

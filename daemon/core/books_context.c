@@ -84,6 +84,16 @@ static void return_ids(struct device_books *d, const struct context *ctx)
 		return_id(d->asids, ctx->asid);
 }
 
+/* Either PASIDs or ASIDs are used up. */
+static int refuse_ids(const struct device_books *d, struct refusal *why)
+{
+	uint64_t pasids = (1ull << d->traits.pasid_bits) - 1;
+
+	if (ids_in_use(d->pasids) == pasids)
+		return refuse(why, PASID_WHY_QUOTA_IDS, pasids, pasids);
+	return refuse(why, PASID_WHY_QUOTA_IDS, ids_in_use(d->asids), (1ull << d->traits.asid_bits) - 1);
+}
+
 int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, struct context **ret)
 {
 	struct client *c = books_client(b, rec->client);
@@ -98,7 +108,7 @@ int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, stru
 	if (r < 0)
 		goto fail;
 	if (take_ids(d, rec) < 0) {
-		r = refuse(why, PASID_WHY_QUOTA_IDS, ids_in_use(d->asids), (1ull << d->traits.asid_bits) - 1);
+		r = refuse_ids(d, why);
 		goto fail_ids;
 	}
 	ctx->pasid = rec->pasid;
@@ -169,6 +179,14 @@ void books_ctx_clear(struct books *b, struct context *ctx, void (*gone)(void *ar
 	ctx->bytes = 0;
 	charge_return_all(&ctx->c_mappings);
 	books_jobs_done(ctx, ctx->submitted);
+}
+
+bool books_ctx_clear_some(struct books *b, struct context *ctx)
+{
+	if (ctx->aspace == &ctx->own && aspace_drop_some(&ctx->own, ASPACE_TAKE_MAX, books_buffer_unused, b))
+		return true;
+	books_ctx_clear(b, ctx, NULL, NULL);
+	return false;
 }
 
 void books_ctx_lost(struct books *b, struct context *ctx)

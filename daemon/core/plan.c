@@ -26,6 +26,7 @@ struct plan {
 	uint64_t count, cursor;  /* of the address space, before the plan */
 	struct itree_node *near; /* in the tree, just below where the next operation is likely to be; or NULL */
 	struct mapping *taken;   /* linked by node.left */
+	uint32_t n_taken;        /* looked at, to be taken */
 	struct mapping **made;   /* new mappings; NULL: gone again */
 	size_t n_made, n_steps;
 	struct aspace_step step[];
@@ -233,7 +234,7 @@ static int refuse_hole(const struct plan *p, struct range r, struct itree_node *
 }
 
 /* The mappings that cover r, all of them the owner's, as first and last, or the refusal that names the first hole. */
-static int find_cover(const struct plan *p, struct range r, struct mapping **first, struct mapping **last,
+static int find_cover(struct plan *p, struct range r, struct mapping **first, struct mapping **last,
 		      struct refusal *why)
 {
 	struct itree_node *n = seek(p, r.first);
@@ -241,6 +242,8 @@ static int find_cover(const struct plan *p, struct range r, struct mapping **fir
 	*first = mapping_of(n);
 	*last = NULL;
 	for (;; n = itree_next(n)) {
+		if (++p->n_taken > ASPACE_TAKE_MAX)
+			return refuse(why, PASID_WHY_TOO_MANY, p->n_taken, ASPACE_TAKE_MAX);
 		if (!n || n->first > r.first || mapping_of(n)->owner != p->owner)
 			return refuse_hole(p, r, n, why);
 		if (n->last >= r.last)

@@ -90,12 +90,36 @@ void ctx_hold(struct ctx *ctx, bool hold)
 static void ctx_cleared(struct ctx *ctx)
 {
 	ctx->life = CTX_CLEARED;
-	if (ctx->se)
-		ctx->se = sched_remove(ctx->dev->sched, ctx->se);
 	if (ctx->lost_why && !ctx->told_lost)
 		event_lost(ctx);
 	if (ctx->free_asked)
 		ctx_release(ctx);
+}
+
+/* Nothing can reach its memory any more. The books give it back by instalments, so that no client waits for the end of
+ * another's million mappings. */
+static void clear_step(struct ctx *ctx)
+{
+	struct service *s = ctx->dev->svc;
+	bool more = books_ctx_clear_some(s->books, ctx->books);
+
+	buf_take_unused(s, &ctx->unused);
+	buf_unmap_unused(&ctx->unused);
+	if (!more) {
+		ctx_cleared(ctx);
+		return;
+	}
+	device_wait(ctx->dev, &ctx->pending);
+	device_poke(ctx->dev);
+}
+
+static void clear_begin(struct ctx *ctx)
+{
+	ctx->life = CTX_CLEARING;
+	charge_return_all(&ctx->books->c_tables);
+	if (ctx->se)
+		ctx->se = sched_remove(ctx->dev->sched, ctx->se);
+	clear_step(ctx);
 }
 
 static void stop_begin(struct ctx *ctx)
@@ -157,22 +181,15 @@ static bool invalidate_begin(struct ctx *ctx)
 	return run_invalidate(d, ctx->books->asid, NULL, 0, &ctx->ticket) == 0;
 }
 
-/* Nothing can reach the context's memory any more: give everything back. */
 static void invalidate_done(struct ctx *ctx)
 {
-	struct device *d = ctx->dev;
-
 	if (ctx_global(ctx)) {
 		pgtable_reclaim(ctx->pt);
-		ctx->pt = NULL;
-		d->shared_busy = ctx->busy = false;
+		ctx->dev->shared_busy = ctx->busy = false;
 	} else {
-		ctx->pt = pgtable_free(ctx->pt);
-		books_ctx_clear(d->svc->books, ctx->books, NULL, NULL);
-		buf_take_unused(d->svc, &ctx->unused);
+		pgtable_free(ctx->pt);
 	}
-	charge_return_all(&ctx->books->c_tables);
-	buf_unmap_unused(&ctx->unused);
+	ctx->pt = NULL;
 }
 
 /* One step after the other as far as it goes; waits for the device where it has to. */
@@ -181,6 +198,10 @@ static void ctx_step(struct pending *p)
 	struct ctx *ctx = container_of(p, struct ctx, pending);
 	struct device *d = ctx->dev;
 
+	if (ctx->life == CTX_CLEARING) {
+		clear_step(ctx);
+		return;
+	}
 	if (d->state != DEVICE_READY) {
 		if (d->state == DEVICE_RESETTING)
 			device_wait(d, p);
@@ -190,7 +211,7 @@ static void ctx_step(struct pending *p)
 		ctx->life = CTX_INVALIDATING;
 	if (ctx->life == CTX_INVALIDATING && (ctx->ticket || invalidate_begin(ctx)) && ctx->ticket <= d->ticket_done) {
 		invalidate_done(ctx);
-		ctx_cleared(ctx);
+		clear_begin(ctx);
 		return;
 	}
 	device_wait(d, p);
@@ -245,21 +266,30 @@ void ctx_device_gone(struct ctx *ctx)
 {
 	struct device *d = ctx->dev;
 
-	if (!ctx || ctx->life == CTX_CLEARED)
+	if (ctx->life == CTX_CLEARED || ctx->life == CTX_CLEARING)
 		return;
 	device_unwait(&ctx->pending);
 	ctx->slot = -1;
+	ctx->busy = false;
 	if (!ctx_global(ctx))
 		pgtable_free(ctx->pt);
 	ctx->pt = NULL;
-	books_ctx_clear(d->svc->books, ctx->books, NULL, NULL);
-	buf_take_unused(d->svc, &ctx->unused);
-	buf_unmap_unused(&ctx->unused);
-	charge_return_all(&ctx->books->c_tables);
 	if (!ctx->lost_why) {
 		ctx->lost_why = PASID_LOST_DEVICE;
 		ctx->lost_job = 0;
 	}
 	books_ctx_lost(d->svc->books, ctx->books);
-	ctx_cleared(ctx);
+	clear_begin(ctx);
+}
+
+void ctx_clear_now(struct ctx *ctx)
+{
+	while (books_ctx_clear_some(ctx->dev->svc->books, ctx->books))
+		;
+	buf_take_unused(ctx->dev->svc, &ctx->unused);
+	buf_unmap_unused(&ctx->unused);
+	device_unwait(&ctx->pending);
+	ctx->life = CTX_CLEARED;
+	if (ctx->free_asked)
+		ctx_release(ctx);
 }

@@ -44,7 +44,8 @@ void device_unwait(struct pending *p)
 
 void device_poke(struct device *d)
 {
-	event_active(d->poke, EV_TIMEOUT, 0);
+	if (d->poke) /* not while the daemon ends */
+		event_active(d->poke, EV_TIMEOUT, 0);
 }
 
 static void retry_clients(struct device *d)
@@ -496,22 +497,29 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 	return 0;
 }
 
-static void event_drop(struct event *ev)
+static void event_drop(struct event **ev)
 {
-	if (ev)
-		event_free(ev);
+	if (*ev)
+		event_free(*ev);
+	*ev = NULL;
 }
 
 void device_fini(struct device *d)
 {
-	if (d->state != DEVICE_GONE && d->svc) {
+	struct context *ctx, *next;
+
+	if (!d->books)
+		return;
+	event_drop(&d->poke);
+	if (d->state != DEVICE_GONE) {
 		d->state = DEVICE_GONE;
 		drop_everything(d);
 	}
-	event_drop(d->tick);
-	event_drop(d->reopen);
-	event_drop(d->poke);
-	event_drop(d->bury);
+	TAILQ_FOREACH_SAFE(ctx, &d->books->contexts, in_device, next)
+		ctx_clear_now(ctx->tag);
+	event_drop(&d->tick);
+	event_drop(&d->reopen);
+	event_drop(&d->bury);
 	if (d->t)
 		d->t = d->tops->close(d->t);
 	device_drop_memory(d);

@@ -112,6 +112,7 @@ enum ctx_life {
 	CTX_ALIVE,
 	CTX_STOPPING,     /* its slot is told to stop */
 	CTX_INVALIDATING, /* nothing runs; the device forgets its ASID */
+	CTX_CLEARING,     /* nothing can reach its memory; mappings go, by instalments */
 	CTX_CLEARED,      /* tables, mappings and jobs are gone; the id is left */
 };
 
@@ -274,6 +275,7 @@ void ctx_kill(struct ctx *ctx);                               /* towards CLEARED
 void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job);   /* and tells its owner */
 void ctx_free(struct ctx *ctx);                               /* as soon as it is cleared */
 void ctx_device_gone(struct ctx *ctx);
+void ctx_clear_now(struct ctx *ctx); /* all instalments at once: the daemon ends */
 /* Keeps what runs in the context's address space from running (see run_held_still()), or lets it go on. */
 void ctx_hold(struct ctx *ctx, bool hold);
 void ctx_wake(struct ctx *ctx); /* whoever sleeps on its fence line */
