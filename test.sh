@@ -55,29 +55,42 @@ with_compiler() {
 	fi
 }
 
+# fuzz PROGRAM SECONDS: one fuzzer; its corpus starts from the seeds in the tree, if there are any.
+fuzz() {
+	local fuzzer=$1 seconds=$2 name=${1##*/} corpus seeds=()
+	corpus=$work/corpus/$name
+	mkdir -p "$corpus"
+	[[ ! -d tests/fuzz/corpus/$name ]] || seeds=("tests/fuzz/corpus/$name")
+	if "$fuzzer" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+		-artifact_prefix="build-fuzz/$name-" "$corpus" "${seeds[@]}" >"$work/$name.log" 2>&1; then
+		echo "ok   $name: $(sed -n 's/^stat::number_of_executed_units: *//p' "$work/$name.log") runs"
+		result pass "fuzz/$name" ""
+	else
+		echo "FAIL $name"
+		tail -n 40 "$work/$name.log"
+		result fail "fuzz/$name" "see build-fuzz/$name-*"
+	fi
+}
+
+# As many at a time as there are processors.
 run_fuzzers() {
-	local seconds=${FUZZ_SECONDS:-60} fuzzer name corpus seeds
-	echo "== fuzzers, $seconds s each"
-	if ! CC=clang CXX=clang++ build build-fuzz "${SANITIZERS[@]}" -Dfuzz=true -Dc_args=-fsanitize=fuzzer-no-link; then
+	local seconds=${FUZZ_SECONDS:-60} fuzzer running=0
+	echo "== fuzzers, $seconds s each, $(nproc) at a time"
+	if ! CC=clang CXX=clang++ targets=fuzzers build build-fuzz "${SANITIZERS[@]}" -Dfuzz=true \
+		-Dc_args=-fsanitize=fuzzer-no-link; then
 		result fail fuzz/build "the build failed"
 		return
 	fi
 	for fuzzer in build-fuzz/tests/fuzz/fuzz_*; do
 		[[ -f $fuzzer && -x $fuzzer ]] || continue
-		name=${fuzzer##*/}
-		corpus=$work/corpus/$name
-		mkdir -p "$corpus"
-		seeds=()
-		[[ ! -d tests/fuzz/corpus/$name ]] || seeds=("tests/fuzz/corpus/$name")
-		if "$fuzzer" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-			-artifact_prefix="build-fuzz/$name-" "$corpus" "${seeds[@]}" >"$work/fuzz.log" 2>&1; then
-			echo "ok   $name: $(sed -n 's/^stat::number_of_executed_units: *//p' "$work/fuzz.log") runs"
-			result pass "fuzz/$name" ""
-		else
-			tail -n 40 "$work/fuzz.log"
-			result fail "fuzz/$name" "see build-fuzz/$name-*"
+		if [[ $running -eq $(nproc) ]]; then
+			wait -n || true
+			running=$((running - 1))
 		fi
+		fuzz "$fuzzer" "$seconds" &
+		running=$((running + 1))
 	done
+	wait
 }
 
 run_mutants() {

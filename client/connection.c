@@ -100,7 +100,10 @@ static int conn_send(struct pasid *p, size_t len, const int *fd)
 	for (;;) {
 		int r, err;
 
-		if (sendmsg(p->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
+		ssize_t n = fd ? sendmsg(p->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT) :
+				 send(p->fd, p->out, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n >= 0)
 			return 0;
 		err = errno;
 		if (err == EPIPE || err == ECONNRESET || err == ENOTCONN || err == ECONNREFUSED)

@@ -101,19 +101,21 @@ static int parse_options(struct options *o, int argc, char **argv)
 	return -1;
 }
 
-/* --device is a small configuration of its own, through the same checks. */
+/* No file is needed where the options say all. */
 static int load_config(const struct options *o, struct config **ret, char error[CONFIG_ERROR_MAX])
 {
-	char text[256];
+	int r;
 
-	if (!o->device || o->config)
-		return config_load(ret, o->config ? o->config : DEFAULT_CONFIG, error);
-	if (strlen(o->device) > 120 || strpbrk(o->device, "\"\\")) {
-		snprintf(error, CONFIG_ERROR_MAX, "--device: found a spec that is too long, or has quotes in it");
-		return -EINVAL;
-	}
-	snprintf(text, sizeof(text), "{\"devices\": [{\"name\": \"gpu0\", \"spec\": \"%s\"}]}", o->device);
-	return config_parse(ret, text, strlen(text), "--device", error);
+	if (o->device && !o->config)
+		r = config_parse(ret, "{}", 2, "--device", error);
+	else
+		r = config_load(ret, o->config ? o->config : DEFAULT_CONFIG, error);
+	if (r < 0 || !o->device)
+		return r;
+	r = config_only_device(*ret, o->device, error);
+	if (r < 0)
+		*ret = config_free(*ret);
+	return r;
 }
 
 /* Buffers keep an fd each: take what the hard limit gives. */

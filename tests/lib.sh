@@ -58,12 +58,14 @@ need_packages() {
 	fi
 }
 
-# build DIRECTORY [MESON-OPTION...]: configures it if it is not, and builds. Only what goes wrong is shown.
+# build DIRECTORY [MESON-OPTION...]: configures it if it is not, and builds $targets or everything. Only what goes wrong
+# is shown.
 build() {
 	local dir=$1 log
 	shift
 	log=$(mktemp)
-	if ! { { [[ -f "$dir/build.ninja" ]] || meson setup "$dir" "$@"; } && ninja -C "$dir"; } >"$log" 2>&1; then
+	# shellcheck disable=SC2086
+	if ! { { [[ -f "$dir/build.ninja" ]] || meson setup "$dir" "$@"; } && ninja -C "$dir" ${targets:-}; } >"$log" 2>&1; then
 		grep -v '^\[[0-9]*/[0-9]*\] ' "$log" | tail -n 60 >&2
 		rm -f "$log"
 		return 1

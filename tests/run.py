@@ -7,8 +7,8 @@
 
 Which tests there are is meson's knowledge ("meson introspect"). Programs that print TAP (cmocka's, if asked; the system
 tests) count once per test, others count as one. --results appends lines of three fields: pass, fail or skip; a name; a
-reason. --stop ends after the first failure. A test's processes are its own process group, which is killed by its number
-when the time is up.
+reason. --stop ends at the first failure, in the middle of a program. A test's processes are its own process group, which
+is killed by its number when the time is up.
 """
 
 import argparse
@@ -84,24 +84,54 @@ def load_tests(build):
     return [Test(described) for described in json.loads(done.stdout)]
 
 
-def run_test(test, label):
+def kill_group(process):
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def run_test(test, label, stop):
     outcome = Outcome(test)
     env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT="TAP", PASID_TEST_LABEL=label, **SANITIZERS)
     env.update(test.env)
     started = time.monotonic()
-    timed_out = False
+    timed_out = threading.Event()
+
+    def on_timeout():
+        timed_out.set()
+        kill_group(process)
+
     with subprocess.Popen(test.argv, cwd=test.cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, start_new_session=True) as process:
-        try:
-            output, _ = process.communicate(timeout=test.timeout)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
+        timer = threading.Timer(test.timeout, on_timeout)
+        timer.start()
+        for line in process.stdout:
+            outcome.output += line.decode(errors="replace")
+            if stop and line.startswith(b"not ok"):
+                kill_group(process)
+        process.wait()
+        timer.cancel()
     outcome.seconds = time.monotonic() - started
-    outcome.output = output.decode(errors="replace")
-    outcome.judge(process.returncode, timed_out)
+    outcome.judge(process.returncode, timed_out.is_set())
     return outcome
+
+
+def diagnosis(outcome):
+    """What to show of a failed program's output: what follows each "not ok", and its end if it did not end well."""
+    blocks, block = [], []
+    for line in outcome.output.splitlines():
+        match = TAP.match(line)
+        if match:
+            block = [line]
+            if match.group(1) == "not ok":
+                blocks.append(block)
+        elif block or not line.startswith("#"):
+            block.append(line)
+    if not blocks or any(line[1] == outcome.test.name for line in outcome.lines):
+        blocks.append(outcome.output.splitlines()[-KEPT_LINES:])
+    for block in blocks:
+        yield from block[:1] + block[1:][-KEPT_LINES:]
 
 
 def show(outcome):
@@ -112,7 +142,7 @@ def show(outcome):
     word = "FAIL" if failed else "ok  "
     print(f"{word} {outcome.test.name}: {', '.join(parts)} ({outcome.seconds:.1f} s)", flush=True)
     if failed:
-        for line in outcome.output.splitlines()[-KEPT_LINES:]:
+        for line in diagnosis(outcome):
             print(f"     | {line}", flush=True)
 
 
@@ -122,7 +152,7 @@ def run_all(tests, label, stop):
     failed = threading.Event()
 
     def run_unless_stopped(test):
-        return None if stop and failed.is_set() else run_test(test, label)
+        return None if stop and failed.is_set() else run_test(test, label, stop)
 
     def take(outcome):
         if outcome:

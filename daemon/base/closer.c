@@ -102,6 +102,17 @@ static void forget_closed(void)
 		closer.oldest++;
 }
 
+/* Nothing is left, so nobody is stuck: one child is enough again. */
+static void retire_children(void)
+{
+	while (closer.n_children > 1) {
+		pid_t pid = closer.children[--closer.n_children];
+
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+}
+
 /* Work that nobody has claimed since the last look means that every child is stuck. */
 static void on_patience(evutil_socket_t fd, short what, void *arg)
 {
@@ -117,6 +128,8 @@ static void on_patience(evutil_socket_t fd, short what, void *arg)
 	closer.last_next = next;
 	if (closer.oldest != atomic_load(&s->tail))
 		look_again();
+	else
+		retire_children();
 }
 
 int closer_start(struct event_base *base)

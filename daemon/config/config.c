@@ -21,6 +21,7 @@
 #define FILE_MAX (1u << 20) /* bytes of a configuration file */
 #define DEVICES_MAX 64u
 #define UIDS_MAX 65536u
+#define SPEC_MAX 120u
 
 struct place { /* where in the file we are, for errors */
 	const char *file;
@@ -45,8 +46,10 @@ __attribute__((format(printf, 3, 4))) static int wrong(struct place *p, struct j
 	va_start(ap, fmt);
 	vsnprintf(allowed, sizeof(allowed), fmt, ap);
 	va_end(ap);
-	snprintf(shown, sizeof(shown), "%s", json_object_to_json_string_ext(found, JSON_C_TO_STRING_PLAIN));
-	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s: found %s; allowed is %s", p->file, p->path, shown, allowed);
+	snprintf(shown, sizeof(shown), "%s",
+		 json_object_to_json_string_ext(found, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s%sfound %s; allowed is %s", p->file, p->path,
+		 p->path[0] ? ": " : "", shown, allowed);
 	return -EINVAL;
 }
 
@@ -81,13 +84,15 @@ static const struct key *find_key(const struct key *keys, const char *name)
 
 static int unknown_key(struct place *p, const struct key *keys, const char *name)
 {
+	struct json_object *shown = json_object_new_string(name); /* escapes what would break the line */
 	char list[256] = "";
 	size_t len = 0;
 
 	for (; keys->name && len < sizeof(list); keys++)
 		len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s", len ? ", " : "", keys->name);
-	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s%sfound an unknown key \"%.40s\"; allowed is %s", p->file, p->path,
-		 p->path[0] ? ": " : "", name, list);
+	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s%sfound an unknown key %.60s; allowed is %s", p->file, p->path,
+		 p->path[0] ? ": " : "", json_object_to_json_string_ext(shown, JSON_C_TO_STRING_NOSLASHESCAPE), list);
+	json_object_put(shown);
 	return -EINVAL;
 }
 
@@ -116,16 +121,13 @@ static int parse_object(struct place *p, struct json_object *o, const struct key
 
 static int number(struct place *p, struct json_object *v, const struct key *key, uint64_t *ret)
 {
-	int64_t n;
+	uint64_t n = json_object_get_uint64(v);
 
-	if (!json_object_is_type(v, json_type_int))
+	/* What is negative as an int64 is 0 as a uint64. */
+	if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v) < 0 || n < key->min || n > key->max)
 		return wrong(p, v, "a whole number from %llu to %llu", (unsigned long long)key->min,
 			     (unsigned long long)key->max);
-	n = json_object_get_int64(v);
-	if (n < 0 || (uint64_t)n < key->min || (uint64_t)n > key->max)
-		return wrong(p, v, "a whole number from %llu to %llu", (unsigned long long)key->min,
-			     (unsigned long long)key->max);
-	*ret = (uint64_t)n;
+	*ret = n;
 	return 0;
 }
 
@@ -144,15 +146,22 @@ static int set_u32(struct place *p, struct json_object *v, void *to, const struc
 	return r;
 }
 
+/* The text of a string without NULs in it; "" for anything else. */
+static const char *plain_text(struct json_object *v)
+{
+	const char *s = json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "";
+
+	return strlen(s) == (size_t)json_object_get_string_len(v) ? s : "";
+}
+
 static int set_string(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
+	const char *text = plain_text(v);
 	char *s;
 
-	if (!json_object_is_type(v, json_type_string) || (uint64_t)json_object_get_string_len(v) < key->min ||
-	    (uint64_t)json_object_get_string_len(v) > key->max ||
-	    strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v))
+	if (strlen(text) < key->min || strlen(text) > key->max)
 		return wrong(p, v, "%s", key->allowed);
-	s = strdup(json_object_get_string(v));
+	s = strdup(text);
 	if (!s)
 		return -ENOMEM;
 	free(*(char **)to);
@@ -175,11 +184,10 @@ static int set_name(struct place *p, struct json_object *v, void *to, const stru
 
 static int set_mode_bits(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
-	const char *s = json_object_get_string(v);
-	char *end = NULL;
-	unsigned long mode = json_object_is_type(v, json_type_string) ? strtoul(s, &end, 8) : 0;
+	const char *s = plain_text(v);
+	unsigned long mode = strtoul(s, NULL, 8);
 
-	if (!end || end == s || *end || mode > 0777)
+	if (!s[0] || s[strspn(s, "01234567")] || mode > 0777)
 		return wrong(p, v, "%s", key->allowed);
 	*(mode_t *)to = (mode_t)mode;
 	return 0;
@@ -187,7 +195,7 @@ static int set_mode_bits(struct place *p, struct json_object *v, void *to, const
 
 static int set_device_mode(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
-	const char *s = json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "";
+	const char *s = plain_text(v);
 
 	if (strcmp(s, "gpu-mmu") != 0 && strcmp(s, "global") != 0)
 		return wrong(p, v, "%s", key->allowed);
@@ -236,9 +244,9 @@ static const struct key limit_keys[] = {
 
 static const struct key device_keys[] = {
 	{ "name", set_name, DEVICE(name), 1, PASID_NAME_MAX - 1, "1 to 31 letters, digits and underscores" },
-	{ "spec", set_spec, DEVICE(spec), 12, 120, "\"vfio-user:/PATH\"" },
+	{ "spec", set_spec, DEVICE(spec), 12, SPEC_MAX, "\"vfio-user:/PATH\"" },
 	{ "mode", set_device_mode, DEVICE(global), 0, 0, "\"gpu-mmu\" or \"global\"" },
-	{ "format", set_format, DEVICE(format), 0, 16, "\"vmsa64\" or \"x86-64\"" },
+	{ "format", set_format, DEVICE(format), 1, 16, "\"vmsa64\" or \"x86-64\"" },
 	{ "slots", set_u32, DEVICE(slots), 0, 64, NULL },
 	{ "burst", set_u32, DEVICE(burst), 1, 16, NULL },
 	{ "job_limit_ms", set_u32, DEVICE(job_limit_ms), 10, 3600000, NULL },
@@ -285,8 +293,6 @@ static int set_devices(struct place *p, struct json_object *v, void *to, const s
 
 	if (!json_object_is_type(v, json_type_array) || json_object_array_length(v) > DEVICES_MAX)
 		return wrong(p, v, "an array of at most %u objects", DEVICES_MAX);
-	if (s->devices)
-		return wrong(p, v, "the key once");
 	n = json_object_array_length(v);
 	devices = calloc(n + 1, sizeof(*devices));
 	if (!devices)
@@ -320,6 +326,25 @@ static const struct key uid_keys[] = {
 	{ 0 },
 };
 
+static int by_uid(const void *a, const void *b)
+{
+	uid_t x = ((const struct uid_limits *)a)->uid, y = ((const struct uid_limits *)b)->uid;
+
+	return x < y ? -1 : x > y;
+}
+
+static int check_uids(struct place *p, struct uid_limits *uids, size_t n)
+{
+	qsort(uids, n, sizeof(*uids), by_uid);
+	for (size_t i = 1; i < n; i++)
+		if (uids[i].uid == uids[i - 1].uid) {
+			snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s: found uid %u more than once; allowed is one entry each",
+				 p->file, p->path, (unsigned int)uids[i].uid);
+			return -EINVAL;
+		}
+	return 0;
+}
+
 /* A listed uid has the limits of every uid but for those that its entry names, wherever in the file "uid" stands. */
 static int parse_uids(struct place *p, struct json_object *v, struct limit_policy *policy)
 {
@@ -347,7 +372,7 @@ static int parse_uids(struct place *p, struct json_object *v, struct limit_polic
 			return r;
 		leave(p, len);
 	}
-	return 0;
+	return check_uids(p, uids, n);
 }
 
 static int set_nothing(struct place *p, struct json_object *v, void *to, const struct key *key)
@@ -433,22 +458,35 @@ static int set_defaults(struct config *c)
 	return c->socket_path ? 0 : -ENOMEM;
 }
 
-static struct json_object *parse_text(const char *text, size_t len, struct place *p)
+/* JSON's null is a NULL of json-c's. */
+static int parse_text(const char *text, size_t len, struct place *p, struct json_object **ret)
 {
 	struct json_tokener *tok = json_tokener_new_ex(16);
-	struct json_object *o = NULL;
+	struct json_object *o;
+	size_t end;
+	int r = 0;
 
 	if (!tok)
-		return NULL;
-	json_tokener_set_flags(tok, JSON_TOKENER_STRICT);
-	if (len < FILE_MAX)
-		o = json_tokener_parse_ex(tok, text, (int)len + 1); /* the NUL behind it ends the text */
-	if (json_tokener_get_error(tok) != json_tokener_success || !o)
-		snprintf(p->error, CONFIG_ERROR_MAX, "%s: not JSON at byte %zu of %zu: %s", p->file,
-			 json_tokener_get_parse_end(tok), len,
-			 json_tokener_error_desc(json_tokener_get_error(tok)));
+		return -ENOMEM;
+	json_tokener_set_flags(tok, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+	o = json_tokener_parse_ex(tok, text, (int)len + 1); /* the NUL behind it ends the text */
+	end = json_tokener_get_parse_end(tok);
+	if (json_tokener_get_error(tok) != json_tokener_success || end < len) {
+		snprintf(p->error, CONFIG_ERROR_MAX, "%s: not JSON at byte %zu of %zu: %s", p->file, end, len,
+			 end < len && !text[end] ? "a NUL byte" : json_tokener_error_desc(json_tokener_get_error(tok)));
+		json_object_put(o);
+		r = -EINVAL;
+	} else {
+		*ret = o;
+	}
 	json_tokener_free(tok);
-	return o;
+	return r;
+}
+
+static int too_long(const char *file, char error[CONFIG_ERROR_MAX])
+{
+	snprintf(error, CONFIG_ERROR_MAX, "%s: found more than %u bytes; allowed is at most that", file, FILE_MAX);
+	return -EFBIG;
 }
 
 int config_parse(struct config **ret, const char *text, size_t len, const char *file, char error[CONFIG_ERROR_MAX])
@@ -459,16 +497,20 @@ int config_parse(struct config **ret, const char *text, size_t len, const char *
 	struct json_object *o = NULL;
 	int r = -ENOMEM;
 
+	if (len > FILE_MAX) {
+		free(c);
+		return too_long(file, error);
+	}
 	snprintf(error, CONFIG_ERROR_MAX, "%s: no memory", file);
 	if (c && copy) {
 		memcpy(copy, text, len);
 		copy[len] = 0;
 		r = set_defaults(c);
 	}
-	if (r == 0) {
-		o = parse_text(copy, len, &p);
-		r = o ? parse_object(&p, o, top_keys, c) : -EINVAL;
-	}
+	if (r == 0)
+		r = parse_text(copy, len, &p, &o);
+	if (r == 0)
+		r = parse_object(&p, o, top_keys, c);
 	json_object_put(o);
 	if (r < 0) {
 		config_free(c);
@@ -502,11 +544,31 @@ int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_M
 		}
 		len += (size_t)n;
 	}
-	if (len > FILE_MAX) {
-		snprintf(error, CONFIG_ERROR_MAX, "%s: found more than %u bytes; allowed is at most that", file, FILE_MAX);
-		return -EFBIG;
-	}
 	return config_parse(ret, text, len, file, error);
+}
+
+int config_only_device(struct config *c, const char *spec, char error[CONFIG_ERROR_MAX])
+{
+	struct config *one;
+	char text[256];
+	size_t n = c->service.n_devices;
+	const struct device_config *devices = c->service.devices;
+	int r;
+
+	if (strlen(spec) > SPEC_MAX || strpbrk(spec, "\"\\")) {
+		snprintf(error, CONFIG_ERROR_MAX, "--device: found a spec that is too long, or has quotes in it");
+		return -EINVAL;
+	}
+	snprintf(text, sizeof(text), "{\"devices\": [{\"name\": \"gpu0\", \"spec\": \"%s\"}]}", spec);
+	r = config_parse(&one, text, strlen(text), "--device", error);
+	if (r < 0)
+		return r;
+	c->service.devices = one->service.devices;
+	c->service.n_devices = one->service.n_devices;
+	one->service.devices = devices;
+	one->service.n_devices = n;
+	config_free(one);
+	return 0;
 }
 
 struct config *config_free(struct config *c)

@@ -25,6 +25,8 @@ struct config {
 int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX]);
 /* The same from memory; `file` is what errors call it. */
 int config_parse(struct config **ret, const char *text, size_t len, const char *file, char error[CONFIG_ERROR_MAX]);
+/* One device, called gpu0, instead of the configured ones. 0, or -errno with error and c as it was. */
+int config_only_device(struct config *c, const char *spec, char error[CONFIG_ERROR_MAX]);
 struct config *config_free(struct config *c); /* takes NULL, returns NULL */
 
 #endif

@@ -174,7 +174,9 @@ void books_ctx_clear(struct books *b, struct context *ctx, void (*gone)(void *ar
 {
 	struct clearing c = { b, gone, arg };
 
-	aspace_drop_owner(ctx->aspace, ctx->id, clearing_gone, clearing_unused, &c);
+	/* In a shared address space somebody else's bind list may be open by now; one without mappings is not bothered. */
+	if (ctx->mappings)
+		aspace_drop_owner(ctx->aspace, ctx->id, clearing_gone, clearing_unused, &c);
 	ctx->mappings = 0;
 	ctx->bytes = 0;
 	charge_return_all(&ctx->c_mappings);

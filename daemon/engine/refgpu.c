@@ -37,6 +37,7 @@ struct shared_rw {
 struct slot {
 	uint64_t tail;    /* words written */
 	uint64_t rung;    /* ... and made known */
+	uint64_t done;    /* the device's mark, as last judged */
 	uint64_t control; /* the last CTRL value */
 	uint64_t sequence;
 };
@@ -53,6 +54,7 @@ struct refgpu {
 	struct slot slots[REFGPU_MAX_SLOTS];
 	uint64_t inv_base; /* tickets given before the last restart */
 	uint64_t inv_tail; /* entries written since */
+	uint64_t inv_head; /* the device's mark, as last judged */
 	uint64_t fault_head;
 	uint64_t fault_lost;
 };
@@ -100,6 +102,7 @@ static void refgpu_restart(struct engine *e)
 	memset(g->slots, 0, sizeof(g->slots));
 	g->inv_base += g->inv_tail;
 	g->inv_tail = 0;
+	g->inv_head = 0;
 	g->fault_head = 0;
 	g->fault_lost = 0;
 	reg32(g, REFGPU_REG_FORMAT, g->format);
@@ -186,8 +189,7 @@ static int ring_put(struct refgpu *g, unsigned int s, const struct refgpu_ring_w
 {
 	struct slot *slot = &g->slots[s];
 
-	/* `done` is the device's word: one that lies can only damage its own ring. */
-	if (slot->tail - device_word(&g->rw->mailbox.slot[s].done) >= RING_WORDS)
+	if (slot->tail - slot->done >= RING_WORDS)
 		return -EAGAIN;
 	g->ro->ring[s][slot->tail % RING_WORDS] = *w;
 	slot->tail++;
@@ -254,15 +256,17 @@ static int refgpu_look(struct engine *e, unsigned int s, struct engine_slot *ret
 {
 	struct refgpu *g = of_engine(e);
 	const struct refgpu_slot_mark *m = &g->rw->mailbox.slot[s];
+	struct slot *slot = &g->slots[s];
 	uint32_t state;
 
-	ret->settled = device_word(&m->ctrl_ack) == g->slots[s].control;
+	ret->settled = device_word(&m->ctrl_ack) == slot->control;
 	state = __atomic_load_n(&m->state, __ATOMIC_ACQUIRE);
 	ret->done = device_word(&m->done);
 	ret->begun = device_word(&m->begun);
 	ret->still = state != REFGPU_SLOT_RUNNING;
-	if (ret->done > g->slots[s].rung || ret->begun > g->slots[s].rung)
+	if (ret->done > slot->rung || ret->begun > slot->rung || ret->done < slot->done)
 		return -EPROTO;
+	slot->done = ret->done;
 	return 0;
 }
 
@@ -273,7 +277,7 @@ static int refgpu_invalidate(struct translator *t, uint32_t asid, const struct r
 	struct refgpu *g = of_translator(t);
 	size_t entries = n ? n : 1;
 
-	if (g->inv_tail + entries - device_word(&g->rw->mailbox.invq_head) > INVQ_ENTRIES)
+	if (g->inv_tail + entries - g->inv_head > INVQ_ENTRIES)
 		return -EAGAIN;
 	for (size_t i = 0; i < entries; i++) {
 		struct refgpu_inv *inv = &g->ro->invq[(g->inv_tail + i) % INVQ_ENTRIES];
@@ -295,8 +299,9 @@ static int refgpu_invalidated(struct translator *t, uint64_t *ticket)
 	struct refgpu *g = of_translator(t);
 	uint64_t head = device_word(&g->rw->mailbox.invq_head);
 
-	if (head > g->inv_tail)
+	if (head > g->inv_tail || head < g->inv_head)
 		return -EPROTO;
+	g->inv_head = head;
 	*ticket = g->inv_base + head;
 	return 0;
 }

@@ -25,6 +25,8 @@
 
 #define DRAIN_S 5     /* seconds for a client to make room for a reply */
 #define TURN 16       /* requests before others get a look in */
+#define PROBE 8       /* wake-ups, see session_work() */
+#define REFUSED_MAX 32u /* connections beyond a limit that wait to be told so; more are just closed */
 #define FDS_MAX 253   /* SCM_MAX_FD of the kernel: no message carries more */
 
 struct kept_reply {
@@ -39,11 +41,14 @@ struct session {
 	uid_t uid;
 	pid_t pid;
 	struct event_base *base;
-	struct service_client *client;
+	struct service_client *client; /* NULL: refused */
+	struct refusal refused;        /* what its HELLO is answered */
 	struct event *readable, *writable, *drain, *resume;
 	uint64_t serial;       /* of the last request that was carried out, or is pending */
 	uint64_t admitted;     /* of the last request that the rate limit let pass */
 	bool pending;          /* the service works on the request of `serial` */
+	bool ahead;            /* there was another request behind the last one */
+	unsigned int wakes;
 	uint64_t owed;         /* serial of the reply that waits for room; 0: none */
 	void *event;           /* an event that waits for room */
 	size_t event_size;
@@ -53,6 +58,7 @@ struct session {
 };
 
 static struct log_limit limit; /* of all sessions: a line a client can cause */
+static unsigned int n_refused;
 
 /* The message at hand; nobody keeps it beyond the call. */
 static union {
@@ -79,6 +85,8 @@ struct session *session_free(struct session *s)
 		event_free(s->drain);
 	if (s->resume)
 		event_free(s->resume);
+	if (!s->client)
+		n_refused--;
 	service_client_close(s->client);
 	for (size_t i = 0; i < s->n_fds; i++)
 		closer_close(s->fds[i], s->uid);
@@ -120,7 +128,8 @@ static int put(struct session *s, const void *data, size_t size, int fd)
 		memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
 	}
 	do
-		n = sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+		n = fd < 0 ? send(s->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL) :
+			     sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	if (n >= 0)
 		return 0;
@@ -188,7 +197,9 @@ static bool answer(struct session *s, uint64_t serial)
 
 static void on_drain(evutil_socket_t fd, short what, void *arg)
 {
-	session_drop(arg, "it has not made room for a reply in 5 s");
+	struct session *s = arg;
+
+	session_drop(s, s->client ? "it has not made room for a reply in 5 s" : "refused, and no HELLO in 5 s");
 }
 
 /* An event that finds no room waits, alone; the rest stays with the service, which keeps states and not messages. */
@@ -383,16 +394,47 @@ static bool work_once(struct session *s)
 	return carry_out(s, (size_t)n);
 }
 
+/* A look that finds nothing costs as much as a look that does. Whoever waits for each reply before the next request is
+ * spared it but for one wake-up in PROBE, where it shows whether there is more by now. */
 static void session_work(struct session *s)
 {
-	for (int i = 0; i < TURN; i++)
+	int turn = s->ahead || ++s->wakes % PROBE == 0 ? TURN : 1;
+
+	for (int i = 0; i < turn; i++) {
 		if (!work_once(s))
 			return;
+		s->ahead = i > 0;
+	}
+}
+
+/* The only word to a connection that may not be: the answer to its HELLO. Consumed first, so that the client finds the
+ * answer before the end of the connection. */
+static void turn_away(struct session *s)
+{
+	struct pasid_reply reply = {
+		.msg = { .size = sizeof(reply), .opcode = PASID_OP_HELLO, .serial = 1 },
+		.code = refusal_code(s->refused.reason),
+		.reason = s->refused.reason,
+		.n1 = s->refused.n1,
+		.n2 = s->refused.n2,
+	};
+
+	if (peek(s) <= 0)
+		return;
+	consume(s);
+	if (message.head.opcode == PASID_OP_HELLO && message.head.serial == 1)
+		put(s, &reply, sizeof(reply), -1);
+	session_free(s);
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *arg)
 {
-	session_work(arg);
+	struct session *s = arg;
+
+	if (s->client)
+		session_work(s);
+	else
+		turn_away(s);
 }
 
 static void on_resume(evutil_socket_t fd, short what, void *arg)
@@ -439,8 +481,8 @@ static const struct service_client_ops session_ops = {
 int session_new(struct sessions *list, struct event_base *base, struct service *svc, int fd, uid_t uid,
 		pid_t pid)
 {
+	static const struct timeval patience = { DRAIN_S, 0 };
 	struct session *s = calloc(1, sizeof(*s));
-	struct refusal why = { 0 };
 	int r;
 
 	if (!s)
@@ -449,19 +491,19 @@ int session_new(struct sessions *list, struct event_base *base, struct service *
 	s->uid = uid;
 	s->pid = pid;
 	s->base = base;
-	r = service_client_new(svc, uid, pid, &session_ops, s, &s->client, &why);
-	if (r < 0) {
+	r = service_client_new(svc, uid, pid, &session_ops, s, &s->client, &s->refused);
+	if (r < 0 && (r != -EDQUOT || n_refused == REFUSED_MAX)) {
 		free(s);
 		return r;
 	}
+	n_refused += r < 0;
 	LIST_INSERT_HEAD(list, s, link);
 	s->readable = event_new(base, fd, EV_READ | EV_PERSIST, on_readable, s);
 	s->writable = event_new(base, fd, EV_WRITE, on_writable, s);
 	s->drain = evtimer_new(base, on_drain, s);
 	s->resume = evtimer_new(base, on_resume, s);
-	if (!s->readable || !s->writable || !s->drain || !s->resume || event_add(s->readable, NULL) < 0) {
+	if (!s->readable || !s->writable || !s->drain || !s->resume || event_add(s->readable, NULL) < 0 ||
+	    (r < 0 && evtimer_add(s->drain, &patience) < 0))
 		session_free(s);
-		return 0;
-	}
 	return 0;
 }

@@ -108,7 +108,9 @@ static uint64_t leaf_size(const struct pgtable *pt, uint64_t iova)
 uint32_t pgtable_unmap_need_now(const struct pgtable *pt, struct range r)
 {
 	uint64_t head = leaf_size(pt, r.first);
-	uint64_t tail = leaf_size(pt, r.last);
+	/* A 2 MiB span that has a page of 4 KiB has nothing larger. */
+	bool same = head == SIZE_4K && r.first / SIZE_2M == r.last / SIZE_2M;
+	uint64_t tail = same ? head : leaf_size(pt, r.last);
 
 	return cuts(r, SIZE_1G, head == SIZE_1G, tail == SIZE_1G) + cuts(r, SIZE_2M, head >= SIZE_2M, tail >= SIZE_2M);
 }

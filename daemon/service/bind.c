@@ -34,7 +34,7 @@ static bool *busy_flag(struct ctx *ctx)
 static uint32_t tables_needed(const struct ctx *ctx, const struct plan *plan, bool *unmaps, bool *splits)
 {
 	const struct aspace_step *step;
-	uint32_t need = 0, unmap_need = 0;
+	uint32_t need = 0, unmap_need = 0, now;
 	bool maps = false;
 	size_t n;
 
@@ -48,8 +48,9 @@ static uint32_t tables_needed(const struct ctx *ctx, const struct plan *plan, bo
 		}
 		*unmaps = true;
 		need += pgtable_unmap_need(ctx->pt, step[i].iova);
-		unmap_need += pgtable_unmap_need_now(ctx->pt, step[i].iova);
-		*splits |= pgtable_splits(ctx->pt, step[i].iova);
+		now = pgtable_unmap_need_now(ctx->pt, step[i].iova);
+		unmap_need += now;
+		*splits |= now > 0;
 	}
 	return maps ? need : unmap_need;
 }

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "base/closer.h"
 #include "base/util.h"
 
 /* ---- buffers ---- */
@@ -59,7 +60,7 @@ static void buf_gone(struct buf *b)
 	struct service_client *c = b->books->client->tag;
 
 	books_buf_gone(s->books, b->books);
-	close(b->fd); /* a memfd: sealed against shrinking, judged at import */
+	closer_close(b->fd, c->books->uid); /* perhaps the last one: then gigabytes are freed */
 	if (c->verb.buf == b)
 		c->verb.buf = NULL;
 	device_poke(b->dev);
@@ -70,11 +71,16 @@ static void buf_gone(struct buf *b)
 static void on_buf_unmapped(void *arg, int err)
 {
 	struct buf *b = arg;
+	struct device *d = b->dev;
 
-	if (err < 0 && b->dev->state == DEVICE_READY)
-		device_fail(b->dev, "it refuses to unmap a buffer"); /* which calls buf_device_gone() */
-	else
-		buf_gone(b);
+	if (err == -ENODEV)
+		return; /* the device is gone; lost follows, and buf_device_gone() with it */
+	if (err < 0) {
+		device_fail(d, "it refuses to unmap a buffer");
+		return;
+	}
+	buf_gone(b);
+	buf_unmap_later(d);
 }
 
 void buf_unused(void *arg, struct buffer_entry *e)
@@ -106,19 +112,30 @@ void buf_take_unused(struct service *s, struct unused *to)
 	}
 }
 
-static void buf_unmap(struct buf *b)
+/* False: the transport takes no more at the moment. The device can still reach it then, so it stays. */
+static bool buf_unmap(struct buf *b)
 {
 	struct device *d = b->dev;
 
-	if (b->state == BUF_MAPPED && (d->state == DEVICE_READY || d->state == DEVICE_RESETTING)) {
+	if (b->state == BUF_MAPPED && d->state != DEVICE_GONE) {
+		if (d->tops->dma_unmap(d->t, b->books->buffer.bus, b->books->buffer.size, on_buf_unmapped, b) < 0)
+			return false;
 		b->state = BUF_UNMAPPING;
-		if (d->tops->dma_unmap(d->t, b->books->buffer.bus, b->books->buffer.size, on_buf_unmapped, b) == 0)
-			return;
+		return true;
 	}
 	/* While the device is being set up the answer to the mapping is still to come: buf_again_answer() ends it. */
 	if (b->state == BUF_MAPPING)
-		return;
+		return true;
 	buf_gone(b);
+	return true;
+}
+
+static void buf_unmap_or_wait(struct buf *b)
+{
+	if (buf_unmap(b))
+		return;
+	b->unused = &b->dev->unmap_later;
+	TAILQ_INSERT_TAIL(b->unused, b, in_unused);
 }
 
 void buf_unmap_unused(struct unused *list)
@@ -127,8 +144,25 @@ void buf_unmap_unused(struct unused *list)
 
 	while ((b = TAILQ_FIRST(list))) {
 		unused_remove(b);
-		buf_unmap(b);
+		buf_unmap_or_wait(b);
 	}
+}
+
+void buf_unmap_later(struct device *d)
+{
+	struct buf *b;
+
+	while ((b = TAILQ_FIRST(&d->unmap_later)) && b->state == BUF_MAPPED) {
+		unused_remove(b);
+		if (buf_unmap(b))
+			continue;
+		b->unused = &d->unmap_later;
+		TAILQ_INSERT_HEAD(b->unused, b, in_unused);
+		return;
+	}
+	if (d->reap_later)
+		event_active(d->svc->reap, EV_TIMEOUT, 0);
+	d->reap_later = false;
 }
 
 static bool buf_wanted(const struct buf *b)
@@ -143,7 +177,7 @@ static void on_buf_again(void *arg, int err)
 
 	on_buf_mapped(b, err);
 	if (!buf_wanted(b) && !b->unused)
-		buf_unmap(b);
+		buf_unmap_or_wait(b);
 }
 
 int buf_map_again(struct buf *b)
@@ -205,6 +239,8 @@ static void on_fence_mapped(void *arg, int err)
 {
 	struct fence_map *m = arg;
 
+	if (err == -ENODEV)
+		return; /* lost follows */
 	m->state = err < 0 ? BUF_REFUSED : BUF_MAPPED;
 	if (err < 0)
 		device_fail(m->dev, "it refuses to map fence memory");
@@ -269,10 +305,13 @@ static void on_fence_unmapped(void *arg, int err)
 	struct fence_map *m = arg;
 	struct service_client *c = m->client;
 
+	if (err == -ENODEV)
+		return; /* lost follows */
 	m->state = BUF_UNMAPPED;
-	if (err < 0 && m->dev->state == DEVICE_READY) {
+	if (err < 0) {
 		device_fail(m->dev, "it refuses to unmap fence memory");
-		return; /* reaped once more when the device is gone */
+		service_client_reap(c);
+		return;
 	}
 	fence_map_free(m);
 	service_client_reap(c);
@@ -284,10 +323,12 @@ void fence_map_drop(struct fence_map *m)
 
 	if (m->state == BUF_UNMAPPING || m->state == BUF_MAPPING)
 		return; /* the answer comes, or the device goes: looked at again then */
-	if (m->state == BUF_MAPPED && (d->state == DEVICE_READY || d->state == DEVICE_RESETTING)) {
-		m->state = BUF_UNMAPPING;
+	if (m->state == BUF_MAPPED && d->state != DEVICE_GONE) {
 		if (d->tops->dma_unmap(d->t, m->bus_node.first, m->client->fence_bytes, on_fence_unmapped, m) == 0)
-			return;
+			m->state = BUF_UNMAPPING;
+		else
+			d->reap_later = true; /* the transport is busy: with the next answer, or when the device is gone */
+		return;
 	}
 	fence_map_free(m);
 }

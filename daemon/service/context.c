@@ -274,10 +274,9 @@ void ctx_device_gone(struct ctx *ctx)
 	if (!ctx_global(ctx))
 		pgtable_free(ctx->pt);
 	ctx->pt = NULL;
-	if (!ctx->lost_why) {
-		ctx->lost_why = PASID_LOST_DEVICE;
-		ctx->lost_job = 0;
-	}
+	/* Also for one that was being stopped and was not told yet: a device that does not answer hangs by itself. */
+	ctx->lost_why = PASID_LOST_DEVICE;
+	ctx->lost_job = 0;
 	books_ctx_lost(d->svc->books, ctx->books);
 	clear_begin(ctx);
 }

@@ -85,6 +85,7 @@ static void on_poke(evutil_socket_t fd, short what, void *arg)
 
 	if (d->state == DEVICE_SETUP)
 		setup_go_on(d);
+	buf_unmap_later(d);
 	step_all(d);
 	run_schedule(d);
 }
@@ -235,6 +236,8 @@ static void on_setup_answer(void *arg, int err)
 {
 	struct device *d = arg;
 
+	if (err == -ENODEV)
+		return; /* gone: lost follows */
 	if (err < 0)
 		d->setup_failed = true;
 	if (--d->setup_left || d->state != DEVICE_SETUP)
@@ -321,8 +324,8 @@ static void on_reset(void *arg, int err)
 {
 	struct device *d = arg;
 
-	if (d->state != DEVICE_RESETTING)
-		return;
+	if (d->state != DEVICE_RESETTING || err == -ENODEV)
+		return; /* gone: lost follows */
 	if (err < 0) {
 		device_fail(d, "it cannot be reset");
 		return;
@@ -384,6 +387,10 @@ static void drop_everything(struct device *d)
 		d->engine = d->eops->detach(d->engine);
 	d->tr = NULL;
 	step_all(d);
+	/* Closing clients that waited for their fence memory. */
+	d->reap_later = false;
+	if (d->svc->reap)
+		event_active(d->svc->reap, EV_TIMEOUT, 0);
 }
 
 void device_fail(struct device *d, const char *why)
@@ -399,6 +406,9 @@ void device_fail(struct device *d, const char *why)
 	d->state = DEVICE_GONE;
 	d->extending = false;
 	d->extend_failed = false;
+	/* What is out would be answered to those who are gone by then. */
+	if (d->t)
+		d->tops->forget(d->t);
 	drop_everything(d);
 	event_active(d->bury, EV_TIMEOUT, 0);
 }
@@ -478,6 +488,7 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 	d->mem_fd = -1;
 	d->backoff_ms = BACKOFF_FIRST_MS;
 	TAILQ_INIT(&d->pending);
+	TAILQ_INIT(&d->unmap_later);
 	d->tops = transport_find(config->spec, &d->address);
 	if (!d->tops)
 		return -EINVAL;
@@ -517,6 +528,7 @@ void device_fini(struct device *d)
 	}
 	TAILQ_FOREACH_SAFE(ctx, &d->books->contexts, in_device, next)
 		ctx_clear_now(ctx->tag);
+	step_all(d); /* verbs that waited for that */
 	event_drop(&d->tick);
 	event_drop(&d->reopen);
 	event_drop(&d->bury);

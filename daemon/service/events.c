@@ -50,6 +50,8 @@ void event_device_back(struct device *d)
 	while ((c = books_next_client(d->svc->books, c))) {
 		struct service_client *sc = c->tag;
 
+		if (!sc->hello)
+			continue; /* no event before HELLO; it will ask what there is */
 		sc->back |= 1ull << d->books->index;
 		tell(sc);
 	}

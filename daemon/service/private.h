@@ -63,6 +63,10 @@ enum device_state {
 	DEVICE_RESETTING, /* no work, no changes until it answers */
 };
 
+struct buf;
+/* Buffers that nobody wants any more, to be unmapped once the device has forgotten who could reach them. */
+TAILQ_HEAD(unused, buf);
+
 struct device {
 	struct service *svc;
 	const struct device_config *config;
@@ -94,6 +98,8 @@ struct device {
 	struct event *bury;     /* closes the transport of a lost device, from the loop */
 	uint32_t backoff_ms;
 	bool lost_logged;
+	struct unused unmap_later; /* the transport was busy */
+	bool reap_later;           /* ... for fence memory, too */
 	uint32_t n_later; /* clients whose request is to be made again */
 	TAILQ_HEAD(, pending) pending;
 	uint64_t round; /* of stepping those who wait */
@@ -103,10 +109,6 @@ struct device {
 	uint64_t faults_lost;
 	struct log_limit stray; /* faults that belong to nobody */
 };
-
-struct buf;
-/* Buffers that nobody wants any more, to be unmapped once the device has forgotten who could reach them. */
-TAILQ_HEAD(unused, buf);
 
 enum ctx_life {
 	CTX_ALIVE,
@@ -285,6 +287,7 @@ int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret
 void buf_unused(void *arg, struct buffer_entry *e);                                 /* books_unused */
 void buf_take_unused(struct service *s, struct unused *to);
 void buf_unmap_unused(struct unused *list);
+void buf_unmap_later(struct device *d); /* what the transport did not take then */
 int buf_map_again(struct buf *b);
 void buf_device_gone(struct buf *b);
 int fence_map_get(struct service_client *c, struct device *d, struct fence_map **ret);

@@ -79,6 +79,11 @@ static void take_turn(struct device *d, const struct sched_turn *turn)
 	}
 	while (begun < turn->jobs && put_job(d, turn->slot, ctx) == 0)
 		begun++;
+	/* The scheduler would offer the same turn for ever. */
+	if (!begun && !d->runs[turn->slot].count) {
+		device_fail(d, "an idle slot's ring is full");
+		return;
+	}
 	d->eops->kick(d->engine, turn->slot);
 	run_jobs_changed(ctx);
 	sched_begun(d->sched, turn->slot, begun);
@@ -362,6 +367,8 @@ void run_forget(struct device *d)
 {
 	for (unsigned int s = 0; s < ARRAY_SIZE(d->runs); s++)
 		d->runs[s] = (struct run){ 0 };
+	if (d->sched)
+		sched_reset(d->sched); /* nothing runs any more, so that contexts may go */
 	evtimer_del(d->tick);
 }
 

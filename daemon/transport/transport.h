@@ -61,6 +61,10 @@ struct transport_ops {
 	 * called. Must not be called from inside a transport_done or an event of the same transport. */
 	struct transport *(*close)(struct transport *t);
 
+	/* The owner is done with it: no event comes and no done is called any more, from now on, and every call answers
+	 * -ENODEV. May be called from anywhere, also from inside a done or an event. Close it soon. */
+	void (*forget)(struct transport *t);
+
 	void (*ids)(const struct transport *t, struct transport_ids *ret);
 
 	/* Maps len bytes of fd from off at bus address `bus` for the device's DMA. prot: enum transport_prot. All of

@@ -245,7 +245,8 @@ static void on_failed(struct vfu_conn *c)
 			p.done(p.arg, -ENODEV);
 	}
 	event_del(&v->ev_answer);
-	v->events->lost(v->owner, c->error, c->why);
+	if (!v->forgotten)
+		v->events->lost(v->owner, c->error, c->why);
 }
 
 /* ---- Interrupts. */
@@ -298,6 +299,18 @@ static struct transport *vfu_close(struct transport *t)
 		vfu_region_fini(&v->regions[i]);
 	free(v);
 	return NULL;
+}
+
+static void vfu_forget(struct transport *t)
+{
+	struct vfu *v = vfu_of(t);
+
+	v->forgotten = true;
+	v->pending_count = 0;
+	event_del(&v->ev_answer);
+	for (uint32_t i = 0; i < v->n_irqs; i++)
+		event_del(&v->irqs[i].ev);
+	vfu_conn_silence(&v->conn);
 }
 
 static void vfu_closep(struct vfu **v)
@@ -470,6 +483,7 @@ const struct transport_ops transport_vfio_user = {
 	.scheme = "vfio-user",
 	.open = vfu_open,
 	.close = vfu_close,
+	.forget = vfu_forget,
 	.ids = vfu_ids,
 	.dma_map = vfu_dma_map,
 	.dma_unmap = vfu_dma_unmap,

@@ -86,6 +86,16 @@ int vfu_conn_fail(struct vfu_conn *c, int error, const char *fmt, ...)
 	return -ENODEV;
 }
 
+void vfu_conn_silence(struct vfu_conn *c)
+{
+	if (!c->error)
+		c->error = -ENODEV;
+	event_del(&c->ev_read);
+	event_del(&c->ev_write);
+	event_del(&c->ev_drain);
+	event_del(&c->ev_failed);
+}
+
 static void add_timer(struct vfu_conn *c, struct event *timer, uint64_t us)
 {
 	struct timeval tv = {.tv_sec = (time_t)(us / 1000000u), .tv_usec = (suseconds_t)(us % 1000000u)};

@@ -66,6 +66,8 @@ struct vfu_conn {
 void vfu_conn_init(struct vfu_conn *c, struct event_base *base, int fd, uint32_t deadline_ms,
 		   const struct vfu_conn_events *events);
 void vfu_conn_fini(struct vfu_conn *c);
+/* Ends the connection without a word: `failed` does not follow. */
+void vfu_conn_silence(struct vfu_conn *c);
 /* Starts listening. 0 or -errno. */
 int vfu_conn_start(struct vfu_conn *c);
 
@@ -143,6 +145,7 @@ struct vfu {
 	struct vfu_conn conn;
 	const struct transport_events *events;
 	void *owner;
+	bool forgotten; /* the owner wants to hear nothing more */
 
 	enum vfu_stage stage;
 	uint32_t regions_known, irqs_armed; /* how far the opening dialogue is inside its stage */

@@ -24,7 +24,7 @@ enum refgpu_op {
 	REFGPU_NOP = 0,
 	REFGPU_FILL = 1,   /* dst, len (multiple of 4): every 32-bit word of the range becomes `value` */
 	REFGPU_COPY = 2,   /* dst, src, len: bytes; ranges that overlap are undefined */
-	REFGPU_ADD32 = 3,  /* dst, src, len (multiple of 4): dst[i] += src[i], 32-bit words */
+	REFGPU_ADD32 = 3,  /* dst, src, len (all multiples of 4): dst[i] += src[i], 32-bit words */
 	REFGPU_ATOMIC = 4, /* dst (8-aligned): 64-bit fetch and add of `value` */
 	REFGPU_LOAD = 5,   /* dst, src = offset in scratch, len: scratch memory to dst */
 	REFGPU_STORE = 6,  /* dst = offset in scratch, src, len: src to scratch memory */
@@ -176,7 +176,8 @@ enum refgpu_fault_code {
 	REFGPU_FAULT_ACCESS_FLAG = 3,
 	REFGPU_FAULT_ADDRESS_SIZE = 4, /* the address, or an entry's output, beyond 48 bits or not canonical */
 	REFGPU_FAULT_BUS = 5,          /* translated, but nothing is mapped at the bus address (or not writable there) */
-	REFGPU_FAULT_TLB_CONFLICT = 6, /* a new entry overlaps one of another size that was not invalidated */
+	REFGPU_FAULT_TLB_CONFLICT = 6, /* a new entry overlaps one of another size that was not invalidated; also a hit
+					* where the tables now hold another size: a block was split under work */
 	REFGPU_FAULT_PRIVILEGED = 7,   /* a privileged command from a client's commands; addr = the command's address */
 	REFGPU_FAULT_COMMAND = 8,      /* malformed command: op, length, scratch offset; addr = the command's address */
 };

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Figures and bare peers. See bench.h. A peer ends when the socket of who asks it ends. */
+/* Figures and bare peers. See bench.h. */
 #include "bench.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -138,6 +140,11 @@ static void serve_loop(struct peer *p)
 	}
 }
 
+static void die_with_parent(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
 static int fork_or_die(void)
 {
 	int pid = fork();
@@ -157,6 +164,7 @@ static int start_device(const struct bare *b, struct peer *p)
 	p->answer = b->kind == BARE_CHAIN ? eventfd(0, EFD_CLOEXEC) : -1;
 	pid = fork_or_die();
 	if (pid == 0) {
+		die_with_parent();
 		close(sv[0]);
 		be_device(b, sv[1], p->answer);
 		_exit(0);
@@ -184,6 +192,7 @@ void bare_start(struct bare *b, enum bare_kind kind, size_t request, size_t repl
 	b->pid = fork_or_die();
 	p.fd = sv[1];
 	if (b->pid == 0) {
+		die_with_parent();
 		close(sv[0]);
 		while (kind == BARE_BLOCKING && serve_one(&p))
 			;
@@ -201,10 +210,14 @@ void bare_start(struct bare *b, enum bare_kind kind, size_t request, size_t repl
 
 void bare_stop(struct bare *b)
 {
-	close(b->fd);
+	/* Not by closing the socket: peers that began later have copies of it. */
+	kill(b->pid, SIGKILL);
 	waitpid(b->pid, NULL, 0);
-	if (b->pid_device)
+	if (b->pid_device) {
+		kill(b->pid_device, SIGKILL);
 		waitpid(b->pid_device, NULL, 0);
+	}
+	close(b->fd);
 	munmap(b->fence, 4096);
 	free(b->buf);
 }

@@ -14,6 +14,7 @@ A mutant that survives, or does not apply or build, is a failure. So is a named 
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -52,11 +53,17 @@ class Laboratory:
     def __init__(self, top):
         self.tree = top / "tree"
         self.build = top / "build"
+        self.temporary = top / "tmp"
+        self.temporary.mkdir()
+        top.chmod(0o711)
+        self.temporary.chmod(0o1777)
         copy_tree(self.tree)
 
     def run(self, *argv):
+        # What a test that is killed in the middle leaves behind goes with the laboratory.
         return subprocess.run(argv, cwd=self.tree, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+                              stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+                              env=dict(os.environ, TMPDIR=str(self.temporary)))
 
     def compile(self):
         return self.run("ninja", "-C", self.build)

@@ -252,7 +252,7 @@ void conn_pump(struct conn *c, int ms)
 	c->n_backlog++;
 }
 
-static void conn_break(struct conn *c)
+void conn_break(struct conn *c)
 {
 	atomic_store(&c->dead, true);
 	shutdown(c->fd, SHUT_RDWR);

@@ -65,6 +65,9 @@ int conn_next(struct conn *c, struct message **ret);
 /* Takes in answers for at most `ms`; commands go to the backlog. For whoever keeps the loop waiting. */
 void conn_pump(struct conn *c, int ms);
 
+/* Ends the connection for whoever reads, sends or waits for an answer; closes nothing. */
+void conn_break(struct conn *c);
+
 /* Answers, unless the command wants none. error: 0 or an errno. fd may be -1 and stays the caller's. */
 int conn_reply(struct conn *c, const struct vfio_user_header *to, int error, const void *data, size_t size, int fd);
 

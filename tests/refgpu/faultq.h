@@ -2,8 +2,8 @@
 /*
  * The fault queue: a bounded ring in system memory that the device fills and the driver empties.
  *
- * A record that finds no room is dropped and counted; the slot that caused it stalls or goes on all the same. The lock
- * is held over the bus accesses of faultq_put alone, each a section of its own, so that records come whole and in order.
+ * A record that finds no room is dropped and counted; the slot that caused it stalls or goes on all the same. put_lock
+ * is held over the bus accesses of faultq_put, each a section of its own, so that records come whole and in order.
  */
 #ifndef REFGPU_FAULTQ_H
 #define REFGPU_FAULTQ_H

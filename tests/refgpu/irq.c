@@ -26,8 +26,7 @@ void irqs_fini(struct irqs *q)
 	pthread_mutex_destroy(&q->lock);
 }
 
-/* Anything else could block whoever fires it: a pipe, a socket, a file on a stuck server. */
-static int fd_is_eventfd(int fd)
+bool irqs_can_arm(int fd)
 {
 	char path[32], name[64];
 	ssize_t n;
@@ -35,7 +34,7 @@ static int fd_is_eventfd(int fd)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	n = readlink(path, name, sizeof(name) - 1);
 	if (n < 0)
-		return 0;
+		return false;
 	name[n] = '\0';
 	return strcmp(name, "anon_inode:[eventfd]") == 0;
 }
@@ -44,7 +43,7 @@ int irqs_arm(struct irqs *q, unsigned int vector, int *fd)
 {
 	int new = fd ? *fd : -1, old;
 
-	if (vector >= REFGPU_VECTORS || (new >= 0 && !fd_is_eventfd(new)))
+	if (vector >= REFGPU_VECTORS || (new >= 0 && !irqs_can_arm(new)))
 		return -EINVAL;
 	if (fd)
 		*fd = -1;

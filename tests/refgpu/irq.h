@@ -6,6 +6,7 @@
 #define REFGPU_IRQ_H
 
 #include <pthread.h>
+#include <stdbool.h>
 
 #include <pasid/refgpu.h>
 
@@ -16,6 +17,8 @@ struct irqs {
 
 void irqs_init(struct irqs *q);
 void irqs_fini(struct irqs *q);
+/* Whether an fd could be armed. Anything but an eventfd could block whoever fires it. */
+bool irqs_can_arm(int fd);
 /* Takes *fd, leaving -1 there (NULL or -1: disarms); -EINVAL if it is no eventfd. */
 int irqs_arm(struct irqs *q, unsigned int vector, int *fd);
 void irqs_disarm_all(struct irqs *q);

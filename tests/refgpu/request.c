@@ -169,25 +169,35 @@ static int do_irq_info(struct server *s, struct message *m, struct answer *a)
 	return 0;
 }
 
-/* Which fd each vector gets: the next one sent, or, if the client sent numbers too, none for a negative one. */
+static bool irqs_wants_fd(const struct message *m, size_t i)
+{
+	int32_t number = 0;
+
+	if (m->size > sizeof(struct vfio_irq_set))
+		memcpy(&number, m->payload + sizeof(struct vfio_irq_set) + i * sizeof(number), sizeof(number));
+	return number >= 0;
+}
+
+/* Each vector gets the next fd sent, or none: if none were sent, or if the client sent numbers, for a negative one. */
 static int irqs_set_eventfds(struct server *s, struct message *m, const struct vfio_irq_set *set)
 {
-	size_t numbers = m->size - sizeof(*set), i, next = 0;
-	int32_t number = 0;
-	int *fd;
+	size_t numbers = m->size - sizeof(*set), i, wanted = 0, next = 0;
+	bool wants;
 
-	if (numbers && numbers != set->count * sizeof(number))
+	if (numbers && numbers != set->count * sizeof(int32_t))
 		return EINVAL;
-	if (!numbers && m->n_fds && m->n_fds != set->count)
+	for (i = 0; i < set->count; i++)
+		wanted += irqs_wants_fd(m, i);
+	if (m->n_fds != wanted && (numbers || m->n_fds))
 		return EINVAL;
-	for (i = 0; i < set->count; i++) {
-		if (numbers)
-			memcpy(&number, m->payload + sizeof(*set) + i * sizeof(number), sizeof(number));
-		fd = number >= 0 && next < m->n_fds ? &m->fds[next++] : NULL;
-		if (irqs_arm(&s->dev->irqs, set->start + (uint32_t)i, fd) < 0)
+	for (i = 0; i < m->n_fds; i++)
+		if (!irqs_can_arm(m->fds[i]))
 			return EINVAL;
+	for (i = 0; i < set->count; i++) {
+		wants = m->n_fds && irqs_wants_fd(m, i);
+		irqs_arm(&s->dev->irqs, set->start + (uint32_t)i, wants ? &m->fds[next++] : NULL);
 	}
-	return next == m->n_fds ? 0 : EINVAL;
+	return 0;
 }
 
 static int irqs_trigger(struct server *s, const struct message *m, const struct vfio_irq_set *set, bool all)

@@ -29,7 +29,7 @@
 #define RIG_SIZE (64u << 20)
 #define RIG_SLOTS 4u
 #define RIG_WORDS 64u
-#define RIG_DEADLINE_S 5
+#define RIG_DEADLINE_S 20
 /* Offsets in the memory. */
 #define RIG_MAILBOX 0x0u
 #define RIG_INVQ 0x1000u
@@ -40,6 +40,13 @@
 #define RIG_RING 0x4000u
 #define RIG_TABLES 0x100000u
 #define RIG_DATA 0x400000u
+
+struct rig_reply {
+	struct vfio_user_header hdr;
+	uint8_t data[8192];
+	size_t size;
+	int fd;
+};
 
 struct rig {
 	pid_t pid;
@@ -55,13 +62,8 @@ struct rig {
 	uint64_t tail[RIG_SLOTS];
 	uint64_t seq;
 	uint16_t id;
-};
-
-struct rig_reply {
-	struct vfio_user_header hdr;
-	uint8_t data[8192];
-	size_t size;
-	int fd;
+	bool stashed;
+	struct rig_reply stash; /* a command of the device that came in while a reply was waited for */
 };
 
 static struct stop rig_stop = { .fd = -1 };
@@ -187,6 +189,16 @@ static bool rig_receive(struct rig *g, struct rig_reply *ret)
 	return true;
 }
 
+/* What the device says next, a stashed command first. */
+static void rig_listen(struct rig *g, struct rig_reply *ret)
+{
+	if (g->stashed)
+		*ret = g->stash;
+	else
+		assert_true(rig_receive(g, ret));
+	g->stashed = false;
+}
+
 /* A command and its reply; the errno in it, or -1 if the connection ended. */
 static int rig_call(struct rig *g, uint16_t command, const void *data, size_t size, const int *fds, size_t n_fds,
 		    struct rig_reply *ret)
@@ -195,6 +207,13 @@ static int rig_call(struct rig *g, uint16_t command, const void *data, size_t si
 
 	if (!rig_receive(g, ret))
 		return -1;
+	if ((ret->hdr.flags & VFIO_USER_TYPE_MASK) == VFIO_USER_TYPE_COMMAND) {
+		assert_false(g->stashed);
+		g->stashed = true;
+		g->stash = *ret;
+		if (!rig_receive(g, ret))
+			return -1;
+	}
 	assert_int_equal(ret->hdr.id, id);
 	assert_int_equal(ret->hdr.command, command);
 	assert_int_equal(ret->hdr.flags & VFIO_USER_TYPE_MASK, VFIO_USER_TYPE_REPLY);

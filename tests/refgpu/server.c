@@ -23,7 +23,7 @@ static void server_forget_client(struct server *s)
 {
 	struct device *d = s->dev;
 
-	atomic_store(&s->conn.dead, true);
+	conn_break(&s->conn);
 	device_reset(d);
 	d->dma.idle = NULL;
 	dma_remove_all(&d->dma);

@@ -13,7 +13,7 @@
 
 #include <pasid/refgpu.h>
 
-/* Depth counts tables from the root: 0 is the root itself, 3 the last one. VMSA calls it level, x86-64 level 4 - depth. */
+/* Depth counts tables from the root: 0 is the root, 3 the last one. VMSA level is depth, x86-64 level 4 - depth. */
 #define REFGPU_WALK_DEPTHS 4u
 
 /* A table that a walk stands at, with the rights that the entries above it left. */

@@ -170,9 +170,10 @@ class HostileCase(unittest.TestCase):
         pid = cls.stack.daemon.pid
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
             counts["children"] = len(f.read().split())
-        for name, process in [("daemon", cls.stack.daemon)] + [("gpu", gpu) for gpu in cls.stack.gpus]:
+        gpus = [(f"gpu{i}", gpu) for i, gpu in enumerate(cls.stack.gpus)]
+        for name, process in [("daemon", cls.stack.daemon)] + gpus:
             with open(f"/proc/{process.pid}/maps", encoding="utf-8", errors="replace") as f:
-                counts[f"{name} {process.pid} memfds mapped"] = sum("memfd:" in line for line in f)
+                counts[f"{name} memfds mapped"] = sum("memfd:" in line for line in f)
         return counts
 
     @classmethod

@@ -199,8 +199,8 @@ class Fds(HostileCase):
         self.assertEqual(size, 1 << 40)
         self.assertEqual(self.stack.status()["dma_bytes"], self.before["dma_bytes"] + (1 << 40) + self.fence_bytes(c))
         w = Workspace(self, c)
-        iova = c.map(w.ctx, buf, 0, 1 << 40)
-        self.assertTrue(c.wait(w.ctx, w.submit(w.put(command(FILL, 7, iova + (1 << 40) - PAGE, length=PAGE)))))
+        iova = c.map(w.ctx, buf, (1 << 40) - 64 * MIB, 64 * MIB)
+        self.assertTrue(c.wait(w.ctx, w.submit(w.put(command(FILL, 7, iova + 64 * MIB - PAGE, length=PAGE)))))
         self.assertEqual(os.pread(fd, 4, (1 << 40) - 4), struct.pack("<I", 7))
         self.assertLess(os.fstat(fd).st_blocks, 1 << 12)
         self.assertLess(self.stack.rss() - before, 16 * MIB)
@@ -261,7 +261,7 @@ class Fds(HostileCase):
             for _ in range(4):
                 e.send(pc.BUF_IMPORT, DEVICE_BODY, [fd])
             e.close()
-            wait_until(lambda: files.stuck(stuck_fuse.FLUSH) >= 13, "closes that are stuck")
+            wait_until(lambda: files.stuck(stuck_fuse.FLUSH) >= 4, "closes that are stuck")
             self.assertEqual(files.stuck(stuck_fuse.GETATTR), 0)
             self.assert_served()
             # Everything else is closed meanwhile.
@@ -280,6 +280,9 @@ class Fds(HostileCase):
         self.addCleanup(listener.close)
         c = self.connect()
         peers = []
+        # While the daemon reads nothing, so that its references are the last ones: this process must not linger itself.
+        self.stack.daemon.send_signal(signal.SIGSTOP)
+        self.addCleanup(self.stack.daemon.send_signal, signal.SIGCONT)
         for i in range(6):
             s = socket.create_connection(listener.getsockname())
             peers.append(listener.accept()[0])
@@ -293,6 +296,7 @@ class Fds(HostileCase):
             s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
             c.send(pc.BUF_IMPORT if i % 2 else pc.DEVICES, DEVICE_BODY if i % 2 else b"", [s.fileno()])
             s.close()  # the daemon's are the last references, and closing them waits for an hour
+        self.stack.daemon.send_signal(signal.SIGCONT)
         for serial in range(c.serial - 6, c.serial):
             self.assertIn(self.refused_any(c, serial).reason, (8, 70))
         wait_until(lambda: self.lingering(listener) >= 6, "sockets that linger")

@@ -2,6 +2,7 @@
 """More contexts than slots, and changes of tables under running work."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -116,6 +117,27 @@ class TwoSlots(Base):
         for space, job in last:
             self.assertTrue(space.wait(job))
         self.assertEqual([space.counter for space in crowd], [8] * 6)
+
+
+    def test_more_buffers_than_requests_at_a_time(self):
+        """All buffers of a client that dies are unmapped, more than the device is asked at one moment."""
+        fd, view = pc.memfd(PAGE)
+        self.addCleanup(os.close, fd)
+        self.addCleanup(view.close)
+        clients = [self.client() for _ in range(2)]
+        for client in clients:
+            for _ in range(900):
+                client.buf_import(fd)
+        self.assertGreaterEqual(self.stack.status()["dma_maps"], self.counters["dma_maps"] + 1800)
+        self.stack.gpus[0].send_signal(signal.SIGSTOP)
+        try:
+            for client in clients:
+                client.close()
+            with pc.Client(self.stack.socket) as other:
+                other.devices()
+        finally:
+            self.stack.gpus[0].send_signal(signal.SIGCONT)
+        harness.wait_until(lambda: self.look() == self.before, "all are unmapped")
 
 
 class Unmapping(Base):

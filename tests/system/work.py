@@ -104,11 +104,6 @@ def page_of(value):
     return struct.pack("<I", value) * (PAGE // 4)
 
 
-def losses(events):
-    """The LOST events in a list of events: (ctx, why, job)."""
-    return [struct.unpack("<IIQ", body) for opcode, body in events if opcode == pc.EV_LOST]
-
-
 def await_loss(client, ctx, timeout=10):
     """The next LOST event of a context, as (why, job). Other events are left for others, in order."""
     passed = []

@@ -532,6 +532,11 @@ static void test_vanishing_memory(void **state)
 	uint64_t root;
 	struct rig g;
 
+#ifdef __SANITIZE_THREAD__
+	print_message("skipped: ThreadSanitizer does not survive a jump out of memset\n");
+	close(fd);
+	skip();
+#endif
 	root = start(&g, state);
 	assert_int_equal(ftruncate(fd, 2 << 20), 0);
 	assert_int_equal(rig_dma_map(&g, bus, 2 << 20, 3, fd, 0), 0);
@@ -543,7 +548,7 @@ static void test_vanishing_memory(void **state)
 					  REFGPU_FAULT_BUS, 0x80008010, REFGPU_READ });
 	assert_int_equal(rig_dma_unmap(&g, bus, 2 << 20), 0);
 	/* What is mapped for reading only cannot be written, whatever the tables say. */
-	assert_int_equal(rig_dma_map(&g, bus, 0x3000 & ~0xfffull, 1, fd, 0), 0);
+	assert_int_equal(rig_dma_map(&g, bus, 0x3000, 1, fd, 0), 0);
 	expect_fault(&g, &(struct wrong){ { .op = REFGPU_FILL, .dst = 0x80000010, .len = 4, .value = 5 },
 					  REFGPU_FAULT_BUS, 0x80000010, REFGPU_WRITE });
 	close(fd);
@@ -594,7 +599,8 @@ static void test_stall(void **state)
 	assert_int_equal(*rig_fence(&g, 0), job + 1);
 	/* And the tables are forgotten. */
 	run(&g, CMD(.op = REFGPU_NOP));
-	rig_until(rig_state(&g, 0) == REFGPU_SLOT_STALLED);
+	rig_until(rig_load(&rig_mailbox(&g)->faultq_tail) == 4);
+	assert_int_equal(rig_state(&g, 0), REFGPU_SLOT_STALLED);
 	assert_int_equal(rig_fault(&g, 3)->access, REFGPU_FETCH);
 	rig_end(&g);
 }
@@ -651,7 +657,9 @@ static void test_reset_of_hang(void **state)
 	struct rig g;
 
 	start(&g, state);
+	memset(at_bus(&g, BUS_READ_ONLY), 0xa5, 64);
 	run(&g, CMD(.op = REFGPU_STORE, .dst = 0, .src = READ_ONLY, .len = 64));
+	rig_wait_done(&g, 0);
 	run(&g, CMD(.op = REFGPU_HANG, .value = 1));
 	rig_until(rig_load(&rig_mailbox(&g)->slot[0].begun) == g.tail[0]);
 	rig_switch(&g, 1, context_new(&g), 9);
@@ -664,6 +672,10 @@ static void test_reset_of_hang(void **state)
 	rig_post_control(&g, 0, REFGPU_CTRL_STOP);
 	/* It keeps no one else from anything. */
 	rig_invalidate(&g, REFGPU_INV_ALL, 0, 0, 0);
+	rig_switch(&g, 2, context_new(&g), 10);
+	rig_put_run(&g, 2, CMDS, 64, 1);
+	rig_doorbell(&g, 2);
+	rig_until(g.status->tlb_entries > 0);
 	assert_int_equal(rig_call(&g, VFIO_USER_DEVICE_RESET, NULL, 0, NULL, 0, &reply), 0);
 	assert_int_equal(rig_load(&rig_mailbox(&g)->slot[0].begun), mark);
 	assert_int_equal(rig_load(&rig_mailbox(&g)->slot[0].done), mark - 1);
@@ -677,9 +689,12 @@ static void test_reset_of_hang(void **state)
 	rig_enable(&g);
 	assert_int_equal(rig_load(&rig_mailbox(&g)->slot[0].begun), 0);
 	rig_switch(&g, 0, context_new(&g), ASID);
-	run(&g, CMD(.op = REFGPU_FILL, .dst = DATA, .len = 4, .value = 3));
+	cmds(&g)[1] = *CMD(.op = REFGPU_LOAD, .dst = DATA + 16, .src = 0, .len = 64);
+	cmds(&g)[0] = *CMD(.op = REFGPU_FILL, .dst = DATA, .len = 80, .value = 0x03030303);
+	run_n(&g, 0, 2);
 	rig_wait_done(&g, 0);
 	assert_int_equal(*at_bus(&g, data_bus(DATA)), 3);
+	assert_int_equal(*at_bus(&g, data_bus(DATA + 16)), 0);
 	rig_end(&g);
 }
 
@@ -699,7 +714,7 @@ static void serve_remote(struct rig *g, struct rig_reply *m)
 	size_t size;
 
 	for (;;) {
-		assert_true(rig_receive(g, m));
+		rig_listen(g, m);
 		if ((m->hdr.flags & VFIO_USER_TYPE_MASK) != VFIO_USER_TYPE_COMMAND)
 			return;
 		memcpy(&x, m->data, sizeof(x));
@@ -757,7 +772,7 @@ static void test_remote(void **state)
 	run_n(&g, 0, 6);
 	serve_until_done(&g);
 	assert_int_equal(g.status->faults, 0);
-	assert_int_equal(remote_memory[4], 8 - 4);
+	assert_int_equal(remote_memory[8], 4);
 	assert_int_equal(remote_memory[0], 8);
 	assert_memory_equal(remote_memory + 0x4001, remote_memory + 0x1000, 0x1800);
 	assert_int_equal(remote_memory[0x4000], 0x11);
@@ -789,7 +804,7 @@ static void test_waiting_for_accesses(void **state)
 	start_remote(&g, state);
 	assert_int_equal(rig_dma_map(&g, unmap.address, 4096, 3, g.memfd, 0), 0);
 	run(&g, CMD(.op = REFGPU_COPY, .dst = DATA, .src = REMOTE_VA, .len = 16));
-	assert_true(rig_receive(&g, &m));
+	rig_listen(&g, &m);
 	assert_int_equal(m.hdr.command, VFIO_USER_DMA_READ);
 	q = (struct refgpu_inv *)(void *)(g.mem + RIG_INVQ);
 	q[g.inv_tail++] = (struct refgpu_inv){ .op = REFGPU_INV_ALL };
@@ -811,10 +826,84 @@ static void test_waiting_for_accesses(void **state)
 	assert_int_equal(rig_fault(&g, 0)->addr, REMOTE_VA);
 	/* A reset waits for nobody's answer. */
 	run(&g, CMD(.op = REFGPU_COPY, .dst = DATA, .src = REMOTE_VA, .len = 16));
-	assert_true(rig_receive(&g, &m));
+	rig_listen(&g, &m);
 	assert_int_equal(rig_call(&g, VFIO_USER_DEVICE_RESET, NULL, 0, NULL, 0, &m), 0);
 	assert_int_equal(rig_load(&rig_mailbox(&g)->faultq_tail), 1);
 	assert_int_equal(rig_load(&rig_mailbox(&g)->slot[0].done), g.tail[0] - 1);
+	rig_end(&g);
+}
+
+static void reply_read(struct rig *g, const struct rig_reply *m, uint64_t val)
+{
+	struct {
+		struct vfio_user_header hdr;
+		struct vfio_user_dma_access x;
+		uint64_t val;
+	} r = { { .id = m->hdr.id, .command = m->hdr.command, .size = sizeof(r), .flags = VFIO_USER_TYPE_REPLY },
+		{ 0 }, val };
+
+	memcpy(&r.x, m->data, sizeof(r.x));
+	assert_int_equal(m->hdr.command, VFIO_USER_DMA_READ);
+	assert_int_equal(r.x.count, sizeof(val));
+	rig_send(g, &r, sizeof(r), NULL, 0);
+}
+
+/*
+ * A walk that read its entry before the invalidation, and learns of it after: the access is one of those that the
+ * invalidation waits for, but the TLB must not keep what it found. The last table is where only the client can read it.
+ */
+static void test_late_walk(void **state)
+{
+	const uint64_t va = UINT64_C(1) << 40; /* far off: no table on the way is remembered */
+	uint64_t root, old, new;
+	struct refgpu_inv *q;
+	struct rig_reply m;
+	struct rig g;
+
+	root = start_remote(&g, state);
+	*rig_pte(&g, root, va, 21) = REMOTE_BUS | rig_table_bits(&g);
+	old = (BUS_DATA + 0x60000) | rig_leaf_bits(&g, 12, true);
+	new = (BUS_DATA + 0x70000) | rig_leaf_bits(&g, 12, true);
+	run(&g, CMD(.op = REFGPU_FILL, .dst = va, .len = 4, .value = 1));
+	rig_listen(&g, &m);
+	q = (struct refgpu_inv *)(void *)(g.mem + RIG_INVQ);
+	q[g.inv_tail++] = (struct refgpu_inv){ .op = REFGPU_INV_RANGE, .asid = ASID, .first = va, .last = va };
+	assert_int_equal(rig_reg64(&g, REFGPU_REG_INVQ_TAIL, g.inv_tail), 0);
+	rig_until(g.status->invalidations == 1);
+	assert_int_equal(rig_load(&rig_mailbox(&g)->invq_head), 0);
+	reply_read(&g, &m, old);
+	rig_until(rig_load(&rig_mailbox(&g)->invq_head) == 1);
+	rig_wait_done(&g, 0);
+	assert_int_equal(*at_bus(&g, BUS_DATA + 0x60000), 1);
+	run(&g, CMD(.op = REFGPU_FILL, .dst = va, .len = 4, .value = 2));
+	rig_listen(&g, &m);
+	reply_read(&g, &m, new);
+	rig_wait_done(&g, 0);
+	assert_int_equal(*at_bus(&g, BUS_DATA + 0x60000), 1);
+	assert_int_equal(*at_bus(&g, BUS_DATA + 0x70000), 2);
+	assert_int_equal(g.status->stale_hits, 0);
+	rig_end(&g);
+}
+
+/* STOP drops what was rung before it, however late the slot comes to see it. */
+static void test_late_stop(void **state)
+{
+	uint64_t root, value;
+	struct rig_reply m;
+	struct rig g;
+
+	root = start_remote(&g, state);
+	run(&g, CMD(.op = REFGPU_COPY, .dst = DATA, .src = REMOTE_VA, .len = 8));
+	rig_listen(&g, &m);
+	run_n(&g, 0, 1);
+	value = rig_post_control(&g, 0, REFGPU_CTRL_STOP);
+	rig_switch(&g, 0, root, ASID);
+	run(&g, CMD(.op = REFGPU_FILL, .dst = DATA + 8, .len = 4, .value = 5));
+	assert_int_equal(rig_load(&rig_mailbox(&g)->slot[0].ctrl_ack), 0);
+	reply_read(&g, &m, 7);
+	rig_wait_done(&g, 0);
+	assert_int_equal(rig_load(&rig_mailbox(&g)->slot[0].ctrl_ack), value);
+	assert_int_equal(*at_bus(&g, data_bus(DATA + 8)), 5);
 	rig_end(&g);
 }
 
@@ -1009,6 +1098,8 @@ int main(void)
 		BOTH(test_reset_of_hang),
 		BOTH(test_remote),
 		BOTH(test_waiting_for_accesses),
+		BOTH(test_late_walk),
+		BOTH(test_late_stop),
 		BOTH(test_malformed),
 		BOTH(test_broken_frames),
 	};

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""What is installed: the files that the README names, a library that exports its calls and nothing else, an example that
+compiles in one line and works with the installed daemon and GPU. And what else the README says to type."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import harness  # noqa: E402
+import pasid_client as pc  # noqa: E402
+
+TOP = Path(__file__).resolve().parents[2]
+# The library may be built with sanitizers; a program that links it is then, too.
+SANITIZERS = {"__asan_init": "-fsanitize=address", "__ubsan_handle": "-fsanitize=undefined"}
+
+
+def output(*argv, **options):
+    """What a command prints. Its failure shows all that it said."""
+    done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace", check=False, timeout=120, **options)
+    if done.returncode:
+        raise AssertionError(f"{shlex.join(str(a) for a in argv)}: status {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+class Install(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.top = Path(tempfile.mkdtemp(prefix="pasidd-install-"))
+        cls.addClassCleanup(shutil.rmtree, cls.top, ignore_errors=True)
+        build = harness.program("PASID_BUILD")
+        cls.root = cls.top / "root"
+        output("meson", "install", "-C", build, "--destdir", cls.root, "--no-rebuild")
+        options = output("meson", "introspect", "--buildoptions", build)
+        cls.options = {o["name"]: o["value"] for o in json.loads(options)}
+        cls.prefix = Path(cls.options["prefix"])
+
+    def path(self, directory, *more):
+        """A path in the installed tree: directory is one of meson's, "bindir" and so on."""
+        return self.root.joinpath(*(self.prefix / self.options[directory]).parts[1:], *more)
+
+    @property
+    def library(self):
+        return self.path("libdir", "libpasid.so.0")
+
+    def test_files(self):
+        share = self.path("datadir")
+        include = self.path("includedir", "pasid")
+        for path in (self.path("libdir", "libpasid.so"), self.library, self.path("libdir", "pkgconfig", "libpasid.pc"),
+                     include / "pasid.h", include / "protocol.h", include / "refgpu.h",
+                     share / "doc/pasidd/pasidd.json", share / "doc/pasidd/README.md",
+                     share / "doc/libpasid/examples/fill.c"):
+            self.assertTrue(path.is_file(), path)
+        for path in (self.path("sbindir", "pasidd"), self.path("bindir", "pasid-refgpu")):
+            self.assertTrue(os.access(path, os.X_OK), path)
+        allowed = {"pasidd", "pasid-refgpu", "libpasid.so", "libpasid.so.0", "libpasid.so.0.1.0", "libpasid.pc",
+                   "pasid.h", "protocol.h", "refgpu.h", "pasidd.service", "pasidd.json", "README.md", "fill.c"}
+        installed = {p.name for p in self.root.rglob("*") if not p.is_dir()}
+        self.assertEqual(installed - allowed, set(), "installed, and nobody said so")
+
+    def test_service(self):
+        services = list(self.root.rglob("pasidd.service"))
+        self.assertEqual(len(services), 1)
+        self.assertEqual(services[0].parent.parts[-3:], ("lib", "systemd", "system"))
+        text = services[0].read_text()
+        self.assertNotIn("@", re.sub(r"@[a-z-]+", "", re.sub(r"SystemCallFilter=.*", "", text)))
+        command = re.search(r"^ExecStart=(.*)$", text, re.M).group(1).split()
+        self.assertEqual(Path(command[0]), self.prefix / self.options["sbindir"] / "pasidd")
+        self.assertEqual(command[1], "--config")
+        readme = Path(re.search(r"^Documentation=file:(.*)$", text, re.M).group(1))
+        self.assertTrue(self.root.joinpath(*readme.parts[1:]).is_file(), readme)
+
+    def test_programs(self):
+        for path in (self.path("sbindir", "pasidd"), self.path("bindir", "pasid-refgpu")):
+            self.assertRegex(output(path, "--version"), rf"^{path.name} \d+\.\d+\.\d+\n$")
+            self.assertRegex(output(path, "--help"), rf"^[Uu]sage: {path.name} ")
+
+    def test_config(self):
+        said = output(self.path("sbindir", "pasidd"), "--check-config", self.path("datadir", "doc/pasidd/pasidd.json"))
+        self.assertIn("ok", said)
+        self.assertEqual(self.path("datadir", "doc/pasidd/pasidd.json").read_bytes(),
+                         (TOP / "configs/pasidd.json").read_bytes())
+
+    def test_library(self):
+        symbols = [line.split() for line in output("nm", "-D", "--defined-only", self.library).splitlines()]
+        names = {s[-1].split("@")[0] for s in symbols if s[-2] != "A"}
+        self.assertEqual({n for n in names if not n.startswith("pasid_")}, set())
+        declared = re.sub(r"/\*.*?\*/", "", self.path("includedir", "pasid/pasid.h").read_text(), flags=re.S)
+        self.assertEqual(names, set(re.findall(r"\b(pasid_\w+)\(", declared)))
+        dynamic = output("readelf", "-d", self.library)
+        self.assertIn("Library soname: [libpasid.so.0]", dynamic)
+        self.assertIn("libpasid.so.0", os.readlink(self.path("libdir", "libpasid.so")))
+        needed = set(re.findall(r"\(NEEDED\).*\[(.*?)\]", dynamic))
+        self.assertEqual({n for n in needed if not re.match(r"(libc|libasan|libubsan|libclang_rt.*|ld-linux.*)\.", n)},
+                         set(), "it needs libc and nothing else")
+
+    def compile_example(self):
+        """As the example itself says, in one line."""
+        example = self.path("datadir", "doc/libpasid/examples/fill.c")
+        line = re.search(r"^ \*   (cc fill\.c .*)$", example.read_text(), re.M).group(1)
+        self.assertIn(line, (TOP / "README.md").read_text())
+        symbols = output("nm", "-D", self.library)
+        sanitize = [flag for symbol, flag in SANITIZERS.items() if symbol in symbols]
+        # With sanitizers the compiler has to be the one that built the library.
+        compiler = shlex.split(os.environ.get("PASID_CC", "cc")) if sanitize else ["cc"]
+        cc = shlex.join([*compiler, *sanitize, "-Wall", "-Wextra", "-Werror"])
+        env = dict(os.environ, PKG_CONFIG_SYSROOT_DIR=str(self.root),
+                   PKG_CONFIG_LIBDIR=str(self.path("libdir", "pkgconfig")))
+        shutil.copy(example, self.top)
+        output("sh", "-c", line.replace("cc ", cc + " ", 1), cwd=self.top, env=env)
+        return self.top / "fill"
+
+    def test_example(self):
+        program = self.compile_example()
+        variables = {"PASIDD": str(self.path("sbindir", "pasidd")),
+                     "PASID_REFGPU": str(self.path("bindir", "pasid-refgpu"))}
+        before = {name: os.environ[name] for name in variables}
+        os.environ.update(variables)
+        self.addCleanup(os.environ.update, before)
+        with harness.Stack() as stack:
+            with pc.Client(stack.socket) as client:
+                stack.await_device(client)
+            env = dict(os.environ, PASIDD_SOCKET=stack.socket, LD_LIBRARY_PATH=str(self.library.parent))
+            self.assertIn("the GPU wrote 0xc0ffee42 to all", output(program, env=env))
+            said = output(program, "fault", env=env)
+            self.assertRegex(said, r"(?m)^event: .*0x[0-9a-f]+")
+            self.assertIn("the context goes on", said)
+
+
+class Readme(unittest.TestCase):
+    """Its commands exist, with these options."""
+
+    def setUp(self):
+        self.text = (TOP / "README.md").read_text()
+
+    def test_scripts(self):
+        for script in sorted(set(re.findall(r"\./(\w+\.sh)", self.text))):
+            self.assertTrue(os.access(TOP / script, os.X_OK), script)
+            usage = output(TOP / script, "--help")
+            for option in re.findall(rf"\./{re.escape(script)} (--[a-z-]+)", self.text):
+                self.assertIn(option, usage)
+
+    def test_links_and_files(self):
+        for target in re.findall(r"\]\(([^)#]+)\)", self.text):
+            self.assertTrue((TOP / target).is_file(), target)
+        for word in re.findall(r"\b((?:tests|client|configs|include|docs)/[\w./]+\w)", self.text):
+            self.assertTrue((TOP / word).exists(), word)
+
+    def test_packages(self):
+        """What the README lists is what the scripts install."""
+        lines = re.search(r"apt-get install ((?:.*\\\n)*.*)", self.text).group(1).replace("\\\n", " ").split()
+        packages = output("bash", "-c", "source tests/lib.sh; echo \"${PACKAGES[@]}\"", cwd=TOP).split()
+        self.assertEqual(sorted(lines), sorted(packages))
+
+    def test_meson_options(self):
+        options = (TOP / "meson_options.txt").read_text()
+        for name in re.findall(r"-D(\w+)=", self.text):
+            if name not in ("buildtype", "werror"):
+                self.assertIn(f"option('{name}'", options)
+
+    def test_tests_by_name(self):
+        build = harness.program("PASID_BUILD")
+        known = output("meson", "introspect", "--tests", build)
+        for name in re.findall(r"meson test -C build (\w+)", self.text):
+            self.assertIn(f"\"name\": \"{name}\"", known)
+
+    def test_configuration_keys(self):
+        """Every key of the example is in the table, and the other way round."""
+        config = (TOP / "configs/pasidd.json").read_text()
+        keys = set(re.findall(r"\"(\w+)\":", config))
+        table = "".join(line for line in self.text.splitlines() if line.startswith("| `"))
+        named = {part for word in re.findall(r"`([^`]+)`", table) for part in re.findall(r"\w+", word)}
+        self.assertEqual(keys - named, set())
+
+
+if __name__ == "__main__":
+    unittest.main()

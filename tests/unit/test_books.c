@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/* The books against a model, with random verbs: private and `global` contexts, and limits that are hit all the time. */
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#define check(c) assert_true(c)
+
+static uint64_t rng;
+
+/* xorshift64* */
+static uint32_t draw(uint32_t below)
+{
+	rng ^= rng >> 12;
+	rng ^= rng << 25;
+	rng ^= rng >> 27;
+	return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % below;
+}
+
+#include "unit/books_rig_check.h"
+
+#define ROUNDS 60
+#define STEPS 400
+
+static void test_random(void **state)
+{
+	const char *env = getenv("SEED");
+	uint64_t seed = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL);
+
+	for (int i = 0; i < ROUNDS; i++) {
+		struct rig g;
+
+		rng = (seed + (uint64_t)i) | UINT64_C(1) << 40;
+		print_message("SEED=%" PRIu64 "\n", seed + (uint64_t)i);
+		rig_init(&g);
+		for (int k = 0; k < STEPS; k++)
+			rig_step(&g);
+		rig_end(&g);
+	}
+}
+
+static void test_devices(void **state)
+{
+	struct device_traits t = { .name = "x", .pasid_bits = 4, .asid_bits = 4 };
+	struct limit_policy policy = { 0 };
+	struct device_books *d, *first;
+	struct books *b;
+
+	assert_int_equal(books_new(&b, &policy, NULL, NULL), 0);
+	assert_null(books_device(b, ""));
+	assert_null(books_device_at(b, 0));
+	assert_int_equal(books_add_device(b, &t, &first), 0);
+	t.name = "y";
+	for (int i = 1; i < 64; i++)
+		assert_int_equal(books_add_device(b, &t, &d), 0);
+	assert_int_equal(books_add_device(b, &t, &d), -ENOSPC);
+	assert_int_equal(books_n_devices(b), 64);
+	assert_ptr_equal(books_device(b, ""), first);
+	assert_ptr_equal(books_device(b, "x"), first);
+	assert_ptr_equal(books_device(b, "y"), books_device_at(b, 1));
+	assert_null(books_device(b, "z"));
+	assert_null(books_free(b));
+	assert_null(books_free(NULL));
+}
+
+/* A device whose numbers are used up says how many of which kind there are. */
+static void test_ids_exhausted(void **state)
+{
+	static const struct {
+		bool global;
+		unsigned int pasid_bits, asid_bits;
+		uint64_t room;
+	} v[] = { { false, 3, 2, 3 }, { false, 2, 3, 3 }, { true, 2, 1, 3 } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
+		struct device_traits t = { .name = "x", .global = v[i].global, .pasid_bits = v[i].pasid_bits,
+					   .asid_bits = v[i].asid_bits, .iova = { 0, 0xfff } };
+		struct limit_policy policy = { .connection.v = { 9 }, .uid.v = { 9, [PASID_RES_CONNECTIONS] = 1 } };
+		struct record open = { .kind = RECORD_CLIENT_OPEN }, rec = { 0 };
+		struct refusal why = { 0 };
+		struct device_books *d;
+		struct context *ctx, *next;
+		struct client *c;
+		struct books *b;
+
+		assert_int_equal(books_new(&b, &policy, NULL, NULL), 0);
+		assert_int_equal(books_add_device(b, &t, &d), 0);
+		assert_int_equal(books_client_open(b, &open, &why, &c), 0);
+		for (uint64_t k = 0; k < v[i].room; k++) {
+			rec = (struct record){ .kind = RECORD_CTX_NEW, .client = c->id };
+			assert_int_equal(books_ctx_new(b, &rec, &why, &ctx), 0);
+		}
+		rec = (struct record){ .kind = RECORD_CTX_NEW, .client = c->id };
+		assert_int_equal(books_ctx_new(b, &rec, &why, &ctx), -EDQUOT);
+		assert_int_equal(why.reason, PASID_WHY_QUOTA_IDS);
+		assert_int_equal(why.n1, v[i].room);
+		assert_int_equal(why.n2, v[i].room);
+		TAILQ_FOREACH_SAFE(ctx, &c->contexts, in_client, next)
+			books_ctx_free(b, ctx);
+		books_client_close(b, c);
+		books_free(b);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_random),
+		cmocka_unit_test(test_devices),
+		cmocka_unit_test(test_ids_exhausted),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
