@@ -44,6 +44,7 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 		return r;
 	if (ctx_global(ctx)) {
 		ctx->pt = d->shared_pt;
+		sched_hold(d->sched, ctx->se, d->shared_held);
 	} else {
 		r = pgtable_new(&ctx->pt, d->format, d->pool);
 		if (r < 0) {
@@ -72,6 +73,7 @@ void ctx_hold(struct ctx *ctx, bool hold)
 		if (ctx->se)
 			sched_hold(d->sched, ctx->se, hold || ctx->life != CTX_ALIVE);
 	} else {
+		d->shared_held = hold;
 		TAILQ_FOREACH(other, &d->books->contexts, in_device) {
 			struct ctx *o = other->tag;
 
@@ -96,16 +98,24 @@ static void ctx_cleared(struct ctx *ctx)
 		ctx_release(ctx);
 }
 
-/* Nothing can reach its memory any more. The books give it back by instalments, so that no client waits for the end of
- * another's million mappings. */
-static void clear_step(struct ctx *ctx)
+/* True if there are more. */
+static bool clear_some(struct ctx *ctx)
 {
 	struct service *s = ctx->dev->svc;
+	uint64_t before = ctx->books->aspace->count;
 	bool more = books_ctx_clear_some(s->books, ctx->books);
 
+	ctx->dev->cleared += before - ctx->books->aspace->count;
 	buf_take_unused(s, &ctx->unused);
 	buf_unmap_unused(&ctx->unused);
-	if (!more) {
+	return more;
+}
+
+/* Nothing can reach its memory any more. The books give it back by instalments, so that no client waits for the end of
+ * another's million mappings, in one context or in hundreds. */
+static void clear_step(struct ctx *ctx)
+{
+	if (ctx->dev->cleared < ASPACE_TAKE_MAX && !clear_some(ctx)) {
 		ctx_cleared(ctx);
 		return;
 	}
@@ -186,6 +196,7 @@ static void invalidate_done(struct ctx *ctx)
 	if (ctx_global(ctx)) {
 		pgtable_reclaim(ctx->pt);
 		ctx->dev->shared_busy = ctx->busy = false;
+		device_poke(ctx->dev); /* whoever waited for that */
 	} else {
 		pgtable_free(ctx->pt);
 	}

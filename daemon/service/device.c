@@ -83,6 +83,7 @@ static void on_poke(evutil_socket_t fd, short what, void *arg)
 {
 	struct device *d = arg;
 
+	d->cleared = 0;
 	if (d->state == DEVICE_SETUP)
 		setup_go_on(d);
 	buf_unmap_later(d);
@@ -371,7 +372,7 @@ static void drop_everything(struct device *d)
 
 	run_forget(d);
 	step_all(d);
-	d->shared_busy = false;
+	d->shared_busy = d->shared_held = false;
 	TAILQ_FOREACH_SAFE(ctx, &d->books->contexts, in_device, next_ctx)
 		ctx_device_gone(ctx->tag);
 	d->shared_pt = pgtable_free(d->shared_pt);

@@ -53,6 +53,7 @@ struct run { /* one slot */
 	uint64_t asked_at;   /* when the last control was asked; 0: it is settled */
 	struct ctx *held_by; /* paused while this context's tables change; NULL: not */
 	bool owes_terminate; /* it stalled on a fault meanwhile */
+	bool stopping;       /* until run_stopped() */
 };
 
 enum device_state {
@@ -84,6 +85,7 @@ struct device {
 	bool extend_failed;
 	struct pgtable *shared_pt; /* `global` */
 	bool shared_busy;          /* `global`: a bind or a clearing is changing it */
+	bool shared_held;          /* `global`: nothing may run meanwhile */
 	void *mem;                 /* engine_memory: ro, then rw */
 	uint64_t mem_bytes;
 	int mem_fd;
@@ -103,6 +105,7 @@ struct device {
 	uint32_t n_later; /* clients whose request is to be made again */
 	TAILQ_HEAD(, pending) pending;
 	uint64_t round; /* of stepping those who wait */
+	uint64_t cleared; /* mappings of ending contexts given back since the last poke */
 	uint64_t ticket_asked;  /* translator's, the last one */
 	uint64_t ticket_done;   /* ... that is complete, as last looked at */
 	uint64_t ticket_since;  /* when ticket_done last moved, or stood still for something newly asked */

@@ -134,6 +134,12 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 	}
 }
 
+/* After RESUME or TERMINATE it may run; one that runs on after PAUSE or STOP has said that it obeyed and did not. */
+static bool must_be_still(const struct run *run)
+{
+	return run->stopping || run->held_by;
+}
+
 void run_progress(struct device *d)
 {
 	struct engine_slot look;
@@ -142,10 +148,10 @@ void run_progress(struct device *d)
 		if (!d->runs[s].count && !d->runs[s].asked_at)
 			continue;
 		if (d->eops->look(d->engine, s, &look) < 0) {
-			device_fail(d, "a slot claims more work than it was given");
+			device_fail(d, "a slot's marks make no sense");
 			return;
 		}
-		if (look.settled)
+		if (look.settled && (look.still || !must_be_still(&d->runs[s])))
 			d->runs[s].asked_at = 0;
 		/* What a slot drops because it is told to stop is not done; its context looks after that. */
 		if (d->runs[s].ctx && d->runs[s].ctx->life != CTX_ALIVE)
@@ -174,7 +180,7 @@ void run_invalidated(struct device *d)
 	uint64_t before = d->ticket_done;
 
 	if (d->tr->ops->invalidated(d->tr, &d->ticket_done) < 0)
-		device_fail(d, "its invalidation mark is beyond what was asked");
+		device_fail(d, "its invalidation mark makes no sense");
 	else if (d->ticket_done != before)
 		d->ticket_since = util_now_ns();
 }
@@ -182,7 +188,8 @@ void run_invalidated(struct device *d)
 void run_hold(struct device *d, struct ctx *by, bool global)
 {
 	for (unsigned int s = 0; s < d->n_slots; s++) {
-		if (!d->runs[s].count || !(global || d->runs[s].ctx == by))
+		/* One that is stopping is still soon by itself, and has nothing left to hold. */
+		if (!d->runs[s].count || d->runs[s].stopping || !(global || d->runs[s].ctx == by))
 			continue;
 		d->runs[s].held_by = by;
 		run_control(d, s, ENGINE_PAUSE);
@@ -191,8 +198,10 @@ void run_hold(struct device *d, struct ctx *by, bool global)
 
 bool run_held_still(struct device *d, const struct ctx *by)
 {
+	bool global = d->books->traits.global;
+
 	for (unsigned int s = 0; s < d->n_slots; s++)
-		if (d->runs[s].held_by == by && !run_settled(d, s))
+		if ((d->runs[s].held_by == by || (global && d->runs[s].stopping)) && !run_settled(d, s))
 			return false;
 	return true;
 }
@@ -215,6 +224,7 @@ void run_stop(struct device *d, unsigned int slot)
 	sched_slot_service(d->sched, slot, false);
 	d->runs[slot].held_by = NULL;
 	d->runs[slot].owes_terminate = false;
+	d->runs[slot].stopping = true;
 	run_control(d, slot, ENGINE_STOP);
 }
 
@@ -316,7 +326,7 @@ static void sort_out(struct device *d, unsigned int slot)
 	struct engine_slot look;
 
 	if (d->eops->look(d->engine, slot, &look) < 0) {
-		device_fail(d, "a slot claims more work than it was given");
+		device_fail(d, "a slot's marks make no sense");
 		return;
 	}
 	if (!run->count || ctx->life != CTX_ALIVE)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Arbitrary bytes as a configuration file. What is refused is explained in one line; what is accepted keeps its bounds. */
+/* Bytes as a configuration file. What is refused is explained in one line; what is accepted keeps its bounds. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -46,7 +46,7 @@ static uint64_t page(const struct one *c, unsigned int n)
 
 static void one_new(struct one *c)
 {
-	void *mem;
+	void *mem = NULL;
 
 	if (pasid_ctx_new(p, NULL, &c->ctx) < 0 || pasid_buf_new(p, NULL, N_PAGES * PAGE, &c->buf, &mem) < 0 ||
 	    pasid_map(p, c->ctx, c->buf, 0, N_PAGES * PAGE, PASID_READ | PASID_WRITE, &c->iova) < 0)

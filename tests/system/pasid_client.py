@@ -46,8 +46,8 @@ def memfd(size, seals=fcntl.F_SEAL_SHRINK):
 class Client:
     def __init__(self, path, hello=True):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.settimeout(30)  # a daemon that says nothing for so long is a failed test
         self.sock.connect(path)
+        self.sock.settimeout(30)  # a daemon that says nothing for so long is a failed test
         self.serial = 1
         self.events = []
         self.lines = {}  # context -> fence line

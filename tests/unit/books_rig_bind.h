@@ -165,6 +165,7 @@ static inline void m_apply_chosen(struct rig *g, struct m_context *x, const stru
 		uint64_t at = (w->iova - RIG_IOVA) / PAGE, end = at + w->len / PAGE;
 
 		check(m_judge_numbers(g, x, w) == 0);
+		check(w->kind != PASID_BIND_MAP || (w->flags & PASID_MAP_FIXED));
 		if (chosen & 1u << i) {
 			check(!at || !s->page[at - 1].ctx);
 			check(end == RIG_PAGES || !s->page[end].ctx);

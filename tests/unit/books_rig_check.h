@@ -123,7 +123,7 @@ static inline void rig_check(struct rig *g)
 	check_buffers(g);
 }
 
-static inline void rig_step(struct rig *g)
+static inline void rig_verb(struct rig *g)
 {
 	static void (*const verbs[])(struct rig *g) = {
 		rig_open,     rig_open,     rig_close_any, rig_ctx_new,	 rig_ctx_new,	      rig_lose_or_free,
@@ -133,6 +133,11 @@ static inline void rig_step(struct rig *g)
 	};
 
 	verbs[draw(ARRAY_SIZE(verbs))](g);
+}
+
+static inline void rig_step(struct rig *g)
+{
+	rig_verb(g);
 	rig_check(g);
 }
 

@@ -143,7 +143,7 @@ static void test_budget(void **state)
 	assert_int_equal(lines(text), 10);
 	assert_null(strstr(text, "dropped"));
 
-	/* Used up, and the clock has not moved: the refill time is set ahead, so that no second can pass. */
+	/* Used up just now. */
 	limit = (struct log_limit){ .used = 10, .last_ns = util_now_ns() };
 	capture();
 	say(&limit, 5);

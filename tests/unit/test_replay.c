@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Books rebuilt from records. Random verbs write a stream of records; fresh books are rebuilt from it, cut after any
- * record, and must show what the first ones showed there. A verb that is open at the cut is undone if it can be (IMPORT,
- * CTX_NEW) and else carried through.
+ * record, and must show what the first ones showed there. A verb that is open at the cut is undone if it can be
+ * (IMPORT, CTX_NEW) and else carried through.
  */
 #include <inttypes.h>
 #include <setjmp.h>
@@ -82,7 +82,7 @@ static bool opened_by(const struct entry *e, const struct record *rec)
 	return e->phase == RECORD_INTENT && e->rec->kind == rec->kind && e->rec->client == rec->client;
 }
 
-/* An intent says what its end will have made of it: the same as the end says if it is carried through, or as the undo. */
+/* An intent says what its end makes of it: what the commit says if it rolls forward, else what the undo says. */
 static void settle_intent(struct journal *j, const struct entry *end)
 {
 	struct entry *e = &j->entry[j->n - 2];
