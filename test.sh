@@ -102,7 +102,7 @@ packages=("${PACKAGES[@]}" g++ fuse3 libfuse3-dev)
 [[ $what == tests ]] || packages+=(patch)
 need_packages "$setup" "${packages[@]}"
 if [[ $what == all ]]; then
-	need_packages "$setup" clang
+	need_packages "$setup" clang llvm
 	need_packages "$setup" "$(clang_runtime_package)"
 fi
 

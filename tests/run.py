@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: MIT
 """Runs the tests that a build directory knows, and counts them one by one.
 
-    run.py --build DIR [--label TEXT] [--results FILE] [--stop] [SUITE/NAME...]
+    run.py --build DIR [--label TEXT] [--results FILE] [--stop] [SUITE/NAME[:CLASS.TEST]...]
     run.py --summary FILE
 
 Which tests there are is meson's knowledge ("meson introspect"). Programs that print TAP (cmocka's, if asked; the system
 tests) count once per test, others count as one. --results appends lines of three fields: pass, fail or skip; a name; a
-reason. --stop ends at the first failure, in the middle of a program. A test's processes are its own process group, which
+reason. --stop ends at the first failure, in the middle of a program. Of a file of Python tests one can be named alone,
+as in system/test_sharing.py:Unmapping.test_replace_never_shows_the_gap. A test's processes are its own process group, which
 is killed by its number when the time is up.
 """
 
@@ -82,6 +83,24 @@ class Outcome:
 def load_tests(build):
     done = subprocess.run(["meson", "introspect", "--tests", build], check=True, stdout=subprocess.PIPE)
     return [Test(described) for described in json.loads(done.stdout)]
+
+
+def split_name(name):
+    """system/test_x.py:Class.test_y: the test that meson knows, and which of its tests; "" is all."""
+    program, _, one = name.partition(":")
+    return program.removesuffix(".py"), one
+
+
+def select(tests, names):
+    """The tests of these names, each with those of its own tests that are named."""
+    parts = {}
+    for program, one in map(split_name, names):
+        parts.setdefault(program, []).append(one)
+    tests = [test for test in tests if test.name in parts]
+    for test in tests:
+        if "" not in parts[test.name]:
+            test.argv = test.argv + [word for one in parts[test.name] for word in ("-k", f"*.{one}")]
+    return tests
 
 
 def kill_group(process):
@@ -203,12 +222,11 @@ def main():
         return summarize(args.summary)
     tests = load_tests(args.build)
     if args.names:
-        wanted = {name.removesuffix(".py") for name in args.names}
-        unknown = wanted - {t.name for t in tests}
+        unknown = {split_name(name)[0] for name in args.names} - {t.name for t in tests}
         if unknown:
             print(f"no such test: {', '.join(sorted(unknown))}", file=sys.stderr)
             return 2
-        tests = [t for t in tests if t.name in wanted]
+        tests = select(tests, args.names)
     outcomes = run_all(tests, args.label, args.stop)
     lines = [line for outcome in outcomes for line in outcome.lines]
     if args.results:

@@ -27,6 +27,7 @@
 #define RING 65536u
 #define CHILDREN_MAX 256u /* stuck ones included; beyond that fds wait, which costs fds and nobody's time */
 #define PATIENCE_MS 100
+#define CROWD 256u /* about what one message can carry */
 
 struct entry {
 	int fd;
@@ -184,6 +185,13 @@ void closer_close(int fd, uid_t uid)
 	atomic_store(&s->tail, tail + 1);
 	syscall(SYS_futex, &s->tail, FUTEX_WAKE, 1, NULL, NULL, 0);
 	look_again();
+}
+
+bool closer_crowded(void)
+{
+	struct shared *s = closer.shared;
+
+	return s && atomic_load(&s->tail) - atomic_load(&s->next) > CROWD;
 }
 
 uint32_t closer_stuck(uid_t uid)

@@ -10,6 +10,7 @@
 #ifndef BASE_CLOSER_H
 #define BASE_CLOSER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -21,6 +22,9 @@ void closer_stop(void);
 
 /* Takes the fd, which came from a process of this uid. Negative: nothing happens. */
 void closer_close(int fd, uid_t uid);
+
+/* Do more fds wait than are closed in a moment? Then whoever sends many should wait, too. */
+bool closer_crowded(void);
 
 /* fds of this uid that are not closed yet, though they have been tried. */
 uint32_t closer_stuck(uid_t uid);

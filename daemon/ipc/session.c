@@ -27,6 +27,7 @@
 #define TURN 16       /* requests before others get a look in */
 #define PROBE 8       /* wake-ups, see session_work() */
 #define REFUSED_MAX 32u /* connections beyond a limit that wait to be told so; more are just closed */
+#define CROWDED_MS 2  /* how long to leave a client that sends many fds while as many wait to be closed */
 #define FDS_MAX 253   /* SCM_MAX_FD of the kernel: no message carries more */
 
 struct kept_reply {
@@ -55,6 +56,7 @@ struct session {
 	struct kept_reply kept[PASID_IN_FLIGHT]; /* by serial */
 	int fds[FDS_MAX];      /* of the message at hand */
 	size_t n_fds;
+	bool many_fds;         /* it has sent more with a message than any request takes */
 };
 
 static struct log_limit limit; /* of all sessions: a line a client can cause */
@@ -285,6 +287,7 @@ static bool peek_fds(struct session *s)
 	if (recvmsg(s->fd, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
 		return false;
 	take_fds(s, &msg);
+	s->many_fds |= s->n_fds > 1;
 	return !(msg.msg_flags & MSG_CTRUNC);
 }
 
@@ -374,11 +377,26 @@ static bool carry_out(struct session *s, size_t size)
 	return answer(s, s->serial) && !s->owed;
 }
 
+/* A client that sends many fds is read no faster than they are closed, so that they do not pile up here. */
+static bool fds_keep_up(struct session *s)
+{
+	static const struct timeval wait = { 0, CROWDED_MS * 1000 };
+
+	if (!s->many_fds || !closer_crowded())
+		return true;
+	event_del(s->readable);
+	evtimer_add(s->resume, &wait);
+	return false;
+}
+
 /* One request; false if there is none, or it is not over yet, or the session is gone. */
 static bool work_once(struct session *s)
 {
-	ssize_t n = peek(s);
+	ssize_t n;
 
+	if (!fds_keep_up(s))
+		return false;
+	n = peek(s);
 	if (n <= 0)
 		return false;
 	if (is_repeat(s, message.head.serial))

@@ -75,12 +75,6 @@ static uint32_t spans(struct range r, uint64_t size)
 	return (uint32_t)(r.last / size - r.first / size + 1);
 }
 
-uint32_t pgtable_map_need(const struct pgtable *pt, struct range r)
-{
-	(void)pt; /* what is there now may be gone when the map's turn comes */
-	return spans(r, SIZE_512G) + spans(r, SIZE_1G) + spans(r, SIZE_2M);
-}
-
 /* How many blocks of `size` r cuts at its ends, where there are such blocks: each takes a table. */
 static uint32_t cuts(struct range r, uint64_t size, bool head, bool tail)
 {
@@ -91,9 +85,19 @@ static uint32_t cuts(struct range r, uint64_t size, bool head, bool tail)
 	return (uint32_t)head + (uint32_t)tail;
 }
 
-uint32_t pgtable_unmap_need(const struct pgtable *pt, struct range r)
+/* Tables for spans of `size`: for all that r touches, or, where blocks of that size fit, for the cut ones at its ends. */
+static uint32_t tables(struct range r, uint64_t bus, uint64_t size)
 {
-	(void)pt;
+	return (r.first ^ bus) % size ? spans(r, size) : cuts(r, size, true, true);
+}
+
+uint32_t pgtable_map_need(struct range r, uint64_t bus)
+{
+	return spans(r, SIZE_512G) + tables(r, bus, SIZE_1G) + tables(r, bus, SIZE_2M);
+}
+
+uint32_t pgtable_unmap_need(struct range r)
+{
 	return cuts(r, SIZE_1G, true, true) + cuts(r, SIZE_2M, true, true);
 }
 

@@ -34,10 +34,11 @@ struct pgtable *pgtable_free(struct pgtable *pt);
 uint64_t pgtable_root(const struct pgtable *pt);    /* bus address, for TTBR or CR3 */
 uint32_t pgtable_pages(const struct pgtable *pt);   /* table pages held, the root and those not reclaimed included */
 
-/* The most table pages that mapping r may take, or unmapping r (where it cuts a block; at most 4). Arithmetic on r alone:
- * it holds whatever happens to the tables in between, so the needs of a list of changes can be added up beforehand. */
-uint32_t pgtable_map_need(const struct pgtable *pt, struct range r);
-uint32_t pgtable_unmap_need(const struct pgtable *pt, struct range r);
+/* The most table pages that mapping r to `bus` may take, or unmapping r (where it cuts a block; at most 4). Arithmetic on
+ * the addresses alone: it holds whatever happens to the tables in between, so the needs of a list of changes can be added
+ * up beforehand. */
+uint32_t pgtable_map_need(struct range r, uint64_t bus);
+uint32_t pgtable_unmap_need(struct range r);
 /* The pages that unmapping r takes as the tables are now: 0 unless it cuts a block. Good until the next map; for an unmap
  * that must go on when the pool has nothing left. Two short walks. */
 uint32_t pgtable_unmap_need_now(const struct pgtable *pt, struct range r);

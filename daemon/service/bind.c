@@ -43,11 +43,11 @@ static uint32_t tables_needed(const struct ctx *ctx, const struct plan *plan, bo
 	for (size_t i = 0; i < n; i++) {
 		if (step[i].kind == ASPACE_MAP) {
 			maps = true;
-			need += pgtable_map_need(ctx->pt, step[i].iova);
+			need += pgtable_map_need(step[i].iova, step[i].bus);
 			continue;
 		}
 		*unmaps = true;
-		need += pgtable_unmap_need(ctx->pt, step[i].iova);
+		need += pgtable_unmap_need(step[i].iova);
 		now = pgtable_unmap_need_now(ctx->pt, step[i].iova);
 		unmap_need += now;
 		*splits |= now > 0;

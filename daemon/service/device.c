@@ -44,8 +44,11 @@ void device_unwait(struct pending *p)
 
 void device_poke(struct device *d)
 {
-	if (d->poke) /* not while the daemon ends */
-		event_active(d->poke, EV_TIMEOUT, 0);
+	static const struct timeval at_once = { 0, 0 };
+
+	/* A timer, for it comes after a look at all fds. What is activated comes before, however often. */
+	if (d->poke && !evtimer_pending(d->poke, NULL)) /* NULL: the daemon ends */
+		evtimer_add(d->poke, &at_once);
 }
 
 static void retry_clients(struct device *d)

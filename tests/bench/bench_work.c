@@ -2,8 +2,8 @@
 /*
  * What work costs through libpasid and a running daemon ($PASIDD_SOCKET) with the reference GPU, with NOPs as jobs:
  *
- *   submit-fence        from pasid_submit() to the end of pasid_wait(); limit: a bare request and reply in which the peer
- *                       also tells a third process, and the wait for the number which that one stores
+ *   submit-fence        from pasid_submit() to the end of pasid_wait(); limit: a bare request and reply in which the
+ *                       peer also tells a third process, and the wait for the number which that one stores
  *   submit-16           a job when 16 are submitted before the last one is waited for; limit: a bare ping-pong
  *   fence, wait-done    pasid_fence(), and pasid_wait() on a job that is done; limit: a load from shared memory
  *   switch              ("switch" as argument; for a GPU with one slot) submit and wait, two contexts in turn; limit:

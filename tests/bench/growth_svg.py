@@ -13,8 +13,8 @@ WIDTH, HEIGHT, LEFT, TOP, PLOT_W, PLOT_H, GAP = 960, 400, 60, 50, 370, 240, 90
 
 
 def table(rows):
-    text = ("| contexts | mappings | map, chosen (ns) | map, given (ns) | unmap (ns) | free (ns) | own memory (bytes) | "
-            "tables (bytes) |\n|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+    text = ("| contexts | mappings | map, chosen (ns) | map, given (ns) | unmap (ns) | free (ns) | own memory (bytes) "
+            "| tables (bytes) |\n|--:|--:|--:|--:|--:|--:|--:|--:|\n")
     for row in rows:
         text += "| " + " | ".join(f"{int(v):,}" for v in row) + " |\n"
     return text

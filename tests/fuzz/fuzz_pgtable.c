@@ -198,7 +198,7 @@ static void op_map(struct rig *g, const struct op *op)
 	uint64_t a = unit(op->units >> 4);
 	uint64_t bus = (op->bus * UINT64_C(0x10401000) & ~(a - 1)) | (r.first & (a - 1));
 	bool writable = !(op->kind & 0x80);
-	uint32_t pages = pgtable_pages(g->pt), need = pgtable_map_need(g->pt, r), budget = need;
+	uint32_t pages = pgtable_pages(g->pt), need = pgtable_map_need(r, bus), budget = need;
 
 	MUST(table_pool_reserve(g->pool, need) == 0);
 	if (!model_find(g, r)) {
@@ -214,7 +214,7 @@ static void op_map(struct rig *g, const struct op *op)
 
 static void unmap(struct rig *g, struct range r)
 {
-	uint32_t need = pgtable_unmap_need(g->pt, r), budget = pgtable_unmap_need_now(g->pt, r);
+	uint32_t need = pgtable_unmap_need(r), budget = pgtable_unmap_need_now(g->pt, r);
 
 	MUST(budget <= need && pgtable_splits(g->pt, r) == (budget > 0));
 	MUST(table_pool_reserve(g->pool, budget) == 0);

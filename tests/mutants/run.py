@@ -4,22 +4,25 @@
 
     run.py [--results FILE] [PATCH...]
 
-Each tests/mutants/*.patch is one small break. It is applied to a copy of the tree and built; then the tests that its
-"Caught-by:" lines name are run, and if these pass all others. Lines before the patch itself say what is broken:
+Each tests/mutants/*.patch is one small break. It is applied to a copy of the tree; then what the tests on its
+"Caught-by:" lines need is built and they are run, and if these pass all others. Lines before the patch itself say what is
+broken, and by which test (or which test of a file of Python tests) that is noticed:
 
-    What: no invalidation on unmap
-    Caught-by: system/test_unmap.py
+    What: an unmap is answered before its invalidation is complete
+    Caught-by: system/test_device_view.py:DeviceView.test_unmap_waits_for_the_invalidation
 
 A mutant that survives, or does not apply or build, is a failure. So is a named test that fails without any mutant.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
@@ -65,16 +68,30 @@ class Laboratory:
                               stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
                               env=dict(os.environ, TMPDIR=str(self.temporary)))
 
-    def compile(self):
-        return self.run("ninja", "-C", self.build)
+    def introspect(self, what):
+        return json.loads(subprocess.run(["meson", "introspect", what, self.build], check=True,
+                                         stdout=subprocess.PIPE).stdout)
+
+    def targets(self, names):
+        """What tests need, as names for ninja."""
+        files = {target["id"]: target["filename"] for target in self.introspect("--targets")}
+        wanted = {name.partition(":")[0].removesuffix(".py") for name in names}
+        return sorted({os.path.relpath(file, self.build) for test in self.introspect("--tests")
+                       if f"{test['suite'][0].split(':')[-1]}/{test['name']}" in wanted
+                       for id_ in test["depends"] for file in files[id_]})
+
+    def compile(self, names):
+        """Builds what tests need; everything if none are named."""
+        return self.run("ninja", "-C", self.build, *(self.targets(names) if names else []))
 
     def test(self, names):
-        """Runs tests up to the first failure. Returns the names of those that failed, or None if they could not run."""
+        """Runs tests up to the first failure. Returns what failed, or None if they could not run."""
         done = self.run(sys.executable, self.tree / "tests/run.py", "--build", self.build, "--stop", *names)
         if done.returncode not in (0, 1):
             print(done.stdout)
             return None
-        return re.findall(r"^FAIL (\S+):", done.stdout, re.M)
+        found = re.findall(r"^FAIL (\S+):.*\n((?:     \|.*\n)*)", done.stdout, re.M)
+        return [": ".join([name] + re.findall(r"\| not ok \d+ - (.*)", text)[:1]) for name, text in found]
 
     def apply(self, mutant):
         """Applies the patch. Returns what mends it, or None."""
@@ -98,29 +115,30 @@ def try_mutant(laboratory, mutant):
     if before is None:
         return None, "the patch does not apply"
     try:
-        built = laboratory.compile()
-        if built.returncode:
-            print("\n".join(built.stdout.splitlines()[-30:]))
-            return None, "it does not build"
-        failed = laboratory.test(mutant.caught_by) if mutant.caught_by else []
-        if failed == []:
-            failed = laboratory.test([])
-        if failed is None:
-            return None, "its tests could not be run"
-        return (failed[0], "") if failed else (None, "it survived all tests")
+        for names in (mutant.caught_by, []) if mutant.caught_by else ([],):
+            built = laboratory.compile(names)
+            if built.returncode:
+                print("\n".join(built.stdout.splitlines()[-30:]))
+                return None, "it does not build"
+            failed = laboratory.test(names)
+            if failed is None:
+                return None, "its tests could not be run"
+            if failed:
+                return failed[0], ""
+        return None, "it survived all tests"
     finally:
         laboratory.mend(before)
 
 
 def prepare(laboratory, mutants):
     """Builds the tree unbroken and runs the tests that are named. Returns what is wrong, or nothing."""
+    named = sorted({name for m in mutants for name in m.caught_by})
     done = laboratory.run("meson", "setup", laboratory.build, *MESON)
-    if done.returncode == 0:
-        done = laboratory.compile()
+    if done.returncode == 0 and named:
+        done = laboratory.compile(named)
     if done.returncode:
         print("\n".join(done.stdout.splitlines()[-30:]))
         return "the build failed"
-    named = sorted({name for m in mutants for name in m.caught_by})
     failed = laboratory.test(named) if named else []
     if failed is None:
         return "the named tests could not be run"
@@ -136,10 +154,12 @@ def run(mutants, report):
             return 0
         caught = 0
         for mutant in mutants:
+            begun = time.monotonic()
             test, reason = try_mutant(laboratory, mutant)
             if test:
                 caught += 1
-                print(f"ok   {mutant.name}: {mutant.what}: caught by {test}", flush=True)
+                seconds = time.monotonic() - begun
+                print(f"ok   {mutant.name}: {mutant.what}: caught by {test} ({seconds:.1f} s)", flush=True)
                 report("pass", mutant.name, "")
             else:
                 print(f"FAIL {mutant.name}: {mutant.what}: {reason}", flush=True)

@@ -47,6 +47,15 @@ def wait_until(predicate, what, deadline=DEADLINE):
         time.sleep(0.005)
 
 
+def await_stopped(process):
+    """Waits until a process that was sent SIGSTOP has stopped."""
+    def stopped():
+        with open(f"/proc/{process.pid}/stat", encoding="ascii") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "T"
+
+    wait_until(stopped, f"process {process.pid} stops")
+
+
 def can_connect(path, kind):
     with socket.socket(socket.AF_UNIX, kind) as s:
         try:
@@ -215,3 +224,14 @@ class Stack:
     def await_device(self, client, name="gpu0"):
         """Waits until the daemon has opened its device."""
         wait_until(lambda: any(n == name and present for n, _, present in client.devices()), f"device {name}")
+
+    def await_rest(self):
+        """Waits until nothing that is counted changes any more (connections that ended are being closed), and counts."""
+        last = [self.snapshot()]
+
+        def same():
+            last.append(self.snapshot())
+            return len(last) > 20 and all(s == last[-1] for s in last[-20:])
+
+        wait_until(same, "a daemon at rest")
+        return last[-1]

@@ -133,7 +133,7 @@ class HostileCase(unittest.TestCase):
         for _ in range(20):
             with Client(cls.stack.socket) as c:
                 c.ctx_new()
-        cls.baseline = cls.quiet()
+        cls.stack.await_rest()
         cls.rss = cls.stack.rss()
 
     @classmethod
@@ -175,18 +175,6 @@ class HostileCase(unittest.TestCase):
             with open(f"/proc/{process.pid}/maps", encoding="utf-8", errors="replace") as f:
                 counts[f"{name} memfds mapped"] = sum("memfd:" in line for line in f)
         return counts
-
-    @classmethod
-    def quiet(cls):
-        """The snapshot once it has stopped changing: connections of the beginning are being closed."""
-        last = [cls.snapshot()]
-
-        def same():
-            last.append(cls.snapshot())
-            return len(last) > 20 and all(s == last[-1] for s in last[-20:])
-
-        wait_until(same, "a daemon at rest")
-        return last[-1]
 
     def assert_served(self):
         """The well-behaved client is answered, now and all the time since the test began."""

@@ -47,14 +47,8 @@ class GoneTest(StackTest):
         gpu.wait()
 
     def stop_gpu(self, i=0):
-        gpu = self.stack.gpus[i]
-        gpu.send_signal(signal.SIGSTOP)
-
-        def stopped():
-            with open(f"/proc/{gpu.pid}/stat", encoding="ascii") as f:
-                return f.read().rsplit(")", 1)[1].split()[0] == "T"
-
-        harness.wait_until(stopped, "the device process is stopped")
+        self.stack.gpus[i].send_signal(signal.SIGSTOP)
+        harness.await_stopped(self.stack.gpus[i])
 
     def await_back(self, client, name="gpu0"):
         """The event, and the device's presence."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A million mappings of 4 KiB live at once, in one context and over 1,000: all of them are there, the GPU reaches through
-them what it should, and everything ends where it began. How long it takes is not judged here (tests/bench does that).
+"""A million mappings of 4 KiB live at once, in one context and over 1,000: all of them are there, the GPU reaches
+through them what it should, and everything ends where it began. How long it takes is not
+judged here (tests/bench does that).
 """
 
 import os
@@ -44,6 +45,7 @@ class TestGrowth(unittest.TestCase):
         cls.stack.__enter__()
         with Client(cls.stack.socket) as c:
             cls.stack.await_device(c)
+        cls.stack.await_rest()
 
     def setUp(self):
         self.before = self.stack.snapshot()

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import select
+import signal
 import socket
 import struct
 import sys
@@ -239,6 +240,24 @@ class HangsUpOnMap(FakeDevice):
         return super().dma_map(payload, fds)
 
 
+class LiesAndAnswers(FakeDevice):
+    """A lie and a right answer reach the daemon at one moment, in this order."""
+
+    daemon = None  # its process, once it is to be lied to
+
+    def message(self, command, flags, payload, fds):
+        bus_at = {fake.DMA_MAP: 16, fake.DMA_UNMAP: 8}.get(command)
+        if not self.daemon or not bus_at or struct.unpack_from("<Q", payload, bus_at)[0] < BUFFERS:
+            super().message(command, flags, payload, fds)
+            return
+        self.daemon.send_signal(signal.SIGSTOP)
+        harness.await_stopped(self.daemon)
+        self.mail(fake.MAIL_FAULTQ_TAIL, 1 << 40)
+        self.interrupt(2)
+        super().message(command, flags, payload, fds)
+        self.daemon.send_signal(signal.SIGCONT)
+
+
 class NeverInvalidates(FakeDevice):
     def invalidate(self, tail):
         pass
@@ -335,7 +354,7 @@ class Floods(FakeDevice):
 
 
 LIARS = (DoneBeyondTail, BegunBeyondTail, FaultTailNonsense, FaultSlotNonsense, InvalidatedBeyondTail, RefusesUnmap,
-         UnmapsSomethingElse, RefusesMap, HangsUpOnMap, NeverInvalidates, NeverInvalidatesNorResets, NeverObeys,
+         UnmapsSomethingElse, RefusesMap, HangsUpOnMap, LiesAndAnswers, NeverInvalidates, NeverInvalidatesNorResets, NeverObeys,
          NeverReads, AnswersLate, Frames, Nonsense, AnswersNothing, Floods, FakeDevice)
 
 
@@ -440,6 +459,27 @@ class WhenReady(LyingTest):
                 os.close(fd)
                 view.close()
                 self.honest_works(honest)
+
+    def test_answer_after_a_lie(self):
+        """Whoever waited for the answer is gone by then."""
+        device, client = self.ready(LiesAndAnswers)
+        honest = self.space()
+        fd, view = pc.memfd(PAGE)
+        self.addCleanup(view.close)
+        self.addCleanup(os.close, fd)
+        try:
+            device.daemon = self.stack.daemon
+            with self.assertRaises(pc.Refused) as caught:
+                client.buf_import(fd, "LiesAndAnswers")
+            self.assertEqual(caught.exception.reason, 81)
+            device.daemon = None
+            harness.wait_until(lambda: self.there(client, LiesAndAnswers), "it is back")
+            buf = client.buf_import(fd, "LiesAndAnswers")[0]
+            device.daemon = self.stack.daemon
+            client.buf_free(buf)
+        finally:
+            device.daemon = None
+        self.honest_works(honest)
 
     def test_never_obeys(self):
         device, client, space, honest = self.using(NeverObeys)

@@ -31,6 +31,7 @@ class SecondClient(unittest.TestCase):
         cls.stack.__enter__()
         with Client(cls.stack.socket) as c:
             cls.stack.await_device(c)
+        cls.stack.await_rest()
 
     def setUp(self):
         self.before = self.stack.snapshot()

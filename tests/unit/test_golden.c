@@ -99,7 +99,7 @@ static void check_written(const struct written *w)
 	assert_int_equal(pgtable_new(&pt, w->format, pool), 0);
 	assert_int_equal(pgtable_root(pt), ROOT);
 	assert_true(range_make(&r, w->iova, w->bytes));
-	budget = pgtable_map_need(pt, r);
+	budget = pgtable_map_need(r, w->bus);
 	assert_int_equal(table_pool_reserve(pool, budget), 0);
 	assert_int_equal(pgtable_map(pt, r, w->bus, w->writable, &budget), 0);
 	table_pool_unreserve(pool, budget);

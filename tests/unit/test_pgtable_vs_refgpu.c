@@ -92,11 +92,11 @@ static void compare(struct device *d, const struct pgtable *pt, enum refgpu_form
 static void change(struct table_pool *pool, struct pgtable *pt, struct model *m, struct rng *g, struct range r)
 {
 	bool map = model_free(m, r) && rng_below(g, 8);
-	uint32_t budget = map ? pgtable_map_need(pt, r) : pgtable_unmap_need(pt, r);
+	uint64_t bus = map ? model_pick_bus(g, r) : 0;
+	uint32_t budget = map ? pgtable_map_need(r, bus) : pgtable_unmap_need(r);
 
 	assert_int_equal(table_pool_reserve(pool, budget), 0);
 	if (map) {
-		uint64_t bus = model_pick_bus(g, r);
 		bool writable = rng_below(g, 2);
 
 		assert_int_equal(pgtable_map(pt, r, bus, writable, &budget), 0);

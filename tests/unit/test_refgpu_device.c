@@ -175,17 +175,17 @@ static void test_linear(void **state)
 			break;
 		case 1:
 			run(&g, CMD(.op = REFGPU_COPY, .dst = dst, .src = src, .len = len + k % 4));
-			memcpy(model + dst - DATA, model + src - DATA, len + k % 4);
+			memcpy(&model[dst - DATA], &model[src - DATA], len + k % 4);
 			break;
 		case 2:
 			dst &= ~3ul;
 			src &= ~3ul;
 			run(&g, CMD(.op = REFGPU_ADD32, .dst = dst, .src = src, .len = len));
 			for (i = 0; i < len; i += 4) {
-				memcpy(&word, model + dst - DATA + i, 4);
-				memcpy(&add, model + src - DATA + i, 4);
+				memcpy(&word, &model[dst - DATA + i], 4);
+				memcpy(&add, &model[src - DATA + i], 4);
 				word += add;
-				memcpy(model + dst - DATA + i, &word, 4);
+				memcpy(&model[dst - DATA + i], &word, 4);
 			}
 			break;
 		}

@@ -174,6 +174,7 @@ static void expect(struct world *w, uint16_t command, uint32_t size)
 static void device_send(struct world *w, const void *buf, size_t len, int fd, unsigned int n_fds)
 {
 	char control[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+	int fds[MAX_FDS];
 	struct iovec iov = {(void *)(uintptr_t)buf, len};
 	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 
@@ -187,8 +188,10 @@ static void device_send(struct world *w, const void *buf, size_t len, int fd, un
 		cm->cmsg_level = SOL_SOCKET;
 		cm->cmsg_type = SCM_RIGHTS;
 		cm->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
+		assert_true(n_fds <= ARRAY_SIZE(fds));
 		for (unsigned int i = 0; i < n_fds; i++)
-			memcpy(CMSG_DATA(cm) + i * sizeof(int), &fd, sizeof(fd));
+			fds[i] = fd;
+		memcpy(CMSG_DATA(cm), fds, sizeof(int) * n_fds);
 	}
 	assert_int_equal(sendmsg(w->fd, &mh, MSG_NOSIGNAL), len);
 }
