@@ -7,6 +7,7 @@
 
 import argparse
 import importlib.util
+import resource
 import sys
 import unittest
 from pathlib import Path
@@ -65,6 +66,9 @@ def main():
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("-k", dest="patterns", action="append", help="only tests whose names contain this")
     args = parser.parse_args()
+    # A login shell may have as few as 1024, and fds in flight count for the user, too.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     loader = unittest.TestLoader()
     if args.patterns:
         loader.testNamePatterns = [p if "*" in p else f"*{p}*" for p in args.patterns]

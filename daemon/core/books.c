@@ -8,6 +8,8 @@
 #include "base/util.h"
 #include "core/books_private.h"
 
+#define MAX_CONTEXTS 65536u /* of a connection, whatever its limit is: its fence memory is made at once */
+
 int books_new(struct books **ret, const struct limit_policy *policy, books_unused unused, void *arg)
 {
 	struct books *b = calloc(1, sizeof(*b));
@@ -19,8 +21,9 @@ int books_new(struct books **ret, const struct limit_policy *policy, books_unuse
 	b->unused = unused;
 	b->arg = arg;
 	b->max_lines = policy->connection.v[PASID_RES_CONTEXTS];
-	if (b->max_lines > 65536)
-		b->max_lines = 65536;
+	if (b->max_lines > MAX_CONTEXTS)
+		b->max_lines = MAX_CONTEXTS;
+	b->max_lines *= 2;
 	r = ledger_new(&b->ledger, policy);
 	if (r < 0) {
 		free(b);

@@ -57,7 +57,7 @@ struct client {
 	struct account *account;
 	struct idmap buffers; /* named ones, by id */
 	uint32_t last_buf;
-	uint32_t n_lines, lines_used; /* fence lines */
+	uint32_t n_lines; /* fence lines */
 	uint64_t *lines;              /* bitmap */
 	TAILQ_HEAD(, context) contexts;
 	TAILQ_HEAD(, buffer_entry) all_buffers; /* named or still mapped */
@@ -75,6 +75,7 @@ struct context {
 	uint32_t id;
 	uint32_t pasid, asid;
 	uint32_t line; /* in the client's fence memory, from 0 */
+	bool line_retired; /* a device that is gone may still write there: not given out again */
 	bool lost;
 	struct client *client;
 	struct device_books *device;

@@ -131,7 +131,6 @@ int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, stru
 		aspace_init(&ctx->own, d->traits.iova, ASPACE_PAGE);
 	TAILQ_INSERT_TAIL(&c->contexts, ctx, in_client);
 	TAILQ_INSERT_TAIL(&d->contexts, ctx, in_device);
-	c->lines_used++;
 	d->n_contexts++;
 	*ret = ctx;
 	return 0;
@@ -208,8 +207,8 @@ void books_ctx_free(struct books *b, struct context *ctx)
 	return_ids(d, ctx);
 	charge_return_all(&ctx->c_tables);
 	charge_return_all(&ctx->c_context);
-	line_return(c, ctx->line);
-	c->lines_used--;
+	if (!ctx->line_retired)
+		line_return(c, ctx->line);
 	d->n_contexts--;
 	TAILQ_REMOVE(&c->contexts, ctx, in_client);
 	TAILQ_REMOVE(&d->contexts, ctx, in_device);

@@ -375,8 +375,12 @@ void run_after_reset(struct device *d)
 
 void run_forget(struct device *d)
 {
-	for (unsigned int s = 0; s < ARRAY_SIZE(d->runs); s++)
+	for (unsigned int s = 0; s < ARRAY_SIZE(d->runs); s++) {
+		/* The process may only have been stopped, and end that job later. */
+		if (d->runs[s].ctx)
+			d->runs[s].ctx->books->line_retired = true;
 		d->runs[s] = (struct run){ 0 };
+	}
 	if (d->sched)
 		sched_reset(d->sched); /* nothing runs any more, so that contexts may go */
 	evtimer_del(d->tick);

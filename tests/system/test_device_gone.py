@@ -282,6 +282,7 @@ class Stopped(GoneTest):
         harness.wait_until(lambda: self.gained("switches") > 0, "work runs")
         self.stop_gpu()
         self.expect_gone(old)
+        stale = client.lines[old.ctx]
         old.free()
         # Another process at the same place, while the first one sleeps.
         zombie = self.stack.gpus[0]
@@ -295,6 +296,7 @@ class Stopped(GoneTest):
             for i, space in enumerate(new):
                 space.data[PAGE:] = bytes([i + 1]) * (space.size - PAGE)
                 self.assertEqual(client.fence(space.ctx)[:2], (0, 0))
+                self.assertNotEqual(client.lines[space.ctx], stale, "the zombie may still write to that fence line")
             zombie.send_signal(signal.SIGCONT)
             # It finds its connection closed, and lets go of everything.
             harness.wait_until(lambda: self.fds_of_memory(zombie) == 0, "the zombie has let go")
