@@ -8,8 +8,8 @@
 Which tests there are is meson's knowledge ("meson introspect"). Programs that print TAP (cmocka's, if asked; the system
 tests) count once per test, others count as one. --results appends lines of three fields: pass, fail or skip; a name; a
 reason. --stop ends at the first failure, in the middle of a program. Of a file of Python tests one can be named alone,
-as in system/test_sharing.py:Unmapping.test_replace_never_shows_the_gap. A test's processes are its own process group, which
-is killed by its number when the time is up.
+as in system/test_sharing.py:Unmapping.test_replace_never_shows_the_gap. A test's processes are its own process group,
+which is killed by its number when the time is up.
 """
 
 import argparse

@@ -22,6 +22,7 @@ int table_pool_new(struct table_pool **ret, uint64_t bus, uint32_t max_pages);
 struct table_pool *table_pool_free(struct table_pool *p);
 
 int table_pool_fd(const struct table_pool *p);         /* stays the pool's */
+int table_pool_device_fd(const struct table_pool *p);  /* the same, read-only: a device may not write its tables */
 uint64_t table_pool_bus(const struct table_pool *p);
 uint32_t table_pool_max(const struct table_pool *p);   /* pages */
 uint32_t table_pool_extent(const struct table_pool *p); /* pages that the device sees */

@@ -43,6 +43,7 @@ struct table_pool {
 	uint32_t free_count;
 	uint32_t promised;
 	int fd;
+	int device_fd; /* read-only */
 };
 
 static inline uint64_t *table_entries(const struct table_pool *p, uint32_t page)

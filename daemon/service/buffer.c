@@ -7,10 +7,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "base/closer.h"
 #include "base/util.h"
@@ -205,9 +203,7 @@ void buf_device_gone(struct buf *b)
 
 int client_fence_new(struct service_client *c, uint64_t lines)
 {
-	char path[32];
-
-	c->fence_bytes = (lines * PASID_FENCE_STRIDE + 4095) & ~4095ull;
+	c->fence_bytes = lines ? (lines * PASID_FENCE_STRIDE + 4095) & ~4095ull : 4096;
 	c->fence_fd = memfd_create("pasidd-fences", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (c->fence_fd < 0)
 		return -errno;
@@ -219,12 +215,8 @@ int client_fence_new(struct service_client *c, uint64_t lines)
 		c->fence = NULL;
 		return -errno;
 	}
-	/* A second, read-only open of the same file, and mode 0, so that nobody can open it for writing through that. */
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", c->fence_fd);
-	c->fence_ro = open(path, O_RDONLY | O_CLOEXEC);
-	if (c->fence_ro < 0 || fchmod(c->fence_fd, 0) < 0)
-		return -errno;
-	return 0;
+	c->fence_ro = util_open_readonly(c->fence_fd);
+	return c->fence_ro < 0 ? c->fence_ro : 0;
 }
 
 void client_fence_free(struct service_client *c)

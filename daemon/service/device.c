@@ -8,6 +8,7 @@
 #include "service/private.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -112,10 +113,12 @@ static int device_make_memory(struct device *d)
 	int r;
 
 	d->mem_bytes = d->eops->ro_bytes + d->eops->rw_bytes;
-	d->mem_fd = memfd_create("pasidd-rings", MFD_CLOEXEC);
+	d->mem_fd = memfd_create("pasidd-rings", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (d->mem_fd < 0)
 		return -errno;
-	if (ftruncate(d->mem_fd, (off_t)d->mem_bytes) < 0)
+	/* Sealed, or a device that is a process could make our own loads fault. */
+	if (ftruncate(d->mem_fd, (off_t)d->mem_bytes) < 0 ||
+	    fcntl(d->mem_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return -errno;
 	d->mem = mmap(NULL, d->mem_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, d->mem_fd, 0);
 	if (d->mem == MAP_FAILED) {
@@ -152,7 +155,7 @@ static int setup_memory(struct device *d)
 	if (r == 0)
 		r = setup_map(d, BUS_ENGINE + ro, d->eops->rw_bytes, d->mem_fd, ro, TRANSPORT_READ | TRANSPORT_WRITE);
 	if (r == 0)
-		r = setup_map(d, BUS_TABLES, (uint64_t)first_chunk(d) * TABLE_PAGE, table_pool_fd(d->pool), 0,
+		r = setup_map(d, BUS_TABLES, (uint64_t)first_chunk(d) * TABLE_PAGE, table_pool_device_fd(d->pool), 0,
 			      TRANSPORT_READ);
 	return r;
 }
@@ -306,7 +309,7 @@ static void extend_pool(struct device *d)
 		more = TABLE_CHUNK;
 	if (d->extending || !more)
 		return;
-	d->extending = d->tops->dma_map(d->t, BUS_TABLES + off, (uint64_t)more * TABLE_PAGE, table_pool_fd(d->pool), off,
+	d->extending = d->tops->dma_map(d->t, BUS_TABLES + off, (uint64_t)more * TABLE_PAGE, table_pool_device_fd(d->pool), off,
 					TRANSPORT_READ, on_extended, d) == 0;
 }
 

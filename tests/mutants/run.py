@@ -5,8 +5,8 @@
     run.py [--results FILE] [PATCH...]
 
 Each tests/mutants/*.patch is one small break. It is applied to a copy of the tree; then what the tests on its
-"Caught-by:" lines need is built and they are run, and if these pass all others. Lines before the patch itself say what is
-broken, and by which test (or which test of a file of Python tests) that is noticed:
+"Caught-by:" lines need is built and they are run, and if these pass all others. Lines before the patch itself say what
+is broken, and by which test (or which test of a file of Python tests) that is noticed:
 
     What: an unmap is answered before its invalidation is complete
     Caught-by: system/test_device_view.py:DeviceView.test_unmap_waits_for_the_invalidation
@@ -88,6 +88,7 @@ class Laboratory:
     def test(self, names):
         """Runs tests up to the first failure. Returns what failed, or None if they could not run."""
         done = self.run(sys.executable, self.tree / "tests/run.py", "--build", self.build, "--stop", *names)
+        self.said = done.stdout
         if done.returncode not in (0, 1):
             print(done.stdout)
             return None

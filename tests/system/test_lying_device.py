@@ -73,13 +73,21 @@ class LyingTest(StackTest):
                 cls.stack.await_device(c, name)
 
     def honest_works(self, space):
+        """A client of an honest device is served at once. The liars live in this process and may keep it busy by
+        themselves: one prompt round of a few is proof enough, since a daemon that waits for a liar waits in each."""
+        took = [self.honest_round(space)]
+        while min(took) >= REPLY_S and len(took) < 5:
+            took.append(self.honest_round(space))
+        self.assertLess(min(took), REPLY_S, "another device's client had to wait")
+
+    def honest_round(self, space):
         begun = time.monotonic()
         count = space.counter
         self.assertTrue(space.wait(space.submit(space.add_one())))
         self.assertEqual(space.counter, count + 1)
         space.client.unmap(space.ctx, space.client.map(space.ctx, space.buf, 0, PAGE), PAGE)
         space.client.devices()
-        self.assertLess(time.monotonic() - begun, REPLY_S, "another device's client had to wait")
+        return time.monotonic() - begun
 
 
 # ---- lies while a device is being opened ----
