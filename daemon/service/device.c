@@ -309,8 +309,8 @@ static void extend_pool(struct device *d)
 		more = TABLE_CHUNK;
 	if (d->extending || !more)
 		return;
-	d->extending = d->tops->dma_map(d->t, BUS_TABLES + off, (uint64_t)more * TABLE_PAGE, table_pool_device_fd(d->pool), off,
-					TRANSPORT_READ, on_extended, d) == 0;
+	d->extending = d->tops->dma_map(d->t, BUS_TABLES + off, (uint64_t)more * TABLE_PAGE,
+					table_pool_device_fd(d->pool), off, TRANSPORT_READ, on_extended, d) == 0;
 }
 
 int device_reserve_tables(struct device *d, uint32_t n)

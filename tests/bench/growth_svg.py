@@ -6,7 +6,7 @@ rows: contexts, mappings, chosen, fixed, unmap, free (ns for each mapping), memo
 
 import math
 
-SERIES = [(2, "map, IOVA chosen by the daemon", "#1f77b4"), (3, "map, IOVA given", "#2ca02c"),
+SERIES = [(2, "map, IOVA not given", "#1f77b4"), (3, "map, IOVA given", "#2ca02c"),
           (4, "unmap", "#d62728"), (5, "free the contexts", "#9467bd")]
 BEGIN, END = "<!-- growth table -->", "<!-- end of growth table -->"
 WIDTH, HEIGHT, LEFT, TOP, PLOT_W, PLOT_H, GAP = 960, 400, 60, 50, 370, 240, 90
