@@ -1,24 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The part of util.h that is not inline. */
+/* The part of util.h that is not inline: the clock. */
 #include "base/util.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <sys/stat.h>
 #include <time.h>
-
-int util_open_readonly(int fd)
-{
-	AUTO_CLOSE int ro = -1;
-	char path[32];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	ro = open(path, O_RDONLY | O_CLOEXEC);
-	if (ro < 0 || fchmod(fd, 0) < 0)
-		return -errno;
-	return util_take_fd(&ro);
-}
 
 uint64_t util_now_ns(void)
 {

@@ -47,10 +47,6 @@ static inline int util_take_fd(int *fd)
 	return t;
 }
 
-/* A second open of a file of our own making, read-only, for somebody who may not write to it: the file's mode becomes
- * 0, so that its holder cannot open it once more for that. An fd, or -errno. */
-int util_open_readonly(int fd);
-
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t util_now_ns(void);
 

@@ -6,24 +6,10 @@
  * is spent only on pages that were taken once.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 
 #include "base/util.h"
 #include "pgtable/pool_impl.h"
-
-static int memfd_sized(uint64_t size)
-{
-	AUTO_CLOSE int fd = memfd_create("pasidd-tables", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-
-	if (fd < 0)
-		return -errno;
-	if (ftruncate(fd, (off_t)size) < 0)
-		return -errno;
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return -errno;
-	return util_take_fd(&fd);
-}
 
 /* What we know about max_pages pages: mapped and not allocated, so that it costs nothing before it is used, and is gone
  * at once. The bits come first, which are larger and want to be aligned. */
@@ -44,37 +30,29 @@ int table_pool_new(struct table_pool **ret, uint64_t bus, uint32_t max_pages)
 {
 	uint64_t size = (uint64_t)max_pages * TABLE_PAGE;
 	AUTO_FREE struct table_pool *p = calloc(1, sizeof(*p));
-	AUTO_CLOSE int fd = -1, device_fd = -1;
 	struct table_bits *bits;
-	void *base;
+	int r;
 
 	assert(max_pages > 0 && max_pages < TABLE_NONE);
 	assert(bus % TABLE_PAGE == 0 && bus + size > bus && (bus + size - 1) >> 48 == 0);
 	if (!p)
 		return -ENOMEM;
-	fd = memfd_sized(size);
-	if (fd < 0)
-		return fd;
-	device_fd = util_open_readonly(fd);
-	if (device_fd < 0)
-		return device_fd;
-	base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (base == MAP_FAILED)
-		return -errno;
+	r = shm_init(&p->mem, "pasidd-tables", size);
+	if (r < 0)
+		return r;
 	bits = known_new(max_pages);
 	if (!bits) {
-		munmap(base, size);
+		shm_fini(&p->mem);
 		return -ENOMEM;
 	}
 	*p = (struct table_pool){
-		.base = base,
+		.mem = p->mem,
+		.base = p->mem.p,
 		.bus = bus,
 		.meta = (struct table_meta *)(bits + max_pages),
 		.bits = bits,
 		.max = max_pages,
 		.free = TABLE_NONE,
-		.fd = util_take_fd(&fd),
-		.device_fd = util_take_fd(&device_fd),
 	};
 	*ret = TAKE_PTR(p);
 	return 0;
@@ -85,9 +63,7 @@ struct table_pool *table_pool_free(struct table_pool *p)
 	if (!p)
 		return NULL;
 	assert(table_pool_used(p) == 0);
-	munmap(p->base, (size_t)p->max * TABLE_PAGE);
-	close(p->device_fd);
-	close(p->fd);
+	shm_fini(&p->mem);
 	munmap(p->bits, known_bytes(p->max));
 	free(p);
 	return NULL;
@@ -95,12 +71,12 @@ struct table_pool *table_pool_free(struct table_pool *p)
 
 int table_pool_fd(const struct table_pool *p)
 {
-	return p->fd;
+	return p->mem.fd;
 }
 
 int table_pool_device_fd(const struct table_pool *p)
 {
-	return p->device_fd;
+	return p->mem.ro_fd;
 }
 
 uint64_t table_pool_bus(const struct table_pool *p)

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "base/shm.h"
 #include "pgtable/pool.h"
 
 #define TABLE_ENTRIES 512u
@@ -32,7 +33,7 @@ struct table_meta {
 };
 
 struct table_pool {
-	uint64_t *base; /* the memfd, max pages */
+	uint64_t *base; /* mem.p */
 	uint64_t bus; /* of base */
 	struct table_meta *meta;
 	struct table_bits *bits;
@@ -42,8 +43,7 @@ struct table_pool {
 	uint32_t free; /* pages that came back, the newest first */
 	uint32_t free_count;
 	uint32_t promised;
-	int fd;
-	int device_fd; /* read-only */
+	struct shm mem;
 };
 
 static inline uint64_t *table_entries(const struct table_pool *p, uint32_t page)

@@ -14,6 +14,10 @@
 
 #include "base/util.h"
 
+#define SLICE_TABLES 512u /* table pages filled in one go: below a millisecond, others are looked after in between */
+#define SLICE_MOST (3 * PASID_BIND_MAX) /* promised to a list of single pages, which is never sliced */
+#define PIECE (1ull << 30) /* the largest block */
+
 _Static_assert(sizeof(struct record_op) == sizeof(struct pasid_wire_bind_op), "a record keeps what came over the wire");
 
 static void bind_step(struct pending *p);
@@ -99,28 +103,48 @@ static struct record *record_copy(const struct record *rec)
 
 /* ---- the change itself ---- */
 
-static size_t change_tables(struct ctx *ctx, const struct plan *plan, uint32_t *budget)
+/* The next piece of a map: at most up to a boundary of the largest block, so that pieces make the same tables. */
+static struct range next_piece(const struct verb *v, const struct aspace_step *step)
 {
-	struct range *gone = ctx->dev->svc->ranges;
+	struct range r = { v->at ? v->at : step->iova.first, step->iova.last };
+
+	if ((r.first | (PIECE - 1)) < r.last)
+		r.last = r.first | (PIECE - 1);
+	return r;
+}
+
+static void map_piece(struct ctx *ctx, struct verb *v, const struct aspace_step *step)
+{
+	struct range r = next_piece(v, step);
+	uint64_t bus = step->bus + (r.first - step->iova.first);
+
+	/* Cannot be refused: the books have no mapping there. */
+	if (pgtable_map(ctx->pt, r, bus, step->writable, &v->budget) < 0)
+		abort();
+	v->at = r.last == step->iova.last ? 0 : r.last + 1;
+	v->next += !v->at;
+}
+
+/* Lets the tables follow the plan until a slice's worth of table pages is taken. True when all is done. */
+static bool change_tables(struct ctx *ctx, struct verb *v, const struct plan *plan)
+{
+	uint32_t before = v->budget;
 	const struct aspace_step *step;
-	uint64_t now = util_now_ns();
-	size_t n, n_gone = 0;
+	size_t n;
 
 	step = plan_steps(plan, &n);
-	for (size_t i = 0; i < n; i++) {
-		if (step[i].kind == ASPACE_MAP) {
-			/* Cannot be refused: the books have no mapping there. */
-			int r = pgtable_map(ctx->pt, step[i].iova, step[i].bus, step[i].writable, budget);
-
-			if (r < 0)
-				abort();
+	while (v->next < n) {
+		if (before - v->budget >= SLICE_TABLES)
+			return false;
+		if (step[v->next].kind == ASPACE_MAP) {
+			map_piece(ctx, v, &step[v->next]);
 			continue;
 		}
-		pgtable_unmap(ctx->pt, step[i].iova, budget);
-		fault_log_gone(&ctx->books->faults, step[i].iova, now);
-		gone[n_gone++] = step[i].iova;
+		pgtable_unmap(ctx->pt, step[v->next].iova, &v->budget);
+		fault_log_gone(&ctx->books->faults, step[v->next].iova, v->begun_ns);
+		ctx->dev->svc->ranges[v->n_gone++] = step[v->next++].iova;
 	}
-	return n_gone;
+	return true;
 }
 
 static void reply_iovas(struct service_client *c, const struct record *rec, size_t *size)
@@ -137,20 +161,21 @@ static const void *reply_body(struct service_client *c)
 	return c->svc->reply.bytes + sizeof(struct pasid_reply);
 }
 
-/* Runs the plan; the device may still remember what was unmapped. */
+/* The tables have followed; the device may still remember what was unmapped. */
 static void commit(struct service_client *c, struct ctx *ctx, const struct record *rec, struct plan *plan,
 		   bool invalidate)
 {
 	struct verb *v = &c->verb;
-	size_t n = change_tables(ctx, plan, &v->budget);
 
 	return_tables(ctx, &v->budget);
 	books_bind_commit(c->svc->books, ctx->books, rec, plan);
 	buf_take_unused(c->svc, &v->unused);
+	v->committed = true;
 	v->ticket = 0;
-	/* If the queue is full the whole ASID is invalidated later, which needs no list. */
-	if (n && invalidate &&
-	    run_invalidate(ctx->dev, ctx->books->asid, c->svc->ranges, n, &v->ticket) < 0)
+	/* If the queue is full, or somebody else has used the list of ranges since the first slice, the whole ASID is
+	 * invalidated later, which needs no list. */
+	if (v->n_gone && invalidate && !v->sliced &&
+	    run_invalidate(ctx->dev, ctx->books->asid, c->svc->ranges, v->n_gone, &v->ticket) < 0)
 		v->ticket = 0;
 }
 
@@ -204,6 +229,17 @@ static void give_up(struct service_client *c, struct ctx *ctx)
 	verb_refuse(c, PASID_WHY_CONTEXT_LOST, ctx->books->id, 0);
 }
 
+/* False: it was given up. A list that has begun is carried to its end unless the device is gone. */
+static bool still_possible(struct service_client *c, struct ctx *ctx)
+{
+	struct verb *v = &c->verb;
+
+	if (ctx->dev->state == DEVICE_READY && (ctx->life == CTX_ALIVE || v->next || v->at))
+		return true;
+	give_up(c, ctx);
+	return false;
+}
+
 static void bind_step(struct pending *p)
 {
 	struct service_client *c = verb_client(p);
@@ -213,17 +249,19 @@ static void bind_step(struct pending *p)
 
 	if (d->state == DEVICE_RESETTING)
 		goto wait;
-	if (!v->committed && (d->state != DEVICE_READY || ctx->life != CTX_ALIVE)) {
-		give_up(c, ctx);
-		return;
-	}
 	if (!v->committed) {
-		if (!run_held_still(d, ctx))
+		if (!still_possible(c, ctx))
+			return;
+		if (v->holding && !run_held_still(d, ctx))
 			goto wait;
-		commit(c, ctx, v->rec, v->plan, true);
-		v->committed = true;
+		if (!change_tables(ctx, v, v->plan)) {
+			v->sliced = true;
+			device_poke(d);
+			goto wait;
+		}
+		commit(c, ctx, v->rec, v->plan, v->invalidate);
 	}
-	if (d->state != DEVICE_READY || forgotten(ctx, v)) {
+	if (d->state != DEVICE_READY || !v->invalidate || forgotten(ctx, v)) {
 		finish(c, ctx);
 		return;
 	}
@@ -231,6 +269,7 @@ wait:
 	device_wait(d, p);
 }
 
+/* The list has to wait, or may have to: for a slot to be still, for its next slice, for the invalidation. */
 static enum service_outcome bind_pending(struct service_client *c, struct ctx *ctx, const struct record *rec,
 					 struct plan *plan, bool hold, struct service_reply *reply)
 {
@@ -247,16 +286,15 @@ static enum service_outcome bind_pending(struct service_client *c, struct ctx *c
 	v->plan = plan;
 	v->holding = hold;
 	*busy_flag(ctx) = true;
-	if (hold) {
+	if (hold)
 		ctx_hold(ctx, true);
-		v->committed = false;
-	} else {
-		commit(c, ctx, rec, plan, true);
-		v->committed = true;
-	}
+	else if (change_tables(ctx, v, plan))
+		commit(c, ctx, rec, plan, v->invalidate);
+	else
+		v->sliced = true;
 	verb_wait(c, ctx->dev, bind_step);
-	if (hold && run_held_still(ctx->dev, ctx))
-		device_poke(ctx->dev);
+	if (!v->committed || !v->invalidate)
+		device_poke(ctx->dev); /* nothing of the device is waited for, or it may have happened */
 	return SERVICE_PENDING;
 }
 
@@ -298,7 +336,8 @@ enum service_outcome bind_request(struct service_client *c, const void *body, si
 {
 	const struct pasid_bind_head *head = body;
 	struct record *rec = &c->svc->request.rec;
-	bool later, unmaps, splits, hold, invalidate;
+	struct verb *v = &c->verb;
+	bool later, unmaps, splits, hold;
 	struct plan *plan;
 	struct ctx *ctx;
 	size_t out;
@@ -323,19 +362,24 @@ enum service_outcome bind_request(struct service_client *c, const void *body, si
 	memcpy(rec->ops, head + 1, head->count * sizeof(rec->ops[0]));
 	if (books_bind(c->svc->books, ctx->books, rec, &plan, &c->verb.why) < 0)
 		return verb_refused(c, reply);
-	c->verb.budget = tables_needed(ctx, plan, &unmaps, &splits);
-	r = take_tables(ctx, c->verb.budget, &c->verb.why);
+	v->budget = tables_needed(ctx, plan, &unmaps, &splits);
+	r = take_tables(ctx, v->budget, &v->why);
 	if (r < 0) {
 		books_bind_undo(c->svc->books, ctx->books, plan);
 		return r == -EAGAIN ? verb_later(c, ctx->dev) : verb_refused(c, reply);
 	}
-	invalidate = unmaps && ever_installed(ctx);
-	hold = invalidate && (splits || plan_replaces(plan));
-	if (invalidate)
+	v->begun_ns = util_now_ns();
+	v->next = v->at = v->n_gone = 0;
+	v->committed = v->sliced = false;
+	v->invalidate = unmaps && ever_installed(ctx);
+	hold = v->invalidate && (splits || plan_replaces(plan));
+	if (v->invalidate || v->budget > SLICE_MOST)
 		return bind_pending(c, ctx, rec, plan, hold, reply);
+	while (!change_tables(ctx, v, plan))
+		;
 	commit(c, ctx, rec, plan, false);
 	wind_up(c, ctx);
 	reply_iovas(c, rec, &out);
-	*reply = reply_ok(c->svc, &c->verb.msg, reply_body(c), out);
+	*reply = reply_ok(c->svc, &v->msg, reply_body(c), out);
 	return SERVICE_REPLY;
 }

@@ -6,9 +6,7 @@
 #include "service/private.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/closer.h"
 #include "base/util.h"
@@ -201,32 +199,6 @@ void buf_device_gone(struct buf *b)
 
 /* ---- fences ---- */
 
-int client_fence_new(struct service_client *c, uint64_t lines)
-{
-	c->fence_bytes = lines ? (lines * PASID_FENCE_STRIDE + 4095) & ~4095ull : 4096;
-	c->fence_fd = memfd_create("pasidd-fences", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (c->fence_fd < 0)
-		return -errno;
-	if (ftruncate(c->fence_fd, (off_t)c->fence_bytes) < 0 ||
-	    fcntl(c->fence_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return -errno;
-	c->fence = mmap(NULL, c->fence_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->fence_fd, 0);
-	if (c->fence == MAP_FAILED) {
-		c->fence = NULL;
-		return -errno;
-	}
-	c->fence_ro = util_open_readonly(c->fence_fd);
-	return c->fence_ro < 0 ? c->fence_ro : 0;
-}
-
-void client_fence_free(struct service_client *c)
-{
-	if (c->fence)
-		munmap(c->fence, c->fence_bytes);
-	util_closep(&c->fence_fd);
-	util_closep(&c->fence_ro);
-}
-
 static void on_fence_mapped(void *arg, int err)
 {
 	struct fence_map *m = arg;
@@ -242,7 +214,7 @@ static void on_fence_mapped(void *arg, int err)
 
 int fence_map_again(struct fence_map *m)
 {
-	int r = m->dev->tops->dma_map(m->dev->t, m->bus_node.first, m->client->fence_bytes, m->client->fence_fd, 0,
+	int r = m->dev->tops->dma_map(m->dev->t, m->bus_node.first, m->client->fence.bytes, m->client->fence.fd, 0,
 				      TRANSPORT_READ | TRANSPORT_WRITE, on_fence_mapped, m);
 
 	if (r == 0)
@@ -277,7 +249,7 @@ int fence_map_get(struct service_client *c, struct device *d, struct fence_map *
 		*ret = m;
 		return m->state == BUF_UNMAPPED ? fence_map_again(m) : 0;
 	}
-	if (!itree_find_gap(&d->books->bus, window, window.first, c->fence_bytes, 4096, &bus))
+	if (!itree_find_gap(&d->books->bus, window, window.first, c->fence.bytes, 4096, &bus))
 		return -ENOSPC;
 	m = calloc(1, sizeof(*m));
 	if (!m)
@@ -285,7 +257,7 @@ int fence_map_get(struct service_client *c, struct device *d, struct fence_map *
 	m->client = c;
 	m->dev = d;
 	m->bus_node.first = bus;
-	m->bus_node.last = bus + (c->fence_bytes - 1);
+	m->bus_node.last = bus + (c->fence.bytes - 1);
 	itree_insert(&d->books->bus, &m->bus_node);
 	LIST_INSERT_HEAD(&c->fence_maps, m, link);
 	*ret = m;
@@ -316,7 +288,7 @@ void fence_map_drop(struct fence_map *m)
 	if (m->state == BUF_UNMAPPING || m->state == BUF_MAPPING)
 		return; /* the answer comes, or the device goes: looked at again then */
 	if (m->state == BUF_MAPPED && d->state != DEVICE_GONE) {
-		if (d->tops->dma_unmap(d->t, m->bus_node.first, m->client->fence_bytes, on_fence_unmapped, m) == 0)
+		if (d->tops->dma_unmap(d->t, m->bus_node.first, m->client->fence.bytes, on_fence_unmapped, m) == 0)
 			m->state = BUF_UNMAPPING;
 		else
 			d->reap_later = true; /* the transport is busy: with the next answer, or when the device is gone */

@@ -36,7 +36,7 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 	ctx->slot = -1;
 	TAILQ_INIT(&ctx->unused);
 	ctx->pending.step = ctx_step;
-	ctx->line = (struct pasid_fence_line *)((uint8_t *)c->fence + (size_t)books->line * PASID_FENCE_STRIDE);
+	ctx->line = (struct pasid_fence_line *)((uint8_t *)c->fence.p + (size_t)books->line * PASID_FENCE_STRIDE);
 	ctx->fence_bus = fence->bus_node.first + (uint64_t)books->line * PASID_FENCE_STRIDE;
 	memset(ctx->line, 0, sizeof(*ctx->line));
 	r = sched_add(d->sched, books->client->uid, books->client->id, ctx, &ctx->se);

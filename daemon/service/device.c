@@ -8,9 +8,7 @@
 #include "service/private.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/util.h"
 
@@ -100,33 +98,19 @@ static void on_poke(evutil_socket_t fd, short what, void *arg)
 static void device_drop_memory(struct device *d)
 {
 	d->pool = table_pool_free(d->pool);
-	if (d->mem)
-		munmap(d->mem, d->mem_bytes);
-	d->mem = NULL;
-	if (d->mem_fd >= 0)
-		close(d->mem_fd);
-	d->mem_fd = -1;
+	shm_fini(&d->rings);
+	shm_fini(&d->marks);
 }
 
 static int device_make_memory(struct device *d)
 {
-	int r;
+	int r = shm_init(&d->rings, "pasidd-rings", d->eops->ro_bytes);
 
-	d->mem_bytes = d->eops->ro_bytes + d->eops->rw_bytes;
-	d->mem_fd = memfd_create("pasidd-rings", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (d->mem_fd < 0)
-		return -errno;
-	/* Sealed, or a device that is a process could make our own loads fault. */
-	if (ftruncate(d->mem_fd, (off_t)d->mem_bytes) < 0 ||
-	    fcntl(d->mem_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return -errno;
-	d->mem = mmap(NULL, d->mem_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, d->mem_fd, 0);
-	if (d->mem == MAP_FAILED) {
-		r = -errno;
-		d->mem = NULL;
-		return r;
-	}
-	return table_pool_new(&d->pool, BUS_TABLES, d->config->table_pages);
+	if (r == 0)
+		r = shm_init(&d->marks, "pasidd-marks", d->eops->rw_bytes);
+	if (r == 0)
+		r = table_pool_new(&d->pool, BUS_TABLES, d->config->table_pages);
+	return r;
 }
 
 static void on_setup_answer(void *arg, int err);
@@ -147,13 +131,13 @@ static uint32_t first_chunk(const struct device *d)
 
 static int setup_memory(struct device *d)
 {
-	uint64_t ro = d->eops->ro_bytes;
 	int r = device_make_memory(d);
 
 	if (r == 0)
-		r = setup_map(d, BUS_ENGINE, ro, d->mem_fd, 0, TRANSPORT_READ);
+		r = setup_map(d, BUS_ENGINE, d->rings.bytes, d->rings.ro_fd, 0, TRANSPORT_READ);
 	if (r == 0)
-		r = setup_map(d, BUS_ENGINE + ro, d->eops->rw_bytes, d->mem_fd, ro, TRANSPORT_READ | TRANSPORT_WRITE);
+		r = setup_map(d, BUS_ENGINE + d->rings.bytes, d->marks.bytes, d->marks.fd, 0,
+			      TRANSPORT_READ | TRANSPORT_WRITE);
 	if (r == 0)
 		r = setup_map(d, BUS_TABLES, (uint64_t)first_chunk(d) * TABLE_PAGE, table_pool_device_fd(d->pool), 0,
 			      TRANSPORT_READ);
@@ -188,10 +172,10 @@ static int setup_clients(struct device *d)
 static int setup_engine(struct device *d)
 {
 	struct engine_memory mem = {
-		.ro = d->mem,
+		.ro = d->rings.p,
 		.ro_bus = BUS_ENGINE,
-		.rw = (uint8_t *)d->mem + d->eops->ro_bytes,
-		.rw_bus = BUS_ENGINE + d->eops->ro_bytes,
+		.rw = d->marks.p,
+		.rw_bus = BUS_ENGINE + d->rings.bytes,
 	};
 	struct engine_config config = { .slots = d->config->slots, .format = d->config->format };
 	int r = d->eops->attach(&d->engine, d->t, &mem, &config);
@@ -299,30 +283,35 @@ static void on_extended(void *arg, int err)
 	device_poke(d);
 }
 
-static void extend_pool(struct device *d)
+/* False: there is no more, or it cannot be had. -EBUSY is for later: the device has enough to answer. */
+static bool extend_pool(struct device *d)
 {
 	uint32_t extent = table_pool_extent(d->pool);
 	uint32_t more = table_pool_max(d->pool) - extent;
 	uint64_t off = (uint64_t)extent * TABLE_PAGE;
+	int r;
 
 	if (more > TABLE_CHUNK)
 		more = TABLE_CHUNK;
-	if (d->extending || !more)
-		return;
-	d->extending = d->tops->dma_map(d->t, BUS_TABLES + off, (uint64_t)more * TABLE_PAGE,
-					table_pool_device_fd(d->pool), off, TRANSPORT_READ, on_extended, d) == 0;
+	if (d->extending)
+		return true;
+	if (!more || d->extend_failed)
+		return false;
+	r = d->tops->dma_map(d->t, BUS_TABLES + off, (uint64_t)more * TABLE_PAGE, table_pool_device_fd(d->pool), off,
+			     TRANSPORT_READ, on_extended, d);
+	d->extending = r == 0;
+	return r == 0 || r == -EBUSY;
 }
 
 int device_reserve_tables(struct device *d, uint32_t n)
 {
 	int r = table_pool_reserve(d->pool, n);
+	bool more = true;
 
 	/* More before it is needed: nobody has to wait as long as a chunk lasts for one round trip. */
-	if ((r == -EAGAIN || table_pool_unpromised(d->pool) < TABLE_CHUNK / 2) && !d->extend_failed)
-		extend_pool(d);
-	if (r == -EAGAIN && !d->extending)
-		return -ENOSPC;
-	return r;
+	if (r == -EAGAIN || table_pool_unpromised(d->pool) < TABLE_CHUNK / 2)
+		more = extend_pool(d);
+	return r == -EAGAIN && !more ? -ENOSPC : r;
 }
 
 /* ---- reset ---- */
@@ -492,7 +481,6 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 
 	d->svc = s;
 	d->config = config;
-	d->mem_fd = -1;
 	d->backoff_ms = BACKOFF_FIRST_MS;
 	TAILQ_INIT(&d->pending);
 	TAILQ_INIT(&d->unmap_later);

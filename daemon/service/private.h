@@ -10,6 +10,7 @@
 #include <event2/event.h>
 
 #include "base/log.h"
+#include "base/shm.h"
 #include "core/books.h"
 #include "core/sched.h"
 #include "engine/engine.h"
@@ -86,9 +87,7 @@ struct device {
 	struct pgtable *shared_pt; /* `global` */
 	bool shared_busy;          /* `global`: a bind or a clearing is changing it */
 	bool shared_held;          /* `global`: nothing may run meanwhile */
-	void *mem;                 /* engine_memory: ro, then rw */
-	uint64_t mem_bytes;
-	int mem_fd;
+	struct shm rings, marks;   /* engine_memory: ro, rw */
 	uint32_t setup_left;       /* answers about the daemon's own memory that SETUP waits for */
 	bool setup_failed;
 	unsigned int n_slots;
@@ -178,9 +177,15 @@ struct verb { /* the request being carried out; one at a time for each client */
 	struct record *rec; /* BIND while pending: our own copy */
 	struct plan *plan;
 	uint32_t budget;    /* table pages promised and not taken */
-	bool holding;
-	uint64_t ticket;
+	bool holding;       /* what runs in the address space is kept still meanwhile */
+	bool invalidate;    /* the device may remember what is unmapped */
+	size_t next;        /* step of the plan at which the tables are */
+	uint64_t at;        /* IOVA within that step; 0: its first */
+	size_t n_gone;      /* ranges unmapped */
+	bool sliced;        /* others had their turn in between */
 	bool committed;
+	uint64_t begun_ns;
+	uint64_t ticket;
 	struct unused unused;
 };
 
@@ -193,9 +198,7 @@ struct service_client {
 	bool hello;
 	struct verb verb;
 	struct device *later; /* whose word a refused-for-now request waits for */
-	int fence_fd, fence_ro;
-	void *fence;
-	uint64_t fence_bytes;
+	struct shm fence;
 	LIST_HEAD(, fence_map) fence_maps;
 	TAILQ_HEAD(, ctx) events;
 	uint64_t back; /* devices that came back and were not told, by index */
@@ -296,8 +299,6 @@ void buf_device_gone(struct buf *b);
 int fence_map_get(struct service_client *c, struct device *d, struct fence_map **ret);
 int fence_map_again(struct fence_map *m);
 void fence_map_drop(struct fence_map *m); /* unmaps and frees, in the background */
-int client_fence_new(struct service_client *c, uint64_t lines);
-void client_fence_free(struct service_client *c);
 
 /* ---- events.c ---- */
 void event_fault(struct ctx *ctx);

@@ -15,7 +15,7 @@ static void client_destroy(struct service_client *c)
 	struct service *s = c->svc;
 
 	books_client_close(s->books, c->books);
-	client_fence_free(c);
+	shm_fini(&c->fence);
 	s->lingering--;
 	free(c);
 }
@@ -106,6 +106,12 @@ struct service_client *service_client_close(struct service_client *c)
 
 /* ---- how it comes ---- */
 
+/* At least a page, also for a connection that may have no contexts. */
+static uint64_t fence_bytes(uint64_t lines)
+{
+	return lines ? (lines * PASID_FENCE_STRIDE + 4095) & ~4095ull : 4096;
+}
+
 int service_client_new(struct service *s, uid_t uid, pid_t pid, const struct service_client_ops *ops, void *owner,
 		       struct service_client **ret, struct refusal *why)
 {
@@ -118,7 +124,6 @@ int service_client_new(struct service *s, uid_t uid, pid_t pid, const struct ser
 	c->svc = s;
 	c->ops = ops;
 	c->owner = owner;
-	c->fence_fd = c->fence_ro = -1;
 	LIST_INIT(&c->fence_maps);
 	TAILQ_INIT(&c->events);
 	TAILQ_INIT(&c->verb.unused);
@@ -128,11 +133,11 @@ int service_client_new(struct service *s, uid_t uid, pid_t pid, const struct ser
 		return r;
 	}
 	c->books->tag = c;
-	r = client_fence_new(c, c->books->n_lines);
+	r = shm_init(&c->fence, "pasidd-fences", fence_bytes(c->books->n_lines));
 	if (r < 0) {
 		log_limited(&s->limit, LOG_ERROR, "pid %d, uid %u: no fence memory: %s", pid, uid, strerror(-r));
 		books_client_close(s->books, c->books);
-		client_fence_free(c);
+		shm_fini(&c->fence);
 		free(c);
 		return refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	}
@@ -142,7 +147,7 @@ int service_client_new(struct service *s, uid_t uid, pid_t pid, const struct ser
 
 int service_client_fence(const struct service_client *c)
 {
-	return c->fence_ro;
+	return c->fence.ro_fd;
 }
 
 struct account *service_client_account(struct service_client *c)

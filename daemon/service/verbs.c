@@ -154,7 +154,7 @@ static enum service_outcome hello(struct service_client *c, const void *body, si
 		.msg_max = PASID_MSG_MAX,
 		.bind_max = PASID_BIND_MAX,
 		.in_flight = PASID_IN_FLIGHT,
-		.fence_bytes = c->fence_bytes,
+		.fence_bytes = c->fence.bytes,
 	};
 
 	if (c->hello)
@@ -212,6 +212,15 @@ static enum service_outcome device_info(struct service_client *c, const void *bo
 	return done(c, reply, &out, sizeof(out));
 }
 
+/* What could not be asked of the device: it has enough to answer, is gone, or we have no memory or fds. */
+static enum service_outcome not_mapped(struct service_client *c, struct device *d, int error,
+				       struct service_reply *reply)
+{
+	if (error == -EBUSY)
+		return verb_later(c, d);
+	return refused(c, reply, error == -ENODEV ? PASID_WHY_DEVICE_GONE : PASID_WHY_QUOTA_MEMORY, 0, 0);
+}
+
 /* ---- contexts ---- */
 
 static enum service_outcome tables_refused(struct service_client *c, struct device *d, struct service_reply *reply)
@@ -252,7 +261,7 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 		return later ? verb_later(c, d) : verb_refused(c, reply);
 	r = fence_map_get(c, d, &fence);
 	if (r < 0)
-		return refused(c, reply, r == -ENODEV ? PASID_WHY_DEVICE_GONE : PASID_WHY_QUOTA_MEMORY, 0, 0);
+		return not_mapped(c, d, r, reply);
 	r = root_page(d);
 	if (r == -ENOSPC)
 		return tables_refused(c, d, reply);
@@ -408,6 +417,7 @@ static enum service_outcome import(struct service_client *c, const void *body, s
 	struct record *rec = new_record(c, RECORD_IMPORT);
 	struct buffer_entry *e;
 	bool later;
+	int r;
 
 	if (!d)
 		return verb_refused(c, reply);
@@ -421,9 +431,10 @@ static enum service_outcome import(struct service_client *c, const void *body, s
 	if (!judge_memfd(fds[0], rec, &c->verb.why) ||
 	    books_import(c->svc->books, rec, &c->verb.why, &e) < 0)
 		return verb_refused(c, reply);
-	if (buf_start(e, d, fds[0], &c->verb.buf) < 0) {
+	r = buf_start(e, d, fds[0], &c->verb.buf);
+	if (r < 0) {
 		import_undo(c, e);
-		return refused(c, reply, PASID_WHY_DEVICE_GONE, 0, 0);
+		return not_mapped(c, d, r, reply);
 	}
 	fds[0] = -1;
 	verb_wait(c, d, import_step);

@@ -70,6 +70,7 @@ class FakeDevice:
 
     def forget(self):
         self.maps = {}
+        self.writable_fds = {}
         self.irqs = []
         self.regs = {}
 
@@ -104,7 +105,7 @@ class FakeDevice:
         while len(data) < size:
             if not self.wait_readable(self.conn):
                 raise Hangup
-            more, control, _, _ = self.conn.recvmsg(size - len(data), socket.CMSG_SPACE(64), socket.MSG_CMSG_CLOEXEC)
+            more, control, _, _ = self.conn.recvmsg(min(size - len(data), 1 << 16), socket.CMSG_SPACE(64), socket.MSG_CMSG_CLOEXEC)
             for level, kind, payload in control:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     got = array.array("i")
@@ -184,6 +185,7 @@ class FakeDevice:
     def dma_map(self, payload, fds):
         _, flags, off, bus, size = struct.unpack("<IIQQQ", payload)
         prot = mmap.PROT_READ | (mmap.PROT_WRITE if flags & 2 else 0)
+        self.writable_fds[bus] = fcntl.fcntl(fds[0], fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
         self.maps[bus] = (mmap.mmap(fds[0], size, mmap.MAP_SHARED, prot, offset=off), size, flags)
         return b"", []
 

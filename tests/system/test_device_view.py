@@ -192,6 +192,9 @@ class DeviceView(LyingTest):
         buffers = sorted(bus for bus in rights if bus >= BUFFERS)
         self.assertEqual([rights[bus] for bus in sorted(rights) if bus < BUFFERS],
                          [READ, READ | WRITE, READ, READ | WRITE], "rings, marks, tables, fences")
+        # Neither may it take more than it was asked to take: the fds say so, too.
+        self.assertEqual([self.device.writable_fds[bus] for bus in sorted(rights) if bus < BUFFERS],
+                         [False, True, False, True], "rings, marks, tables, fences")
         self.assertEqual(sorted(bus for bus in rights if bus < FENCES), [ENGINE, marks, TABLES])
         self.assertEqual([rights[bus] for bus in buffers], [READ | WRITE, READ | WRITE, READ])
 

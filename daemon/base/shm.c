@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/* See shm.h. */
+#include "base/shm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "base/util.h"
+
+static int open_readonly(int fd)
+{
+	AUTO_CLOSE int ro = -1;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ro = open(path, O_RDONLY | O_CLOEXEC);
+	if (ro < 0 || fchmod(fd, 0) < 0)
+		return -errno;
+	return util_take_fd(&ro);
+}
+
+int shm_init(struct shm *s, const char *name, uint64_t bytes)
+{
+	AUTO_CLOSE int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	AUTO_CLOSE int ro_fd = -1;
+	void *p;
+
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, (off_t)bytes) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return -errno;
+	ro_fd = open_readonly(fd);
+	if (ro_fd < 0)
+		return ro_fd;
+	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	*s = (struct shm){ .p = p, .bytes = bytes, .fd = util_take_fd(&fd), .ro_fd = util_take_fd(&ro_fd) };
+	return 0;
+}
+
+void shm_fini(struct shm *s)
+{
+	if (!s->p)
+		return;
+	munmap(s->p, s->bytes);
+	close(s->fd);
+	close(s->ro_fd);
+	*s = (struct shm){ 0 };
+}
