@@ -37,10 +37,10 @@ static int memory_fd(uint64_t size)
 
 static int buf_import(struct pasid *p, const char *device, int fd, uint32_t *buf)
 {
-	const struct conn_call call = { .opcode = PASID_OP_BUF_IMPORT,
-					.body = sizeof(struct pasid_buf_import),
-					.fd = &fd,
-					.reply = sizeof(struct pasid_buf_import_reply) };
+	const struct conn_call call = {.opcode = PASID_OP_BUF_IMPORT,
+				       .body = sizeof(struct pasid_buf_import),
+				       .fd = &fd,
+				       .reply = sizeof(struct pasid_buf_import_reply)};
 	struct pasid_buf_import *q = conn_body(p);
 	struct pasid_buf_import_reply reply;
 	int r;
@@ -92,7 +92,7 @@ static int buf_new_from(struct pasid *p, const char *device, int fd, size_t size
 		return r;
 	}
 	if (m)
-		p->map[p->maps++] = (struct own_map){ .buf = *buf, .addr = m, .len = size };
+		p->map[p->maps++] = (struct own_map){.buf = *buf, .addr = m, .len = size};
 	if (addr)
 		*addr = m;
 	return 0;
@@ -118,7 +118,8 @@ int pasid_buf_new(struct pasid *p, const char *device, uint64_t size, uint32_t *
 			close(fd);
 	}
 	return r < 0 ? error_call(p, r, "make a buffer of %llu bytes for device %.40s", (unsigned long long)size,
-				  device ? device : "(the first)") : 0;
+				  device ? device : "(the first)")
+		     : 0;
 }
 
 static void own_map_drop(struct pasid *p, uint32_t buf)
@@ -136,8 +137,8 @@ static void own_map_drop(struct pasid *p, uint32_t buf)
 
 int pasid_buf_free(struct pasid *p, uint32_t buf)
 {
-	static const struct conn_call call = { .opcode = PASID_OP_BUF_FREE, .body = sizeof(struct pasid_buf_query) };
-	const struct pasid_buf_query q = { .buf = buf };
+	static const struct conn_call call = {.opcode = PASID_OP_BUF_FREE, .body = sizeof(struct pasid_buf_query)};
+	const struct pasid_buf_query q = {.buf = buf};
 	int r;
 
 	memcpy(conn_body(p), &q, sizeof(q));

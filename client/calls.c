@@ -19,7 +19,7 @@ static int null_argument(struct pasid *p)
 
 int pasid_devices(struct pasid *p, struct pasid_device *v, size_t *n)
 {
-	const struct conn_call call = { .opcode = PASID_OP_DEVICES, .reply_unit = sizeof(struct pasid_wire_device) };
+	const struct conn_call call = {.opcode = PASID_OP_DEVICES, .reply_unit = sizeof(struct pasid_wire_device)};
 	size_t i, have, room;
 	int r;
 
@@ -42,12 +42,12 @@ int pasid_devices(struct pasid *p, struct pasid_device *v, size_t *n)
 
 static int device_info(struct pasid *p, const char *device, struct pasid_device_info *info)
 {
-	static const struct conn_call call = { .opcode = PASID_OP_DEVICE_INFO,
-					       .body = sizeof(struct pasid_device_query),
-					       .reply = sizeof(struct pasid_wire_device_info) };
+	static const struct conn_call call = {.opcode = PASID_OP_DEVICE_INFO,
+					      .body = sizeof(struct pasid_device_query),
+					      .reply = sizeof(struct pasid_wire_device_info)};
 	struct pasid_device_query *q = conn_body(p);
 	const struct pasid_wire_device_info *w = conn_reply(p);
-	struct pasid_device_info full = { 0 };
+	struct pasid_device_info full = {0};
 	int r;
 
 	r = name_in(p, q->name, device);
@@ -93,9 +93,9 @@ static int ctx_adopt(struct pasid *p, struct ctx *c)
 
 static int ctx_new(struct pasid *p, const char *device, uint32_t *ctx)
 {
-	static const struct conn_call call = { .opcode = PASID_OP_CTX_NEW,
-					       .body = sizeof(struct pasid_ctx_new),
-					       .reply = sizeof(struct pasid_ctx_new_reply) };
+	static const struct conn_call call = {.opcode = PASID_OP_CTX_NEW,
+					      .body = sizeof(struct pasid_ctx_new),
+					      .reply = sizeof(struct pasid_ctx_new_reply)};
 	struct pasid_ctx_new *q = conn_body(p);
 	void *array = p->ctx;
 	struct ctx *c;
@@ -123,7 +123,7 @@ static int ctx_new(struct pasid *p, const char *device, uint32_t *ctx)
 
 int pasid_ctx_new(struct pasid *p, const struct pasid_ctx_args *a, uint32_t *ctx)
 {
-	struct pasid_ctx_args args = { 0 };
+	struct pasid_ctx_args args = {0};
 	int r;
 
 	if (!ctx)
@@ -132,14 +132,15 @@ int pasid_ctx_new(struct pasid *p, const struct pasid_ctx_args *a, uint32_t *ctx
 		r = failure(p, -EINVAL, LOCAL_STRUCT, a->size, 0);
 	else
 		r = ctx_new(p, args.device, ctx);
-	return r < 0 ? error_call(p, r, "make a context on device %.40s", args.device ? args.device : "(the first)") : 0;
+	return r < 0 ? error_call(p, r, "make a context on device %.40s", args.device ? args.device : "(the first)")
+		     : 0;
 }
 
 /* Sends a request that names a context and nothing else. */
 static int ctx_call(struct pasid *p, uint16_t opcode, uint32_t ctx, size_t reply)
 {
-	const struct conn_call call = { .opcode = opcode, .body = sizeof(struct pasid_ctx_query), .reply = reply };
-	const struct pasid_ctx_query q = { .ctx = ctx };
+	const struct conn_call call = {.opcode = opcode, .body = sizeof(struct pasid_ctx_query), .reply = reply};
+	const struct pasid_ctx_query q = {.ctx = ctx};
 
 	memcpy(conn_body(p), &q, sizeof(q));
 	return conn_call(p, &call);
@@ -160,7 +161,7 @@ int pasid_ctx_free(struct pasid *p, uint32_t ctx)
 static int ctx_info(struct pasid *p, uint32_t ctx, struct pasid_ctx_info *info)
 {
 	const struct pasid_wire_ctx_info *w = conn_reply(p);
-	struct pasid_ctx_info full = { 0 };
+	struct pasid_ctx_info full = {0};
 	int r;
 
 	r = ctx_call(p, PASID_OP_CTX_INFO, ctx, sizeof(*w));
@@ -188,10 +189,10 @@ int pasid_ctx_info(struct pasid *p, uint32_t ctx, struct pasid_ctx_info *info)
 /* Sends count operations that are already in the message; *failed is the daemon's index. */
 static int bind_send(struct pasid *p, uint32_t ctx, size_t count)
 {
-	const struct pasid_bind_head head = { .ctx = ctx, .count = (uint32_t)count };
-	const struct conn_call call = { .opcode = PASID_OP_BIND,
-					.body = sizeof(head) + count * sizeof(struct pasid_wire_bind_op),
-					.reply = count * sizeof(uint64_t) };
+	const struct pasid_bind_head head = {.ctx = ctx, .count = (uint32_t)count};
+	const struct conn_call call = {.opcode = PASID_OP_BIND,
+				       .body = sizeof(head) + count * sizeof(struct pasid_wire_bind_op),
+				       .reply = count * sizeof(uint64_t)};
 
 	memcpy(conn_body(p), &head, sizeof(head));
 	return conn_call(p, &call);
@@ -227,18 +228,18 @@ int pasid_map(struct pasid *p, uint32_t ctx, uint32_t buf, uint64_t off, uint64_
 		r = bind_send(p, ctx, 1);
 	}
 	if (r < 0 && flags & PASID_FIXED)
-		return error_call(p, r, "map %llu bytes of buffer %u from byte %llu at 0x%llx in context %u", (ull)len, buf,
-				  (ull)off, (ull)op.iova, ctx);
+		return error_call(p, r, "map %llu bytes of buffer %u from byte %llu at 0x%llx in context %u", (ull)len,
+				  buf, (ull)off, (ull)op.iova, ctx);
 	if (r < 0)
-		return error_call(p, r, "map %llu bytes of buffer %u from byte %llu in context %u", (ull)len, buf, (ull)off,
-				  ctx);
+		return error_call(p, r, "map %llu bytes of buffer %u from byte %llu in context %u", (ull)len, buf,
+				  (ull)off, ctx);
 	*iova = bind_iova(p, 0);
 	return 0;
 }
 
 int pasid_unmap(struct pasid *p, uint32_t ctx, uint64_t iova, uint64_t len)
 {
-	const struct pasid_wire_bind_op op = { .kind = PASID_BIND_UNMAP, .iova = iova, .len = len };
+	const struct pasid_wire_bind_op op = {.kind = PASID_BIND_UNMAP, .iova = iova, .len = len};
 	int r;
 
 	memcpy(bind_ops(p), &op, sizeof(op));
@@ -292,7 +293,8 @@ static int bind_list(struct pasid *p, uint32_t ctx, const struct pasid_bind_op *
 		return 0;
 	if (failed)
 		*failed = p->why.index;
-	return error_call(p, r, "do operation %u of the %zu in a list for context %u (none was done)", p->why.index, n, ctx);
+	return error_call(p, r, "do operation %u of the %zu in a list for context %u (none was done)", p->why.index, n,
+			  ctx);
 }
 
 int pasid_bind(struct pasid *p, uint32_t ctx, const struct pasid_bind_op *ops, size_t n, size_t *failed)
@@ -319,10 +321,10 @@ int pasid_bind_any(struct pasid *p, uint32_t ctx, struct pasid_bind_op *ops, siz
 
 int pasid_submit(struct pasid *p, uint32_t ctx, uint64_t iova, uint64_t len, uint64_t *job)
 {
-	static const struct conn_call call = { .opcode = PASID_OP_SUBMIT,
-					       .body = sizeof(struct pasid_wire_submit),
-					       .reply = sizeof(struct pasid_submit_reply) };
-	const struct pasid_wire_submit q = { .ctx = ctx, .iova = iova, .len = len };
+	static const struct conn_call call = {.opcode = PASID_OP_SUBMIT,
+					      .body = sizeof(struct pasid_wire_submit),
+					      .reply = sizeof(struct pasid_submit_reply)};
+	const struct pasid_wire_submit q = {.ctx = ctx, .iova = iova, .len = len};
 	struct pasid_submit_reply reply;
 	struct ctx *c;
 	int r;
@@ -330,7 +332,8 @@ int pasid_submit(struct pasid *p, uint32_t ctx, uint64_t iova, uint64_t len, uin
 	memcpy(conn_body(p), &q, sizeof(q));
 	r = conn_call(p, &call);
 	if (r < 0)
-		return error_call(p, r, "submit %llu bytes of commands at 0x%llx in context %u", (ull)len, (ull)iova, ctx);
+		return error_call(p, r, "submit %llu bytes of commands at 0x%llx in context %u", (ull)len, (ull)iova,
+				  ctx);
 	memcpy(&reply, conn_reply(p), sizeof(reply));
 	c = ctx_find(p, ctx);
 	if (c)

@@ -21,7 +21,7 @@
 
 #define DEFAULT_PATH "/run/pasidd/socket"
 #define DRAIN_MAX 4096u /* records taken at once: more than any socket buffer holds, so that draining ends */
-#define FDS_TAKEN 4u    /* room for fds of a reply; the kernel closes what is beyond it */
+#define FDS_TAKEN 4u /* room for fds of a reply; the kernel closes what is beyond it */
 
 _Static_assert(sizeof(struct pasid_msg) == 16, "frame header");
 _Static_assert(sizeof(struct pasid_reply) == 48, "reply header");
@@ -35,7 +35,9 @@ _Static_assert(sizeof(struct pasid_ev_lost) == 32, "lost event");
 _Static_assert(sizeof(struct pasid_ev_device) == 48, "device event");
 _Static_assert(sizeof(struct pasid_fence_line) == PASID_FENCE_STRIDE, "fence line");
 _Static_assert(sizeof(struct pasid_bind_head) + PASID_BIND_MAX * sizeof(struct pasid_wire_bind_op) +
-			       sizeof(struct pasid_msg) <= PASID_MSG_MAX, "the longest request fits");
+			       sizeof(struct pasid_msg) <=
+		       PASID_MSG_MAX,
+	       "the longest request fits");
 
 void *conn_body(struct pasid *p)
 {
@@ -71,7 +73,7 @@ int conn_kill(struct pasid *p, uint32_t reason, uint64_t n1, uint64_t n2)
 /* Waits until the socket has room for a request. Events are taken meanwhile, so that neither side waits in vain. */
 static int conn_wait_room(struct pasid *p)
 {
-	struct pollfd pfd = { .fd = p->fd, .events = POLLIN | POLLOUT };
+	struct pollfd pfd = {.fd = p->fd, .events = POLLIN | POLLOUT};
 	int r = poll(&pfd, 1, -1);
 
 	if (r < 0)
@@ -85,8 +87,8 @@ static int conn_send(struct pasid *p, size_t len, const int *fd)
 		struct cmsghdr align;
 		char space[CMSG_SPACE(sizeof(int))];
 	} ctl;
-	struct iovec iov = { p->out, len };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct iovec iov = {p->out, len};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 
 	if (fd) {
 		memset(&ctl, 0, sizeof(ctl));
@@ -100,8 +102,8 @@ static int conn_send(struct pasid *p, size_t len, const int *fd)
 	for (;;) {
 		int r, err;
 
-		ssize_t n = fd ? sendmsg(p->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT) :
-				 send(p->fd, p->out, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = fd ? sendmsg(p->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT)
+			       : send(p->fd, p->out, len, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (n >= 0)
 			return 0;
@@ -145,8 +147,8 @@ static ssize_t conn_recv(struct pasid *p, int flags, int *fd)
 		struct cmsghdr align;
 		char space[CMSG_SPACE(FDS_TAKEN * sizeof(int))];
 	} ctl;
-	struct iovec iov = { p->in, PASID_MSG_MAX };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct iovec iov = {p->in, PASID_MSG_MAX};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 	ssize_t n;
 
 	if (!fd) /* MSG_TRUNC: the true length, also of a record that is too long */
@@ -181,7 +183,7 @@ static int conn_receive(struct pasid *p, bool wait, int *fd)
 		if (errno == EAGAIN && !wait)
 			return 0;
 		if (errno == EAGAIN) { /* the caller of pasid_connect_fd() made the socket non-blocking */
-			struct pollfd pfd = { .fd = p->fd, .events = POLLIN };
+			struct pollfd pfd = {.fd = p->fd, .events = POLLIN};
 
 			(void)poll(&pfd, 1, -1);
 		} else if (errno != EINTR && errno != ENOMEM && errno != ENOBUFS) {
@@ -279,12 +281,12 @@ static int conn_map_fences(struct pasid *p, int fd, uint64_t bytes)
 
 static int conn_hello(struct pasid *p)
 {
-	const struct pasid_hello hello = { .magic = PASID_PROTOCOL_MAGIC, .version = PASID_PROTOCOL_VERSION };
+	const struct pasid_hello hello = {.magic = PASID_PROTOCOL_MAGIC, .version = PASID_PROTOCOL_VERSION};
 	int fd = -1, r;
-	const struct conn_call call = { .opcode = PASID_OP_HELLO,
-					.body = sizeof(hello),
-					.take_fd = &fd,
-					.reply = sizeof(struct pasid_hello_reply) };
+	const struct conn_call call = {.opcode = PASID_OP_HELLO,
+				       .body = sizeof(hello),
+				       .take_fd = &fd,
+				       .reply = sizeof(struct pasid_hello_reply)};
 	struct pasid_hello_reply reply;
 
 	memcpy(conn_body(p), &hello, sizeof(hello));
@@ -365,7 +367,7 @@ int pasid_connect_fd(struct pasid **ret, int fd)
 
 int pasid_connect(struct pasid **ret, const char *path)
 {
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
 	int fd, r;
 
 	if (!ret)

@@ -216,11 +216,13 @@ static void near_text(char *buf, size_t len, const struct pasid_event *ev)
 	if (!first && !last)
 		snprintf(buf, len, "the context has no mappings");
 	else if (a < first)
-		snprintf(buf, len, "%" PRIu64 " bytes below its mapping 0x%" PRIx64 "-0x%" PRIx64, first - a, first, last);
+		snprintf(buf, len, "%" PRIu64 " bytes below its mapping 0x%" PRIx64 "-0x%" PRIx64, first - a, first,
+			 last);
 	else if (a - last == 1)
 		snprintf(buf, len, "right behind its mapping 0x%" PRIx64 "-0x%" PRIx64, first, last);
 	else if (a > last)
-		snprintf(buf, len, "%" PRIu64 " bytes behind its mapping 0x%" PRIx64 "-0x%" PRIx64, a - last - 1, first, last);
+		snprintf(buf, len, "%" PRIu64 " bytes behind its mapping 0x%" PRIx64 "-0x%" PRIx64, a - last - 1, first,
+			 last);
 	else
 		snprintf(buf, len, "in its mapping 0x%" PRIx64 "-0x%" PRIx64, first, last);
 }
@@ -236,14 +238,16 @@ static void fault_text(struct pasid_event *ev)
 		snprintf(gone, sizeof(gone), "; 0x%" PRIx64 "-0x%" PRIx64 " was unmapped %s before", ev->gone_first,
 			 ev->gone_last, age(when, sizeof(when), ev->gone_age_ns));
 	if (command)
-		n = (size_t)snprintf(ev->text, sizeof(ev->text), "job %" PRIu64 " of context %u ran at 0x%" PRIx64 " %s",
-				     ev->job, ev->ctx, ev->addr, code_name(ev->code));
+		n = (size_t)snprintf(ev->text, sizeof(ev->text),
+				     "job %" PRIu64 " of context %u ran at 0x%" PRIx64 " %s", ev->job, ev->ctx,
+				     ev->addr, code_name(ev->code));
 	else
 		n = (size_t)snprintf(ev->text, sizeof(ev->text),
 				     "job %" PRIu64 " of context %u %s 0x%" PRIx64 ", %s: %s%s", ev->job, ev->ctx,
 				     access_name(ev->access), ev->addr, code_name(ev->code), near, gone);
 	if (ev->dropped && n < sizeof(ev->text))
-		snprintf(ev->text + n, sizeof(ev->text) - n, " (%" PRIu64 " faults before it not reported)", ev->dropped);
+		snprintf(ev->text + n, sizeof(ev->text) - n, " (%" PRIu64 " faults before it not reported)",
+			 ev->dropped);
 }
 
 /* ---- Fetching. ---------------------------------------------------------------------------------------------- */
@@ -274,7 +278,8 @@ static void pop_reset(struct ctx *c, struct pasid_event *ev)
 	ev->type = PASID_EVENT_RESET;
 	ev->job = c->reset_job;
 	snprintf(ev->text, sizeof(ev->text),
-		 "the device was reset while job %" PRIu64 " of context %u ran: that job ended unfinished, submit it again",
+		 "the device was reset while job %" PRIu64
+		 " of context %u ran: that job ended unfinished, submit it again",
 		 ev->job, c->id);
 }
 
@@ -285,8 +290,8 @@ static void pop_lost(struct ctx *c, struct pasid_event *ev)
 	ev->why = c->lost_why;
 	ev->job = c->lost_job;
 	if (ev->job)
-		snprintf(ev->text, sizeof(ev->text), "context %u is lost at job %" PRIu64 ": %s; free it", c->id, ev->job,
-			 error_lost_why(ev->why));
+		snprintf(ev->text, sizeof(ev->text), "context %u is lost at job %" PRIu64 ": %s; free it", c->id,
+			 ev->job, error_lost_why(ev->why));
 	else
 		snprintf(ev->text, sizeof(ev->text), "context %u is lost: %s; free it", c->id, error_lost_why(ev->why));
 }
@@ -348,7 +353,8 @@ int pasid_next_event(struct pasid *p, struct pasid_event *ev)
 	if (ev)
 		memcpy(&size, ev, sizeof(size));
 	if (size < sizeof(size) || size > STRUCT_SIZE_MAX)
-		return error_call(p, failure(p, -EINVAL, ev ? LOCAL_STRUCT : LOCAL_ARGUMENT, size, 0), "fetch an event");
+		return error_call(p, failure(p, -EINVAL, ev ? LOCAL_STRUCT : LOCAL_ARGUMENT, size, 0),
+				  "fetch an event");
 	if (!p->dead)
 		r = conn_drain(p);
 	if (events_pop(p, &full)) {

@@ -23,19 +23,19 @@
 #endif
 
 #define STRUCT_SIZE_MAX 4096u /* a caller's struct that claims to be larger was not initialised */
-#define DEVICES_BACK_MAX 32u  /* DEVICE_BACK events kept, one per device; beyond it the oldest goes */
-#define DISRUPTED_MAX 64u     /* faulted and reset jobs remembered for pasid_wait() */
+#define DEVICES_BACK_MAX 32u /* DEVICE_BACK events kept, one per device; beyond it the oldest goes */
+#define DISRUPTED_MAX 64u /* faulted and reset jobs remembered for pasid_wait() */
 #define ERROR_MAX 640u
 
 /* Reasons that only the library knows, beside enum pasid_reason. */
 enum local_reason {
-	LOCAL_HANGUP = 1000,   /* the daemon is gone */
-	LOCAL_GARBLED = 1001,  /* n1 the opcode, n2 the bytes of a message that cannot be */
-	LOCAL_SYSTEM = 1002,   /* the return value says it all */
+	LOCAL_HANGUP = 1000, /* the daemon is gone */
+	LOCAL_GARBLED = 1001, /* n1 the opcode, n2 the bytes of a message that cannot be */
+	LOCAL_SYSTEM = 1002, /* the return value says it all */
 	LOCAL_ARGUMENT = 1003, /* a pointer is NULL where it may not be */
-	LOCAL_STRUCT = 1004,   /* n1 the size that a struct claims to have */
-	LOCAL_NAME = 1005,     /* a device name that is too long */
-	LOCAL_NO_JOB = 1006,   /* n1 the job, n2 the last one submitted */
+	LOCAL_STRUCT = 1004, /* n1 the size that a struct claims to have */
+	LOCAL_NAME = 1005, /* a device name that is too long */
+	LOCAL_NO_JOB = 1006, /* n1 the job, n2 the last one submitted */
 };
 
 /* Why the last request failed; the sentence is made from it. */
@@ -53,10 +53,10 @@ struct queued_fault {
 struct ctx {
 	uint32_t id;
 	const struct pasid_fence_line *line; /* shared memory that daemon and device write */
-	uint64_t submitted;                  /* the last job */
-	uint32_t seen;                       /* line->disrupted when the socket was last emptied for it */
-	uint32_t told;                       /* disrupted jobs that events told of, in the same count */
-	uint32_t lost_why;                   /* enum pasid_lost_why once it is known, else 0 */
+	uint64_t submitted; /* the last job */
+	uint32_t seen; /* line->disrupted when the socket was last emptied for it */
+	uint32_t told; /* disrupted jobs that events told of, in the same count */
+	uint32_t lost_why; /* enum pasid_lost_why once it is known, else 0 */
 
 	/* Events not yet fetched. */
 	struct ctx *next; /* in p->pending */
@@ -115,14 +115,14 @@ struct pasid {
 /* connection.c */
 struct conn_call {
 	uint16_t opcode;
-	size_t body;       /* bytes at conn_body() */
-	const int *fd;     /* sent along, or NULL */
-	int *take_fd;      /* receives the reply's fd, or NULL; -1 on entry */
-	size_t reply;      /* bytes that the reply's body must have ... */
+	size_t body; /* bytes at conn_body() */
+	const int *fd; /* sent along, or NULL */
+	int *take_fd; /* receives the reply's fd, or NULL; -1 on entry */
+	size_t reply; /* bytes that the reply's body must have ... */
 	size_t reply_unit; /* ... or, if not 0, must be a multiple of */
 };
 
-void *conn_body(struct pasid *p);             /* where a request's body is built */
+void *conn_body(struct pasid *p); /* where a request's body is built */
 const void *conn_reply(const struct pasid *p); /* the body of the last reply */
 size_t conn_reply_len(const struct pasid *p);
 /* Sends a request and waits for its reply. 0 or -errno, with p->why filled. */

@@ -20,7 +20,7 @@
 
 #define SPIN_NS 20000
 #define SLEEP_NS 100000000 /* the longest sleep without a look at the socket */
-#define SLOW_NS 1000000    /* where futexes are not allowed */
+#define SLOW_NS 1000000 /* where futexes are not allowed */
 
 static int64_t now_ns(void)
 {
@@ -57,9 +57,9 @@ static void wait_told(struct pasid *p, struct ctx *c, uint32_t disrupted, int64_
 
 	end = deadline < end ? deadline : end;
 	for (;;) {
-		struct pollfd pfd = { .fd = p->fd, .events = POLLIN };
+		struct pollfd pfd = {.fd = p->fd, .events = POLLIN};
 		int64_t left = end - now_ns();
-		struct timespec ts = { .tv_nsec = left > 0 ? left % 1000000000 : 0 };
+		struct timespec ts = {.tv_nsec = left > 0 ? left % 1000000000 : 0};
 
 		if (conn_drain(p) < 0 || (int32_t)(disrupted - c->told) <= 0)
 			return;
@@ -84,8 +84,8 @@ static int wait_verdict(struct pasid *p, struct ctx *c, uint64_t job, int64_t de
 /* Sleeps until `done` may have moved from `done`, for at most ns. */
 static void wait_sleep(struct pasid *p, const struct ctx *c, uint64_t done, int64_t ns)
 {
-	struct timespec ts = { .tv_nsec = ns < SLEEP_NS ? ns : SLEEP_NS };
-	struct pollfd pfd = { .fd = p->fd, .events = POLLIN };
+	struct timespec ts = {.tv_nsec = ns < SLEEP_NS ? ns : SLEEP_NS};
+	struct pollfd pfd = {.fd = p->fd, .events = POLLIN};
 
 	if (syscall(SYS_futex, &c->line->done, FUTEX_WAIT, (uint32_t)done, &ts, NULL, 0) == 0)
 		return;

@@ -29,18 +29,17 @@ struct options {
 
 static void usage(FILE *f)
 {
-	fprintf(f,
-		"Usage: pasidd [OPTION]...\n"
-		"Gives every unprivileged program its own context on a shared GPU.\n"
-		"\n"
-		"  -c, --config FILE        configuration (" DEFAULT_CONFIG ")\n"
-		"      --check-config FILE  say what is wrong with FILE, or \"ok\", and end\n"
-		"  -d, --device SPEC        one device instead of the configured ones: vfio-user:/PATH;\n"
-		"                           it is called gpu0, and no configuration file is needed\n"
-		"  -s, --socket PATH        listen there instead\n"
-		"  -l, --log-level LEVEL    error, warn, info or debug (info)\n"
-		"  -h, --help               this text\n"
-		"      --version            the version\n");
+	fprintf(f, "Usage: pasidd [OPTION]...\n"
+		   "Gives every unprivileged program its own context on a shared GPU.\n"
+		   "\n"
+		   "  -c, --config FILE        configuration (" DEFAULT_CONFIG ")\n"
+		   "      --check-config FILE  say what is wrong with FILE, or \"ok\", and end\n"
+		   "  -d, --device SPEC        one device instead of the configured ones: vfio-user:/PATH;\n"
+		   "                           it is called gpu0, and no configuration file is needed\n"
+		   "  -s, --socket PATH        listen there instead\n"
+		   "  -l, --log-level LEVEL    error, warn, info or debug (info)\n"
+		   "  -h, --help               this text\n"
+		   "      --version            the version\n");
 }
 
 /* Returns an exit status, or -1 to go on. */
@@ -48,14 +47,10 @@ static int parse_options(struct options *o, int argc, char **argv)
 {
 	enum { OPT_CHECK = 256, OPT_VERSION };
 	static const struct option longs[] = {
-		{ "config", required_argument, NULL, 'c' },
-		{ "check-config", required_argument, NULL, OPT_CHECK },
-		{ "device", required_argument, NULL, 'd' },
-		{ "socket", required_argument, NULL, 's' },
-		{ "log-level", required_argument, NULL, 'l' },
-		{ "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, OPT_VERSION },
-		{ 0 },
+		{"config", required_argument, NULL, 'c'},    {"check-config", required_argument, NULL, OPT_CHECK},
+		{"device", required_argument, NULL, 'd'},    {"socket", required_argument, NULL, 's'},
+		{"log-level", required_argument, NULL, 'l'}, {"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, OPT_VERSION}, {0},
 	};
 	enum log_level level;
 	int c;
@@ -77,7 +72,8 @@ static int parse_options(struct options *o, int argc, char **argv)
 			break;
 		case 'l':
 			if (log_level_parse(optarg, &level) < 0) {
-				fprintf(stderr, "pasidd: --log-level: found \"%s\"; allowed is error, warn, info, debug\n",
+				fprintf(stderr,
+					"pasidd: --log-level: found \"%s\"; allowed is error, warn, info, debug\n",
 					optarg);
 				return 2;
 			}
@@ -95,7 +91,8 @@ static int parse_options(struct options *o, int argc, char **argv)
 		}
 	}
 	if (optind < argc) {
-		fprintf(stderr, "pasidd: found \"%s\"; no arguments are allowed, only options (--help)\n", argv[optind]);
+		fprintf(stderr, "pasidd: found \"%s\"; no arguments are allowed, only options (--help)\n",
+			argv[optind]);
 		return 2;
 	}
 	return -1;
@@ -183,9 +180,9 @@ static void daemon_end(struct daemon *d)
 
 int main(int argc, char **argv)
 {
-	struct options options = { 0 };
+	struct options options = {0};
 	char error[CONFIG_ERROR_MAX];
-	struct daemon daemon = { 0 };
+	struct daemon daemon = {0};
 	struct config *config = NULL;
 	int r = parse_options(&options, argc, argv);
 

@@ -24,7 +24,7 @@ static int check(struct pasid *p, int r, const char *what)
 
 static void print_events(struct pasid *p)
 {
-	struct pasid_event ev = { .size = sizeof(ev) };
+	struct pasid_event ev = {.size = sizeof(ev)};
 
 	while (pasid_next_event(p, &ev) > 0)
 		printf("event: %s\n", ev.text);
@@ -57,7 +57,7 @@ static int fill(struct pasid *p, int fault)
 	    check(p, pasid_map(p, ctx, cmd, 0, 4096, PASID_READ, &cmd_iova), "map commands") < 0)
 		return 2;
 
-	struct refgpu_cmd c = { .op = REFGPU_FILL, .value = WORD, .dst = data_iova, .len = SIZE };
+	struct refgpu_cmd c = {.op = REFGPU_FILL, .value = WORD, .dst = data_iova, .len = SIZE};
 
 	if (fault)
 		c.len += 4096;

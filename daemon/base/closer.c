@@ -46,7 +46,7 @@ static struct {
 	struct event *patience; /* while something is not closed */
 	pid_t children[CHILDREN_MAX];
 	uint32_t n_children;
-	uint32_t oldest;    /* entries before it are closed */
+	uint32_t oldest; /* entries before it are closed */
 	uint32_t last_next; /* what had been claimed when patience last looked */
 	struct log_limit limit;
 } closer;
@@ -89,7 +89,7 @@ static bool child_new(void)
 
 static void look_again(void)
 {
-	static const struct timeval tv = { 0, PATIENCE_MS * 1000 };
+	static const struct timeval tv = {0, PATIENCE_MS * 1000};
 
 	if (!evtimer_pending(closer.patience, NULL))
 		evtimer_add(closer.patience, &tv);
@@ -122,8 +122,10 @@ static void on_patience(evutil_socket_t fd, short what, void *arg)
 
 	forget_closed();
 	if (next != atomic_load(&s->tail) && next == closer.last_next) {
-		log_limited(&closer.limit, LOG_WARN, "closing fds that clients sent takes long: %u are left, %u children "
-			    "are at it", atomic_load(&s->tail) - next, closer.n_children);
+		log_limited(&closer.limit, LOG_WARN,
+			    "closing fds that clients sent takes long: %u are left, %u children "
+			    "are at it",
+			    atomic_load(&s->tail) - next, closer.n_children);
 		child_new();
 	}
 	closer.last_next = next;
@@ -176,7 +178,8 @@ void closer_close(int fd, uid_t uid)
 	tail = atomic_load(&s->tail);
 	forget_closed();
 	if (tail - closer.oldest == RING) {
-		log_limited(&closer.limit, LOG_ERROR, "%u fds of clients wait to be closed; fd %d stays open", RING, fd);
+		log_limited(&closer.limit, LOG_ERROR, "%u fds of clients wait to be closed; fd %d stays open", RING,
+			    fd);
 		return;
 	}
 	s->ring[tail % RING].fd = fd;

@@ -38,7 +38,7 @@ int shm_init(struct shm *s, const char *name, uint64_t bytes)
 	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (p == MAP_FAILED)
 		return -errno;
-	*s = (struct shm){ .p = p, .bytes = bytes, .fd = util_take_fd(&fd), .ro_fd = util_take_fd(&ro_fd) };
+	*s = (struct shm){.p = p, .bytes = bytes, .fd = util_take_fd(&fd), .ro_fd = util_take_fd(&ro_fd)};
 	return 0;
 }
 
@@ -49,5 +49,5 @@ void shm_fini(struct shm *s)
 	munmap(s->p, s->bytes);
 	close(s->fd);
 	close(s->ro_fd);
-	*s = (struct shm){ 0 };
+	*s = (struct shm){0};
 }

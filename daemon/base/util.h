@@ -31,11 +31,11 @@ static inline void util_closep(int *fd)
 #define AUTO_CLOSE __attribute__((cleanup(util_closep)))
 
 /* Hands a pointer on: returns it and forgets it. */
-#define TAKE_PTR(p)                    \
-	({                             \
-		__typeof__(p) t_ = (p);\
-		(p) = NULL;            \
-		t_;                    \
+#define TAKE_PTR(p)                     \
+	({                              \
+		__typeof__(p) t_ = (p); \
+		(p) = NULL;             \
+		t_;                     \
 	})
 
 /* Hands an fd on: returns it and leaves -1. */

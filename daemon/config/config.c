@@ -33,7 +33,7 @@ struct key {
 	const char *name;
 	int (*set)(struct place *p, struct json_object *v, void *to, const struct key *key);
 	size_t offset;
-	uint64_t min, max;  /* numbers; lengths of strings */
+	uint64_t min, max; /* numbers; lengths of strings */
 	const char *allowed; /* words for the error; numbers say their bounds themselves */
 };
 
@@ -102,7 +102,7 @@ static int parse_object(struct place *p, struct json_object *o, const struct key
 
 	if (!json_object_is_type(o, json_type_object))
 		return wrong(p, o, "an object");
-	json_object_object_foreach(o, name, value) {
+	json_object_object_foreach (o, name, value) {
 		const struct key *key = find_key(keys, name);
 		size_t len;
 
@@ -225,7 +225,10 @@ static int set_spec(struct place *p, struct json_object *v, void *to, const stru
 /* ---- the tables ---- */
 
 #define NUMBER_MAX ((uint64_t)INT64_MAX)
-#define LIMIT(name, res) { name, set_u64, offsetof(struct limits, v[res]), 0, NUMBER_MAX, NULL }
+#define LIMIT(name, res)                                                            \
+	{                                                                           \
+		name, set_u64, offsetof(struct limits, v[res]), 0, NUMBER_MAX, NULL \
+	}
 
 static const struct key limit_keys[] = {
 	LIMIT("contexts", PASID_RES_CONTEXTS),
@@ -237,22 +240,22 @@ static const struct key limit_keys[] = {
 	LIMIT("jobs", PASID_RES_JOBS),
 	LIMIT("rate", PASID_RES_RATE),
 	LIMIT("connections", PASID_RES_CONNECTIONS),
-	{ 0 },
+	{0},
 };
 
 #define DEVICE(field) offsetof(struct device_config, field)
 
 static const struct key device_keys[] = {
-	{ "name", set_name, DEVICE(name), 1, PASID_NAME_MAX - 1, "1 to 31 letters, digits and underscores" },
-	{ "spec", set_spec, DEVICE(spec), 12, SPEC_MAX, "\"vfio-user:/PATH\"" },
-	{ "mode", set_device_mode, DEVICE(global), 0, 0, "\"gpu-mmu\" or \"global\"" },
-	{ "format", set_format, DEVICE(format), 1, 16, "\"vmsa64\" or \"x86-64\"" },
-	{ "slots", set_u32, DEVICE(slots), 0, 64, NULL },
-	{ "burst", set_u32, DEVICE(burst), 1, 16, NULL },
-	{ "job_limit_ms", set_u32, DEVICE(job_limit_ms), 10, 3600000, NULL },
-	{ "answer_ms", set_u32, DEVICE(answer_ms), 10, 60000, NULL },
-	{ "table_pages", set_u32, DEVICE(table_pages), 64, 1u << 26, NULL },
-	{ 0 },
+	{"name", set_name, DEVICE(name), 1, PASID_NAME_MAX - 1, "1 to 31 letters, digits and underscores"},
+	{"spec", set_spec, DEVICE(spec), 12, SPEC_MAX, "\"vfio-user:/PATH\""},
+	{"mode", set_device_mode, DEVICE(global), 0, 0, "\"gpu-mmu\" or \"global\""},
+	{"format", set_format, DEVICE(format), 1, 16, "\"vmsa64\" or \"x86-64\""},
+	{"slots", set_u32, DEVICE(slots), 0, 64, NULL},
+	{"burst", set_u32, DEVICE(burst), 1, 16, NULL},
+	{"job_limit_ms", set_u32, DEVICE(job_limit_ms), 10, 3600000, NULL},
+	{"answer_ms", set_u32, DEVICE(answer_ms), 10, 60000, NULL},
+	{"table_pages", set_u32, DEVICE(table_pages), 64, 1u << 26, NULL},
+	{0},
 };
 
 static int missing(struct place *p, const char *key)
@@ -302,7 +305,7 @@ static int set_devices(struct place *p, struct json_object *v, void *to, const s
 		size_t len = enter_index(p, i);
 		struct device_config *d = &devices[i];
 
-		*d = (struct device_config){ .burst = 4, .job_limit_ms = 2000, .answer_ms = 1000, .table_pages = 262144 };
+		*d = (struct device_config){.burst = 4, .job_limit_ms = 2000, .answer_ms = 1000, .table_pages = 262144};
 		d->format = strdup("vmsa64");
 		r = d->format ? parse_object(p, json_object_array_get_idx(v, i), device_keys, d) : -ENOMEM;
 		if (r == 0)
@@ -321,9 +324,9 @@ static int set_limits_object(struct place *p, struct json_object *v, void *to, c
 }
 
 static const struct key uid_keys[] = {
-	{ "uid", set_u32, offsetof(struct uid_limits, uid), 0, UINT32_MAX - 1, NULL },
-	{ "limits", set_limits_object, offsetof(struct uid_limits, limits), 0, 0, NULL },
-	{ 0 },
+	{"uid", set_u32, offsetof(struct uid_limits, uid), 0, UINT32_MAX - 1, NULL},
+	{"limits", set_limits_object, offsetof(struct uid_limits, limits), 0, 0, NULL},
+	{0},
 };
 
 static int by_uid(const void *a, const void *b)
@@ -338,8 +341,9 @@ static int check_uids(struct place *p, struct uid_limits *uids, size_t n)
 	qsort(uids, n, sizeof(*uids), by_uid);
 	for (size_t i = 1; i < n; i++)
 		if (uids[i].uid == uids[i - 1].uid) {
-			snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s: found uid %u more than once; allowed is one entry each",
-				 p->file, p->path, (unsigned int)uids[i].uid);
+			snprintf(p->error, CONFIG_ERROR_MAX,
+				 "%s: %s: found uid %u more than once; allowed is one entry each", p->file, p->path,
+				 (unsigned int)uids[i].uid);
 			return -EINVAL;
 		}
 	return 0;
@@ -381,11 +385,11 @@ static int set_nothing(struct place *p, struct json_object *v, void *to, const s
 }
 
 static const struct key policy_keys[] = {
-	{ "total_bytes", set_u64, offsetof(struct limit_policy, total_bytes), 0, NUMBER_MAX, NULL },
-	{ "connection", set_limits_object, offsetof(struct limit_policy, connection), 0, 0, NULL },
-	{ "uid", set_limits_object, offsetof(struct limit_policy, uid), 0, 0, NULL },
-	{ "uids", set_nothing, 0, 0, 0, NULL },
-	{ 0 },
+	{"total_bytes", set_u64, offsetof(struct limit_policy, total_bytes), 0, NUMBER_MAX, NULL},
+	{"connection", set_limits_object, offsetof(struct limit_policy, connection), 0, 0, NULL},
+	{"uid", set_limits_object, offsetof(struct limit_policy, uid), 0, 0, NULL},
+	{"uids", set_nothing, 0, 0, 0, NULL},
+	{0},
 };
 
 static int set_limits(struct place *p, struct json_object *v, void *to, const struct key *key)
@@ -405,10 +409,10 @@ static int set_limits(struct place *p, struct json_object *v, void *to, const st
 }
 
 static const struct key socket_keys[] = {
-	{ "path", set_string, offsetof(struct config, socket_path), 1, sizeof(((struct sockaddr_un *)0)->sun_path) - 1,
-	  "a path of at most 107 bytes" },
-	{ "mode", set_mode_bits, offsetof(struct config, socket_mode), 0, 0, "an octal mode in a string, as \"0660\"" },
-	{ 0 },
+	{"path", set_string, offsetof(struct config, socket_path), 1, sizeof(((struct sockaddr_un *)0)->sun_path) - 1,
+	 "a path of at most 107 bytes"},
+	{"mode", set_mode_bits, offsetof(struct config, socket_mode), 0, 0, "an octal mode in a string, as \"0660\""},
+	{0},
 };
 
 static int set_socket(struct place *p, struct json_object *v, void *to, const struct key *key)
@@ -417,17 +421,17 @@ static int set_socket(struct place *p, struct json_object *v, void *to, const st
 }
 
 static const struct key top_keys[] = {
-	{ "socket", set_socket, 0, 0, 0, NULL },
-	{ "devices", set_devices, offsetof(struct config, service), 0, 0, NULL },
-	{ "limits", set_limits, offsetof(struct config, service.limits), 0, 0, NULL },
-	{ 0 },
+	{"socket", set_socket, 0, 0, 0, NULL},
+	{"devices", set_devices, offsetof(struct config, service), 0, 0, NULL},
+	{"limits", set_limits, offsetof(struct config, service.limits), 0, 0, NULL},
+	{0},
 };
 
 /* ---- as a whole ---- */
 
 static int set_defaults(struct config *c)
 {
-	static const struct limits connection = { {
+	static const struct limits connection = {{
 		[PASID_RES_CONTEXTS] = 256,
 		[PASID_RES_BUFFERS] = 4096,
 		[PASID_RES_MAPPINGS] = 1u << 20,
@@ -437,8 +441,8 @@ static int set_defaults(struct config *c)
 		[PASID_RES_JOBS] = 1024,
 		[PASID_RES_RATE] = 500000,
 		[PASID_RES_CONNECTIONS] = UINT64_MAX,
-	} };
-	static const struct limits uid = { {
+	}};
+	static const struct limits uid = {{
 		[PASID_RES_CONTEXTS] = 1024,
 		[PASID_RES_BUFFERS] = 16384,
 		[PASID_RES_MAPPINGS] = 2u << 20,
@@ -448,7 +452,7 @@ static int set_defaults(struct config *c)
 		[PASID_RES_JOBS] = 4096,
 		[PASID_RES_RATE] = 1000000,
 		[PASID_RES_CONNECTIONS] = 128,
-	} };
+	}};
 
 	c->service.limits.connection = connection;
 	c->service.limits.uid = uid;
@@ -491,7 +495,7 @@ static int too_long(const char *file, char error[CONFIG_ERROR_MAX])
 
 int config_parse(struct config **ret, const char *text, size_t len, const char *file, char error[CONFIG_ERROR_MAX])
 {
-	struct place p = { .file = file, .error = error };
+	struct place p = {.file = file, .error = error};
 	AUTO_FREE char *copy = malloc(len + 1);
 	struct config *c = calloc(1, sizeof(*c));
 	struct json_object *o = NULL;

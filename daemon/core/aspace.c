@@ -15,13 +15,13 @@
 
 #define SLAB_BYTES 4096u
 #define SLAB_SPARE 16u /* left out at the end for malloc's own header, so that slabs lie side by side */
-#define NEAR_MAX 64u   /* mappings that aspace_nearest() looks at in each direction */
+#define NEAR_MAX 64u /* mappings that aspace_nearest() looks at in each direction */
 
 struct mapping_slab {
 	struct mapping_slab *next, *prev; /* on as->slabs */
-	struct mapping *free;             /* given back, linked by node.left */
-	uint32_t used;                    /* mappings in use */
-	uint32_t fresh;                   /* from here on never used */
+	struct mapping *free; /* given back, linked by node.left */
+	uint32_t used; /* mappings in use */
+	uint32_t fresh; /* from here on never used */
 	struct mapping map[];
 };
 
@@ -99,7 +99,7 @@ void aspace_mapping_free(struct aspace *as, struct mapping *m)
 
 void aspace_init(struct aspace *as, struct range aperture, uint64_t guard)
 {
-	*as = (struct aspace){ .aperture = aperture, .guard = guard, .cursor = aperture.first };
+	*as = (struct aspace){.aperture = aperture, .guard = guard, .cursor = aperture.first};
 }
 
 /*
@@ -111,7 +111,7 @@ static struct mapping *take_out(struct aspace *as, uint32_t owner, bool all, voi
 				void *arg)
 {
 	struct itree_node *n, *next, *head = NULL, **tail = &head;
-	struct range run = { 0 };
+	struct range run = {0};
 
 	all = all || (!as->mixed && as->owner == owner);
 	if (!all && !as->mixed)
@@ -129,7 +129,7 @@ static struct mapping *take_out(struct aspace *as, uint32_t owner, bool all, voi
 		} else {
 			if (head && gone)
 				gone(arg, run);
-			run = (struct range){ n->first, n->last };
+			run = (struct range){n->first, n->last};
 		}
 		*tail = n;
 		tail = &n->left;

@@ -25,10 +25,10 @@
 
 struct mapping {
 	struct itree_node node; /* in aspace.tree; node.first..node.last is the IOVA range */
-	struct buffer *buf;     /* counted in buf->uses */
-	uint64_t off;           /* into buf, of the first byte */
-	uint32_t owner;         /* context id; differs within one address space in `global` mode only */
-	uint16_t made;          /* private: its place in the open plan's list of new mappings, from 1; 0: not new */
+	struct buffer *buf; /* counted in buf->uses */
+	uint64_t off; /* into buf, of the first byte */
+	uint32_t owner; /* context id; differs within one address space in `global` mode only */
+	uint16_t made; /* private: its place in the open plan's list of new mappings, from 1; 0: not new */
 	bool writable;
 };
 
@@ -38,25 +38,25 @@ struct plan;
 struct aspace {
 	struct itree tree;
 	struct range aperture; /* usable IOVAs, page-aligned */
-	uint64_t guard;        /* bytes left free around a range that we choose */
-	uint64_t count;        /* mappings */
-	uint64_t bytes;        /* mapped */
+	uint64_t guard; /* bytes left free around a range that we choose */
+	uint64_t count; /* mappings */
+	uint64_t bytes; /* mapped */
 	/* Private. */
-	uint64_t cursor;            /* addresses of our choice are sought from here on first */
+	uint64_t cursor; /* addresses of our choice are sought from here on first */
 	struct mapping_slab *slabs; /* those with room */
-	struct plan *plan;          /* the open one */
-	uint32_t owner;             /* of all mappings, unless mixed */
-	bool mixed;                 /* mappings of more than one owner may be there */
+	struct plan *plan; /* the open one */
+	uint32_t owner; /* of all mappings, unless mixed */
+	bool mixed; /* mappings of more than one owner may be there */
 };
 
 enum aspace_kind { ASPACE_MAP, ASPACE_UNMAP };
 
 struct aspace_op {
 	enum aspace_kind kind;
-	bool fixed;          /* map: at iova; otherwise any address, which is written to iova */
-	bool writable;       /* map */
-	struct buffer *buf;  /* map */
-	uint64_t off;        /* map */
+	bool fixed; /* map: at iova; otherwise any address, which is written to iova */
+	bool writable; /* map */
+	struct buffer *buf; /* map */
+	uint64_t off; /* map */
 	uint64_t iova;
 	uint64_t len;
 };
@@ -64,9 +64,9 @@ struct aspace_op {
 /* What page tables have to do, in this order. Adjacent steps may have been merged where that changes nothing. */
 struct aspace_step {
 	enum aspace_kind kind;
-	bool writable;      /* map */
+	bool writable; /* map */
 	struct range iova;
-	uint64_t bus;       /* map: bus address of iova.first */
+	uint64_t bus; /* map: bus address of iova.first */
 };
 
 void aspace_init(struct aspace *as, struct range aperture, uint64_t guard);

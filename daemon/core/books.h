@@ -28,10 +28,10 @@ struct books;
 /* What a device is to its clients. */
 struct device_traits {
 	const char *name; /* at most PASID_NAME_MAX - 1 bytes; stays the caller's */
-	bool global;      /* one address space for all contexts */
+	bool global; /* one address space for all contexts */
 	unsigned int pasid_bits, asid_bits;
 	struct range iova; /* usable addresses of a context */
-	struct range bus;  /* where buffers go in the device's bus address space */
+	struct range bus; /* where buffers go in the device's bus address space */
 	uint64_t cmd_align; /* of a submission's address and length */
 	uint64_t submit_max; /* bytes of a submission */
 };
@@ -41,9 +41,9 @@ struct device_books {
 	uint32_t index;
 	struct ids *pasids;
 	struct ids *asids;
-	struct itree bus;      /* of buffer_entry.bus_node */
-	struct aspace shared;  /* `global` only */
-	uint32_t shared_asid;  /* `global` only */
+	struct itree bus; /* of buffer_entry.bus_node */
+	struct aspace shared; /* `global` only */
+	uint32_t shared_asid; /* `global` only */
 	TAILQ_HEAD(, context) contexts;
 	uint32_t n_contexts;
 	TAILQ_HEAD(, buffer_entry) buffers;
@@ -58,10 +58,10 @@ struct client {
 	struct idmap buffers; /* named ones, by id */
 	uint32_t last_buf;
 	uint32_t n_lines; /* fence lines */
-	uint64_t *lines;              /* bitmap */
+	uint64_t *lines; /* bitmap */
 	TAILQ_HEAD(, context) contexts;
 	TAILQ_HEAD(, buffer_entry) all_buffers; /* named or still mapped */
-	TAILQ_ENTRY(client) link;               /* in books.clients */
+	TAILQ_ENTRY(client) link; /* in books.clients */
 	void *tag;
 };
 
@@ -79,13 +79,13 @@ struct context {
 	bool lost;
 	struct client *client;
 	struct device_books *device;
-	struct aspace own;      /* not in `global` mode */
-	struct aspace *aspace;  /* &own or &device->shared */
+	struct aspace own; /* not in `global` mode */
+	struct aspace *aspace; /* &own or &device->shared */
 	uint64_t mappings, bytes; /* of this context */
-	struct job *jobs;       /* ring of jobs not ended, by number & (jobs_size - 1) */
+	struct job *jobs; /* ring of jobs not ended, by number & (jobs_size - 1) */
 	uint32_t jobs_size;
-	uint64_t submitted;     /* last job number given */
-	uint64_t ended;         /* last job that ended */
+	uint64_t submitted; /* last job number given */
+	uint64_t ended; /* last job that ended */
 	struct charge c_context, c_mappings, c_jobs, c_tables;
 	struct fault_log faults;
 	TAILQ_ENTRY(context) in_client, in_device;
@@ -148,7 +148,7 @@ void books_bind_undo(struct books *b, struct context *ctx, struct plan *plan);
 
 int books_submit(struct books *b, struct context *ctx, struct record *rec, struct refusal *why);
 const struct job *books_job(const struct context *ctx, uint64_t number); /* submitted and not ended */
-void books_jobs_done(struct context *ctx, uint64_t number);              /* all jobs up to number have ended */
+void books_jobs_done(struct context *ctx, uint64_t number); /* all jobs up to number have ended */
 
 /*
  * Applies a record in one phase: how a successor rebuilds, and how tests compare. INTENT is applied as if it committed;

@@ -171,7 +171,7 @@ static void clearing_unused(void *arg, struct buffer *buf)
 
 void books_ctx_clear(struct books *b, struct context *ctx, void (*gone)(void *arg, struct range r), void *arg)
 {
-	struct clearing c = { b, gone, arg };
+	struct clearing c = {b, gone, arg};
 
 	/* In a shared address space somebody else's bind list may be open by now; one without mappings is not bothered. */
 	if (ctx->mappings)
@@ -267,7 +267,7 @@ static int op_judge(struct context *ctx, const struct record_op *w, struct aspac
 		return op_refused(why, i, PASID_WHY_FLAGS, w->flags, 0);
 	if (w->buf || w->off)
 		return op_refused(why, i, PASID_WHY_RESERVED, 0, 0);
-	*op = (struct aspace_op){ .kind = ASPACE_UNMAP, .fixed = true, .iova = w->iova, .len = w->len };
+	*op = (struct aspace_op){.kind = ASPACE_UNMAP, .fixed = true, .iova = w->iova, .len = w->len};
 	return 0;
 }
 
@@ -377,7 +377,7 @@ int books_submit(struct books *b, struct context *ctx, struct record *rec, struc
 	}
 	rec->job = ++ctx->submitted;
 	ctx->jobs[rec->job & (ctx->jobs_size - 1)] =
-		(struct job){ .number = rec->job, .iova = rec->iova, .len = rec->len };
+		(struct job){.number = rec->job, .iova = rec->iova, .len = rec->len};
 	return 0;
 }
 

@@ -9,7 +9,8 @@
 
 struct books {
 	struct ledger *ledger;
-	uint64_t max_lines; /* fence lines of a connection: twice as many as it may have contexts, for some are retired */
+	uint64_t
+		max_lines; /* fence lines of a connection: twice as many as it may have contexts, for some are retired */
 	struct device_books *devices[BOOKS_MAX_DEVICES];
 	uint32_t n_devices;
 	TAILQ_HEAD(, client) clients;

@@ -71,7 +71,7 @@ static int judge(struct books *b, const struct record *rec)
 
 static int replay_bind(struct books *b, struct context *ctx, struct record *rec)
 {
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 	struct plan *plan;
 	int r = rec->n_ops > PASID_BIND_MAX ? -EINVAL : books_bind(b, ctx, rec, &plan, &why);
 
@@ -84,7 +84,7 @@ static int replay_buf_gone(struct books *b, const struct record *rec)
 {
 	struct buffer_entry *e;
 
-	TAILQ_FOREACH(e, &books_client(b, rec->client)->all_buffers, in_client)
+	TAILQ_FOREACH (e, &books_client(b, rec->client)->all_buffers, in_client)
 		if (e->buffer.id == rec->buf && !e->buffer.named && !e->buffer.uses) {
 			books_buf_gone(b, e);
 			return 0;
@@ -94,7 +94,7 @@ static int replay_buf_gone(struct books *b, const struct record *rec)
 
 static int replay_intent(struct books *b, struct record *rec)
 {
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 	struct client *c = books_client(b, rec->client);
 	struct context *ctx = books_any_context(b, rec->ctx);
 	struct buffer_entry *e;
@@ -135,7 +135,7 @@ static int replay_undo(struct books *b, struct record *rec)
 {
 	struct client *c = books_client(b, rec->client);
 	struct context *ctx = books_any_context(b, rec->ctx);
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 
 	if (!c)
 		return -ENOENT;
@@ -171,8 +171,9 @@ int books_replay(struct books *b, enum record_phase phase, struct record *rec)
 
 static void dump_context(const struct context *ctx, FILE *f)
 {
-	fprintf(f, "  context %u device %s pasid %u asid %u line %u%s jobs %" PRIu64 "..%" PRIu64 " mappings %" PRIu64
-		   " bytes %" PRIu64 "\n",
+	fprintf(f,
+		"  context %u device %s pasid %u asid %u line %u%s jobs %" PRIu64 "..%" PRIu64 " mappings %" PRIu64
+		" bytes %" PRIu64 "\n",
 		ctx->id, ctx->device->traits.name, ctx->pasid, ctx->asid, ctx->line, ctx->lost ? " lost" : "",
 		ctx->ended, ctx->submitted, ctx->mappings, ctx->bytes);
 	for (uint64_t n = ctx->ended + 1; n <= ctx->submitted; n++) {
@@ -212,12 +213,12 @@ void books_dump(struct books *b, FILE *f)
 
 	fprintf(f, "total %" PRIu64 " last client %u last context %u\n", ledger_total_bytes(b->ledger), b->last_client,
 		b->last_ctx);
-	TAILQ_FOREACH(c, &b->clients, link) {
+	TAILQ_FOREACH (c, &b->clients, link) {
 		fprintf(f, "client %u uid %u pid %d last buffer %u\n", c->id, c->uid, c->pid, c->last_buf);
 		dump_account(c, f);
-		TAILQ_FOREACH(e, &c->all_buffers, in_client)
+		TAILQ_FOREACH (e, &c->all_buffers, in_client)
 			dump_buffer(e, f);
-		TAILQ_FOREACH(ctx, &c->contexts, in_client)
+		TAILQ_FOREACH (ctx, &c->contexts, in_client)
 			dump_context(ctx, f);
 	}
 }

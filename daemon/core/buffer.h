@@ -10,11 +10,11 @@
 #include <stdint.h>
 
 struct buffer {
-	uint32_t id;   /* of its connection */
+	uint32_t id; /* of its connection */
 	uint64_t size; /* bytes, a multiple of 4096 */
-	uint64_t bus;  /* address of its first byte in the device's bus address space */
+	uint64_t bus; /* address of its first byte in the device's bus address space */
 	bool writable;
-	bool named;    /* the client still has its id */
+	bool named; /* the client still has its id */
 	uint64_t uses; /* mappings of it, in any context of the client */
 };
 

@@ -9,7 +9,7 @@
 
 struct refusal {
 	uint32_t reason; /* enum pasid_reason */
-	uint32_t index;  /* operation of a bind list */
+	uint32_t index; /* operation of a bind list */
 	uint64_t n1, n2;
 };
 

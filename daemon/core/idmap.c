@@ -81,12 +81,12 @@ void idmap_remove(struct idmap *m, uint32_t id)
 			hole = i;
 		}
 	}
-	m->entries[hole] = (struct idmap_entry){ 0 };
+	m->entries[hole] = (struct idmap_entry){0};
 	m->count--;
 }
 
 void idmap_fini(struct idmap *m)
 {
 	free(m->entries);
-	*m = (struct idmap){ 0 };
+	*m = (struct idmap){0};
 }

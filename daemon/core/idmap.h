@@ -17,7 +17,7 @@ struct idmap {
 /* 0, -ENOMEM. The id is not in the map (asserted). Zero-initialised is empty. */
 int idmap_add(struct idmap *m, uint32_t id, void *object);
 void *idmap_find(const struct idmap *m, uint32_t id); /* NULL: not there */
-void idmap_remove(struct idmap *m, uint32_t id);      /* it is there (asserted) */
+void idmap_remove(struct idmap *m, uint32_t id); /* it is there (asserted) */
 void idmap_fini(struct idmap *m);
 
 #endif

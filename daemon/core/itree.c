@@ -45,7 +45,7 @@ static inline uint64_t between(uint64_t last, uint64_t first)
 
 static inline struct summary summary_of(const struct itree_node *n)
 {
-	return (struct summary){ n->sub_first, n->sub_last, n->sub_gap, n->balance };
+	return (struct summary){n->sub_first, n->sub_last, n->sub_gap, n->balance};
 }
 
 /* Recomputes what n says of its subtree from its children. */
@@ -407,7 +407,7 @@ bool itree_find_room(const struct itree *t, const struct itree_want *w, uint64_t
 bool itree_find_gap(const struct itree *t, struct range within, uint64_t from, uint64_t len, uint64_t align,
 		    uint64_t *addr)
 {
-	const struct itree_want w = { .within = within, .from = from, .len = len, .align = align };
+	const struct itree_want w = {.within = within, .from = from, .len = len, .align = align};
 
 	return itree_find_room(t, &w, addr);
 }

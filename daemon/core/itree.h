@@ -13,11 +13,11 @@
 
 struct itree_node {
 	struct itree_node *left, *right, *parent;
-	uint64_t first, last;         /* inclusive; the owner sets them before insertion and may shrink them with
+	uint64_t first, last; /* inclusive; the owner sets them before insertion and may shrink them with
 				       * itree_resize() */
 	uint64_t sub_first, sub_last; /* of the subtree: lowest first, highest last */
-	uint64_t sub_gap;             /* largest number of free bytes between neighbours inside the subtree */
-	int balance;                  /* private to the balancing scheme: the subtree's height */
+	uint64_t sub_gap; /* largest number of free bytes between neighbours inside the subtree */
+	int balance; /* private to the balancing scheme: the subtree's height */
 };
 
 struct itree {
@@ -52,7 +52,7 @@ bool itree_find_gap(const struct itree *t, struct range within, uint64_t from, u
 struct itree_want {
 	struct range within;
 	uint64_t from, len, align; /* as above */
-	uint64_t guard;            /* bytes to leave free on both sides, as far as `within` reaches */
+	uint64_t guard; /* bytes to leave free on both sides, as far as `within` reaches */
 };
 
 /* The same with a guard: the neighbours on both sides are at least `guard` bytes away. */

@@ -20,14 +20,14 @@ struct plan {
 	struct aspace *as;
 	uint32_t owner;
 	bool replaces;
-	bool unmaps;             /* torn is valid */
-	struct range torn;       /* spans all that was unmapped so far */
-	int64_t peak;            /* most mappings so far, less `count` */
-	uint64_t count, cursor;  /* of the address space, before the plan */
+	bool unmaps; /* torn is valid */
+	struct range torn; /* spans all that was unmapped so far */
+	int64_t peak; /* most mappings so far, less `count` */
+	uint64_t count, cursor; /* of the address space, before the plan */
 	struct itree_node *near; /* in the tree, just below where the next operation is likely to be; or NULL */
-	struct mapping *taken;   /* linked by node.left */
-	uint32_t n_taken;        /* looked at, to be taken */
-	struct mapping **made;   /* new mappings; NULL: gone again */
+	struct mapping *taken; /* linked by node.left */
+	uint32_t n_taken; /* looked at, to be taken */
+	struct mapping **made; /* new mappings; NULL: gone again */
 	size_t n_made, n_steps;
 	struct aspace_step step[];
 };
@@ -101,7 +101,7 @@ static void add_map_step(struct plan *p, struct range r, uint64_t bus, bool writ
 		s->iova.last = r.last;
 		return;
 	}
-	p->step[p->n_steps++] = (struct aspace_step){ ASPACE_MAP, writable, r, bus };
+	p->step[p->n_steps++] = (struct aspace_step){ASPACE_MAP, writable, r, bus};
 }
 
 static void add_unmap_step(struct plan *p, struct range r)
@@ -111,7 +111,7 @@ static void add_unmap_step(struct plan *p, struct range r)
 	if (s && s->kind == ASPACE_UNMAP && s->iova.last + 1 == r.first)
 		s->iova.last = r.last;
 	else
-		p->step[p->n_steps++] = (struct aspace_step){ ASPACE_UNMAP, false, r, 0 };
+		p->step[p->n_steps++] = (struct aspace_step){ASPACE_UNMAP, false, r, 0};
 	if (!p->unmaps)
 		p->torn = r;
 	if (r.first < p->torn.first)
@@ -172,8 +172,8 @@ static int check_op(const struct aspace *as, const struct aspace_op *op, struct 
 /* A free range for len bytes at a bus address: the best alignment first, from the cursor on first. */
 static bool choose(struct aspace *as, uint64_t len, uint64_t bus, struct range *r)
 {
-	static const uint64_t sizes[] = { UINT64_C(1) << 30, UINT64_C(1) << 21, ASPACE_PAGE };
-	struct itree_want w = { .within = as->aperture, .len = len, .guard = as->guard };
+	static const uint64_t sizes[] = {UINT64_C(1) << 30, UINT64_C(1) << 21, ASPACE_PAGE};
+	struct itree_want w = {.within = as->aperture, .len = len, .guard = as->guard};
 	uint64_t iova;
 
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
@@ -186,7 +186,7 @@ static bool choose(struct aspace *as, uint64_t len, uint64_t bus, struct range *
 			if (!itree_find_room(&as->tree, &w, &iova))
 				continue;
 		}
-		*r = (struct range){ iova, iova + (len - 1) };
+		*r = (struct range){iova, iova + (len - 1)};
 		as->cursor = r->last < as->aperture.last ? r->last + 1 : as->aperture.first;
 		return true;
 	}
@@ -280,12 +280,12 @@ static int plan_unmap(struct plan *p, struct range r, struct refusal *why)
 	if (e)
 		return e;
 	if (first->node.first < r.first) {
-		e = cut(p, first, (struct range){ first->node.first, r.first - 1 }, &head, why);
+		e = cut(p, first, (struct range){first->node.first, r.first - 1}, &head, why);
 		if (e)
 			return e;
 	}
 	if (last->node.last > r.last) {
-		e = cut(p, last, (struct range){ r.last + 1, last->node.last }, &tail, why);
+		e = cut(p, last, (struct range){r.last + 1, last->node.last}, &tail, why);
 		if (e) {
 			if (head)
 				aspace_mapping_free(p->as, head);
@@ -314,7 +314,7 @@ static struct plan *plan_new(struct aspace *as, uint32_t owner, size_t n)
 
 	if (!p)
 		return NULL;
-	*p = (struct plan){ .as = as, .owner = owner, .count = as->count, .cursor = as->cursor };
+	*p = (struct plan){.as = as, .owner = owner, .count = as->count, .cursor = as->cursor};
 	p->made = (struct mapping **)(void *)&p->step[n];
 	as->plan = p;
 	return p;
@@ -341,7 +341,7 @@ int aspace_plan(struct aspace *as, uint32_t owner, struct aspace_op *ops, size_t
 	if (!p)
 		return refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	for (size_t i = 0; i < n; i++) {
-		struct range r = { 0 };
+		struct range r = {0};
 		int e = check_op(as, &ops[i], &r, why);
 
 		if (!e)

@@ -22,8 +22,8 @@ enum record_kind {
 	RECORD_BIND,
 	RECORD_SUBMIT,
 	RECORD_JOBS_DONE, /* not a verb: jobs up to `job` ended */
-	RECORD_CTX_LOST,  /* not a verb: the context's work is over, its mappings are gone */
-	RECORD_BUF_GONE,  /* not a verb: a freed buffer that nothing maps is unmapped from the device as well */
+	RECORD_CTX_LOST, /* not a verb: the context's work is over, its mappings are gone */
+	RECORD_BUF_GONE, /* not a verb: a freed buffer that nothing maps is unmapped from the device as well */
 };
 
 /* What happens to the verb of a record. Undo exists for IMPORT and CTX_NEW alone; everything else rolls forward. */
@@ -43,22 +43,22 @@ struct record {
 	uint32_t kind; /* enum record_kind */
 	uint32_t client; /* chosen for CLIENT_OPEN */
 	uint64_t serial; /* of the client's request */
-	uint32_t ctx;    /* chosen for CTX_NEW */
-	uint32_t buf;    /* chosen for IMPORT */
+	uint32_t ctx; /* chosen for CTX_NEW */
+	uint32_t buf; /* chosen for IMPORT */
 	uint32_t device; /* index, from 0 */
-	uint32_t uid;    /* CLIENT_OPEN */
-	int32_t pid;     /* CLIENT_OPEN */
-	uint32_t pasid;  /* CTX_NEW, chosen */
-	uint32_t asid;   /* CTX_NEW, chosen; the device's own in `global` mode */
-	uint32_t line;   /* CTX_NEW, chosen: fence line + 1 */
-	uint64_t size;   /* IMPORT */
-	uint64_t bus;    /* IMPORT, chosen */
+	uint32_t uid; /* CLIENT_OPEN */
+	int32_t pid; /* CLIENT_OPEN */
+	uint32_t pasid; /* CTX_NEW, chosen */
+	uint32_t asid; /* CTX_NEW, chosen; the device's own in `global` mode */
+	uint32_t line; /* CTX_NEW, chosen: fence line + 1 */
+	uint64_t size; /* IMPORT */
+	uint64_t bus; /* IMPORT, chosen */
 	uint32_t writable; /* IMPORT */
-	uint32_t huge;     /* IMPORT */
-	uint64_t job;    /* SUBMIT, chosen; JOBS_DONE */
-	uint64_t iova;   /* SUBMIT */
-	uint64_t len;    /* SUBMIT */
-	uint32_t n_ops;  /* BIND */
+	uint32_t huge; /* IMPORT */
+	uint64_t job; /* SUBMIT, chosen; JOBS_DONE */
+	uint64_t iova; /* SUBMIT */
+	uint64_t len; /* SUBMIT */
+	uint32_t n_ops; /* BIND */
 	uint32_t reserved;
 	struct record_op ops[];
 };

@@ -40,17 +40,17 @@ struct engine_job {
 };
 
 enum engine_control {
-	ENGINE_PAUSE,     /* hold the job where it is */
-	ENGINE_RESUME,    /* go on; a faulted access is tried again */
+	ENGINE_PAUSE, /* hold the job where it is */
+	ENGINE_RESUME, /* go on; a faulted access is tried again */
 	ENGINE_TERMINATE, /* end the job that stalled on a fault as if it were done */
-	ENGINE_STOP,      /* drop all jobs of the slot: no fence is written; the slot forgets its address space */
+	ENGINE_STOP, /* drop all jobs of the slot: no fence is written; the slot forgets its address space */
 };
 
 struct engine_slot {
 	uint64_t begun; /* highest mark begun */
-	uint64_t done;  /* highest mark done or dropped */
-	bool settled;   /* the last control asked of the slot has taken effect */
-	bool still;     /* no access is going on: idle, paused or stalled */
+	uint64_t done; /* highest mark done or dropped */
+	bool settled; /* the last control asked of the slot has taken effect */
+	bool still; /* no access is going on: idle, paused or stalled */
 };
 
 struct engine_ops {

@@ -16,11 +16,11 @@
 #include "base/util.h"
 #include "engine/engine.h"
 
-#define RING_WORDS 64u  /* a turn's jobs, the switch before them, and room to spare */
-#define RING_JOBS 16u   /* jobs in a ring at a time; with install and scrub words well below RING_WORDS */
+#define RING_WORDS 64u /* a turn's jobs, the switch before them, and room to spare */
+#define RING_JOBS 16u /* jobs in a ring at a time; with install and scrub words well below RING_WORDS */
 #define INVQ_ENTRIES 1024u
 #define FAULTQ_ENTRIES 256u /* every slot stalls on its first fault, so 64 would do */
-#define INV_RANGES 64u      /* in one request; more than that is the whole ASID */
+#define INV_RANGES 64u /* in one request; more than that is the whole ASID */
 
 /* What the device reads, and what it writes: the two halves of engine_memory. */
 struct shared_ro {
@@ -35,9 +35,9 @@ struct shared_rw {
 };
 
 struct slot {
-	uint64_t tail;    /* words written */
-	uint64_t rung;    /* ... and made known */
-	uint64_t done;    /* the device's mark, as last judged */
+	uint64_t tail; /* words written */
+	uint64_t rung; /* ... and made known */
+	uint64_t done; /* the device's mark, as last judged */
 	uint64_t control; /* the last CTRL value */
 	uint64_t sequence;
 };
@@ -214,13 +214,13 @@ static int refgpu_submit(struct engine *e, unsigned int s, const struct engine_j
 
 static int refgpu_scrub(struct engine *e, unsigned int s)
 {
-	return ring_put(of_engine(e), s, &(struct refgpu_ring_word){ .op = REFGPU_RING_SCRUB });
+	return ring_put(of_engine(e), s, &(struct refgpu_ring_word){.op = REFGPU_RING_SCRUB});
 }
 
 static int refgpu_install(struct translator *t, unsigned int s, uint32_t pasid, uint32_t asid, uint64_t root)
 {
 	return ring_put(of_translator(t), s,
-			&(struct refgpu_ring_word){ .op = REFGPU_RING_SET_TTBR, .asid = asid, .addr = root });
+			&(struct refgpu_ring_word){.op = REFGPU_RING_SET_TTBR, .asid = asid, .addr = root});
 }
 
 static void refgpu_kick(struct engine *e, unsigned int s)
@@ -283,9 +283,9 @@ static int refgpu_invalidate(struct translator *t, uint32_t asid, const struct r
 		struct refgpu_inv *inv = &g->ro->invq[(g->inv_tail + i) % INVQ_ENTRIES];
 
 		if (n)
-			*inv = (struct refgpu_inv){ REFGPU_INV_RANGE, asid, r[i].first, r[i].last, 0 };
+			*inv = (struct refgpu_inv){REFGPU_INV_RANGE, asid, r[i].first, r[i].last, 0};
 		else
-			*inv = (struct refgpu_inv){ REFGPU_INV_ASID, asid, 0, 0, 0 };
+			*inv = (struct refgpu_inv){REFGPU_INV_ASID, asid, 0, 0, 0};
 	}
 	g->inv_tail += entries;
 	atomic_thread_fence(memory_order_release);
@@ -309,12 +309,9 @@ static int refgpu_invalidated(struct translator *t, uint64_t *ticket)
 static uint32_t fault_code(uint32_t code)
 {
 	static const uint8_t codes[] = {
-		[REFGPU_FAULT_TRANSLATION] = PASID_FAULT_UNMAPPED,
-		[REFGPU_FAULT_PERMISSION] = PASID_FAULT_PERMISSION,
-		[REFGPU_FAULT_ADDRESS_SIZE] = PASID_FAULT_ADDRESS,
-		[REFGPU_FAULT_BUS] = PASID_FAULT_BUS,
-		[REFGPU_FAULT_PRIVILEGED] = PASID_FAULT_PRIVILEGED,
-		[REFGPU_FAULT_COMMAND] = PASID_FAULT_COMMAND,
+		[REFGPU_FAULT_TRANSLATION] = PASID_FAULT_UNMAPPED,  [REFGPU_FAULT_PERMISSION] = PASID_FAULT_PERMISSION,
+		[REFGPU_FAULT_ADDRESS_SIZE] = PASID_FAULT_ADDRESS,  [REFGPU_FAULT_BUS] = PASID_FAULT_BUS,
+		[REFGPU_FAULT_PRIVILEGED] = PASID_FAULT_PRIVILEGED, [REFGPU_FAULT_COMMAND] = PASID_FAULT_COMMAND,
 	};
 
 	return code < ARRAY_SIZE(codes) && codes[code] ? codes[code] : PASID_FAULT_OTHER;

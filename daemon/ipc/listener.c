@@ -43,8 +43,10 @@ static void greet(struct ipc *i, int fd)
 		return;
 	}
 	if (closer_stuck(cred.uid) > STUCK_MAX) {
-		log_limited(&i->limit, LOG_WARN, "connection of pid %d, uid %u refused: more than %u fds that it sent "
-			    "cannot be closed", cred.pid, cred.uid, STUCK_MAX);
+		log_limited(&i->limit, LOG_WARN,
+			    "connection of pid %d, uid %u refused: more than %u fds that it sent "
+			    "cannot be closed",
+			    cred.pid, cred.uid, STUCK_MAX);
 		closer_close(fd, cred.uid);
 		return;
 	}
@@ -58,7 +60,7 @@ static void greet(struct ipc *i, int fd)
 
 static void on_accept(evutil_socket_t lfd, short what, void *arg)
 {
-	static const struct timeval wait = { 0, OUT_OF_FDS_MS * 1000 };
+	static const struct timeval wait = {0, OUT_OF_FDS_MS * 1000};
 	struct ipc *i = arg;
 
 	for (int n = 0; n < ACCEPTS_A_TURN; n++) {
@@ -69,8 +71,10 @@ static void on_accept(evutil_socket_t lfd, short what, void *arg)
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
-			log_limited(&i->limit, LOG_ERROR, "cannot accept a connection: %s; raise LimitNOFILE=, or lower "
-				    "the limits on connections", strerror(errno));
+			log_limited(&i->limit, LOG_ERROR,
+				    "cannot accept a connection: %s; raise LimitNOFILE=, or lower "
+				    "the limits on connections",
+				    strerror(errno));
 			event_del(i->accept);
 			evtimer_add(i->again, &wait);
 		}
@@ -108,7 +112,7 @@ static int check_stale(const struct sockaddr_un *addr)
 
 static int listen_at(struct ipc *i, const char *path, mode_t mode)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	int r;
 
 	if (strlen(path) >= sizeof(addr.sun_path))

@@ -23,12 +23,12 @@
 #include "core/charge.h"
 #include "service/service.h"
 
-#define DRAIN_S 5     /* seconds for a client to make room for a reply */
-#define TURN 16       /* requests before others get a look in */
-#define PROBE 8       /* wake-ups, see session_work() */
+#define DRAIN_S 5 /* seconds for a client to make room for a reply */
+#define TURN 16 /* requests before others get a look in */
+#define PROBE 8 /* wake-ups, see session_work() */
 #define REFUSED_MAX 32u /* connections beyond a limit that wait to be told so; more are just closed */
-#define CROWDED_MS 2  /* how long to leave a client that sends many fds while as many wait to be closed */
-#define FDS_MAX 253   /* SCM_MAX_FD of the kernel: no message carries more */
+#define CROWDED_MS 2 /* how long to leave a client that sends many fds while as many wait to be closed */
+#define FDS_MAX 253 /* SCM_MAX_FD of the kernel: no message carries more */
 
 struct kept_reply {
 	void *data; /* NULL: none */
@@ -43,20 +43,20 @@ struct session {
 	pid_t pid;
 	struct event_base *base;
 	struct service_client *client; /* NULL: refused */
-	struct refusal refused;        /* what its HELLO is answered */
+	struct refusal refused; /* what its HELLO is answered */
 	struct event *readable, *writable, *drain, *resume;
-	uint64_t serial;       /* of the last request that was carried out, or is pending */
-	uint64_t admitted;     /* of the last request that the rate limit let pass */
-	bool pending;          /* the service works on the request of `serial` */
-	bool ahead;            /* there was another request behind the last one */
+	uint64_t serial; /* of the last request that was carried out, or is pending */
+	uint64_t admitted; /* of the last request that the rate limit let pass */
+	bool pending; /* the service works on the request of `serial` */
+	bool ahead; /* there was another request behind the last one */
 	unsigned int wakes;
-	uint64_t owed;         /* serial of the reply that waits for room; 0: none */
-	void *event;           /* an event that waits for room */
+	uint64_t owed; /* serial of the reply that waits for room; 0: none */
+	void *event; /* an event that waits for room */
 	size_t event_size;
 	struct kept_reply kept[PASID_IN_FLIGHT]; /* by serial */
-	int fds[FDS_MAX];      /* of the message at hand */
+	int fds[FDS_MAX]; /* of the message at hand */
 	size_t n_fds;
-	bool many_fds;         /* it has sent more with a message than any request takes */
+	bool many_fds; /* it has sent more with a message than any request takes */
 };
 
 static struct log_limit limit; /* of all sessions: a line a client can cause */
@@ -114,9 +114,9 @@ static int put(struct session *s, const void *data, size_t size, int fd)
 	union {
 		char buf[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
-	} control = { 0 };
-	struct iovec iov = { (void *)(uintptr_t)data, size };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	} control = {0};
+	struct iovec iov = {(void *)(uintptr_t)data, size};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 	struct cmsghdr *cmsg;
 	ssize_t n;
 
@@ -130,8 +130,8 @@ static int put(struct session *s, const void *data, size_t size, int fd)
 		memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
 	}
 	do
-		n = fd < 0 ? send(s->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL) :
-			     sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+		n = fd < 0 ? send(s->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+			   : sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	if (n >= 0)
 		return 0;
@@ -156,7 +156,7 @@ static bool keep(struct session *s, const struct service_reply *r)
 	if (!data)
 		return false;
 	memcpy(data, r->data, r->size);
-	*k = (struct kept_reply){ data, r->size, r->with_fence };
+	*k = (struct kept_reply){data, r->size, r->with_fence};
 	return true;
 }
 
@@ -178,7 +178,7 @@ static void consume(struct session *s)
 /* Sends the reply of `serial` and consumes its request, or waits for room. False: the session is gone. */
 static bool answer(struct session *s, uint64_t serial)
 {
-	static const struct timeval patience = { DRAIN_S, 0 };
+	static const struct timeval patience = {DRAIN_S, 0};
 	int r = put_kept(s, kept_for(s, serial));
 
 	if (r == -EAGAIN) {
@@ -276,7 +276,7 @@ static bool peek_fds(struct session *s)
 		char buf[CMSG_SPACE(FDS_MAX * sizeof(int))];
 		struct cmsghdr align;
 	} control;
-	struct iovec iov = { NULL, 0 };
+	struct iovec iov = {NULL, 0};
 	struct msghdr msg = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
@@ -295,8 +295,8 @@ static bool peek_fds(struct session *s)
  * only tells us that there are fds (MSG_CTRUNC), and gives us none. */
 static ssize_t peek(struct session *s)
 {
-	struct iovec iov = { message.bytes, sizeof(message) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct iovec iov = {message.bytes, sizeof(message)};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 	ssize_t n;
 
 	do
@@ -336,7 +336,7 @@ static bool rate_allows(struct session *s, uint64_t serial)
 		s->admitted = serial;
 		return true;
 	}
-	tv = (struct timeval){ (time_t)(wait / 1000000000), (suseconds_t)(wait / 1000 % 1000000 + 1) };
+	tv = (struct timeval){(time_t)(wait / 1000000000), (suseconds_t)(wait / 1000 % 1000000 + 1)};
 	event_del(s->readable);
 	evtimer_add(s->resume, &tv);
 	return false;
@@ -380,7 +380,7 @@ static bool carry_out(struct session *s, size_t size)
 /* A client that sends many fds is read no faster than they are closed, so that they do not pile up here. */
 static bool fds_keep_up(struct session *s)
 {
-	static const struct timeval wait = { 0, CROWDED_MS * 1000 };
+	static const struct timeval wait = {0, CROWDED_MS * 1000};
 
 	if (!s->many_fds || !closer_crowded())
 		return true;
@@ -430,7 +430,7 @@ static void session_work(struct session *s)
 static void turn_away(struct session *s)
 {
 	struct pasid_reply reply = {
-		.msg = { .size = sizeof(reply), .opcode = PASID_OP_HELLO, .serial = 1 },
+		.msg = {.size = sizeof(reply), .opcode = PASID_OP_HELLO, .serial = 1},
 		.code = refusal_code(s->refused.reason),
 		.reason = s->refused.reason,
 		.n1 = s->refused.n1,
@@ -496,10 +496,9 @@ static const struct service_client_ops session_ops = {
 	.events = on_events,
 };
 
-int session_new(struct sessions *list, struct event_base *base, struct service *svc, int fd, uid_t uid,
-		pid_t pid)
+int session_new(struct sessions *list, struct event_base *base, struct service *svc, int fd, uid_t uid, pid_t pid)
 {
-	static const struct timeval patience = { DRAIN_S, 0 };
+	static const struct timeval patience = {DRAIN_S, 0};
 	struct session *s = calloc(1, sizeof(*s));
 	int r;
 

@@ -22,17 +22,17 @@ struct pgtable_format;
 extern const struct pgtable_format pgtable_vmsa64;
 extern const struct pgtable_format pgtable_x86_64;
 
-const char *pgtable_format_name(const struct pgtable_format *f);      /* "vmsa64", "x86-64" */
-uint64_t pgtable_format_page_sizes(const struct pgtable_format *f);   /* bit per block size */
-uint64_t pgtable_format_iova_last(const struct pgtable_format *f);    /* highest IOVA: 2^48-1; x86-64: 2^47-1 */
+const char *pgtable_format_name(const struct pgtable_format *f); /* "vmsa64", "x86-64" */
+uint64_t pgtable_format_page_sizes(const struct pgtable_format *f); /* bit per block size */
+uint64_t pgtable_format_iova_last(const struct pgtable_format *f); /* highest IOVA: 2^48-1; x86-64: 2^47-1 */
 
 /* Takes one page (the root) of the pool, unpromised. 0, -EAGAIN and -ENOSPC as table_pool_reserve(), -ENOMEM. */
 int pgtable_new(struct pgtable **ret, const struct pgtable_format *f, struct table_pool *pool);
 /* Gives all pages back at once: the device must have forgotten them. Takes NULL, returns NULL. */
 struct pgtable *pgtable_free(struct pgtable *pt);
 
-uint64_t pgtable_root(const struct pgtable *pt);    /* bus address, for TTBR or CR3 */
-uint32_t pgtable_pages(const struct pgtable *pt);   /* table pages held, the root and those not reclaimed included */
+uint64_t pgtable_root(const struct pgtable *pt); /* bus address, for TTBR or CR3 */
+uint32_t pgtable_pages(const struct pgtable *pt); /* table pages held, the root and those not reclaimed included */
 
 /* The most table pages that mapping r to `bus` may take, or unmapping r (where it cuts a block; at most 4). Arithmetic on
  * the addresses alone: it holds whatever happens to the tables in between, so the needs of a list of changes can be added
@@ -64,9 +64,9 @@ uint32_t pgtable_reclaim(struct pgtable *pt);
 
 struct pgtable_leaf {
 	struct range iova; /* of the page or block */
-	uint64_t bus;      /* of iova.first */
-	uint64_t entry;    /* the descriptor itself */
-	uint32_t level;    /* 0 is the root's */
+	uint64_t bus; /* of iova.first */
+	uint64_t entry; /* the descriptor itself */
+	uint32_t level; /* 0 is the root's */
 	bool writable;
 };
 

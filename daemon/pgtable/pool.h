@@ -21,10 +21,10 @@ int table_pool_new(struct table_pool **ret, uint64_t bus, uint32_t max_pages);
 /* Takes NULL, returns NULL. All page tables in it are gone by then. */
 struct table_pool *table_pool_free(struct table_pool *p);
 
-int table_pool_fd(const struct table_pool *p);         /* stays the pool's */
-int table_pool_device_fd(const struct table_pool *p);  /* the same, read-only: a device may not write its tables */
+int table_pool_fd(const struct table_pool *p); /* stays the pool's */
+int table_pool_device_fd(const struct table_pool *p); /* the same, read-only: a device may not write its tables */
 uint64_t table_pool_bus(const struct table_pool *p);
-uint32_t table_pool_max(const struct table_pool *p);   /* pages */
+uint32_t table_pool_max(const struct table_pool *p); /* pages */
 uint32_t table_pool_extent(const struct table_pool *p); /* pages that the device sees */
 void table_pool_extend(struct table_pool *p, uint32_t extent);
 
@@ -32,6 +32,6 @@ void table_pool_extend(struct table_pool *p, uint32_t extent);
 int table_pool_reserve(struct table_pool *p, uint32_t n);
 void table_pool_unreserve(struct table_pool *p, uint32_t n);
 uint32_t table_pool_unpromised(const struct table_pool *p); /* pages free in the extent and promised to nobody */
-uint32_t table_pool_used(const struct table_pool *p);       /* pages in tables */
+uint32_t table_pool_used(const struct table_pool *p); /* pages in tables */
 
 #endif

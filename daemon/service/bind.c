@@ -106,7 +106,7 @@ static struct record *record_copy(const struct record *rec)
 /* The next piece of a map: at most up to a boundary of the largest block, so that pieces make the same tables. */
 static struct range next_piece(const struct verb *v, const struct aspace_step *step)
 {
-	struct range r = { v->at ? v->at : step->iova.first, step->iova.last };
+	struct range r = {v->at ? v->at : step->iova.first, step->iova.last};
 
 	if ((r.first | (PIECE - 1)) < r.last)
 		r.last = r.first | (PIECE - 1);

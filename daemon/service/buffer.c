@@ -226,7 +226,7 @@ static struct fence_map *fence_map_find(struct service_client *c, struct device 
 {
 	struct fence_map *m;
 
-	LIST_FOREACH(m, &c->fence_maps, link)
+	LIST_FOREACH (m, &c->fence_maps, link)
 		if (m->dev == d)
 			return m;
 	return NULL;
@@ -241,7 +241,7 @@ static void fence_map_free(struct fence_map *m)
 
 int fence_map_get(struct service_client *c, struct device *d, struct fence_map **ret)
 {
-	const struct range window = { BUS_FENCES_FIRST, BUS_FENCES_LAST };
+	const struct range window = {BUS_FENCES_FIRST, BUS_FENCES_LAST};
 	struct fence_map *m = fence_map_find(c, d);
 	uint64_t bus;
 
@@ -291,7 +291,8 @@ void fence_map_drop(struct fence_map *m)
 		if (d->tops->dma_unmap(d->t, m->bus_node.first, m->client->fence.bytes, on_fence_unmapped, m) == 0)
 			m->state = BUF_UNMAPPING;
 		else
-			d->reap_later = true; /* the transport is busy: with the next answer, or when the device is gone */
+			d->reap_later =
+				true; /* the transport is busy: with the next answer, or when the device is gone */
 		return;
 	}
 	fence_map_free(m);

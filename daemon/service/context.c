@@ -74,7 +74,7 @@ void ctx_hold(struct ctx *ctx, bool hold)
 			sched_hold(d->sched, ctx->se, hold || ctx->life != CTX_ALIVE);
 	} else {
 		d->shared_held = hold;
-		TAILQ_FOREACH(other, &d->books->contexts, in_device) {
+		TAILQ_FOREACH (other, &d->books->contexts, in_device) {
 			struct ctx *o = other->tag;
 
 			if (o && o->se)

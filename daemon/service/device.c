@@ -17,7 +17,7 @@
 
 static void arm(struct event *ev, uint32_t ms)
 {
-	struct timeval tv = { ms / 1000, (ms % 1000) * 1000 };
+	struct timeval tv = {ms / 1000, (ms % 1000) * 1000};
 
 	evtimer_add(ev, &tv);
 }
@@ -43,7 +43,7 @@ void device_unwait(struct pending *p)
 
 void device_poke(struct device *d)
 {
-	static const struct timeval at_once = { 0, 0 };
+	static const struct timeval at_once = {0, 0};
 
 	/* A timer, for it comes after a look at all fds. What is activated comes before, however often. */
 	if (d->poke && !evtimer_pending(d->poke, NULL)) /* NULL: the daemon ends */
@@ -153,7 +153,7 @@ static int setup_clients(struct device *d)
 	struct fence_map *m;
 	int r = 0, out = 0;
 
-	TAILQ_FOREACH(e, &d->books->buffers, in_device) {
+	TAILQ_FOREACH (e, &d->books->buffers, in_device) {
 		struct buf *b = e->tag;
 
 		if (r == 0 && b->state == BUF_UNMAPPED)
@@ -161,7 +161,7 @@ static int setup_clients(struct device *d)
 		out |= b->state == BUF_UNMAPPED || b->state == BUF_MAPPING;
 	}
 	while ((c = books_next_client(d->svc->books, c)))
-		LIST_FOREACH(m, &((struct service_client *)c->tag)->fence_maps, link) {
+		LIST_FOREACH (m, &((struct service_client *)c->tag)->fence_maps, link) {
 			if (m->dev == d && r == 0 && m->state == BUF_UNMAPPED)
 				r = fence_map_again(m);
 			out |= m->dev == d && (m->state == BUF_UNMAPPED || m->state == BUF_MAPPING);
@@ -177,7 +177,7 @@ static int setup_engine(struct device *d)
 		.rw = d->marks.p,
 		.rw_bus = BUS_ENGINE + d->rings.bytes,
 	};
-	struct engine_config config = { .slots = d->config->slots, .format = d->config->format };
+	struct engine_config config = {.slots = d->config->slots, .format = d->config->format};
 	int r = d->eops->attach(&d->engine, d->t, &mem, &config);
 
 	if (r < 0)
@@ -197,7 +197,8 @@ static void device_ready(struct device *d)
 	table_pool_extend(d->pool, first_chunk(d));
 	r = setup_engine(d);
 	if (r < 0) {
-		device_fail(d, r == -EOPNOTSUPP ? "it does not know the configured table format" : "it cannot be started");
+		device_fail(d,
+			    r == -EOPNOTSUPP ? "it does not know the configured table format" : "it cannot be started");
 		return;
 	}
 	d->state = DEVICE_READY;
@@ -368,14 +369,14 @@ static void drop_everything(struct device *d)
 	run_forget(d);
 	step_all(d);
 	d->shared_busy = d->shared_held = false;
-	TAILQ_FOREACH_SAFE(ctx, &d->books->contexts, in_device, next_ctx)
+	TAILQ_FOREACH_SAFE (ctx, &d->books->contexts, in_device, next_ctx)
 		ctx_device_gone(ctx->tag);
 	d->shared_pt = pgtable_free(d->shared_pt);
 	while ((c = books_next_client(d->svc->books, c)))
-		LIST_FOREACH(m, &((struct service_client *)c->tag)->fence_maps, link)
+		LIST_FOREACH (m, &((struct service_client *)c->tag)->fence_maps, link)
 			if (m->dev == d)
 				m->state = BUF_UNMAPPED;
-	TAILQ_FOREACH_SAFE(e, &d->books->buffers, in_device, next)
+	TAILQ_FOREACH_SAFE (e, &d->books->buffers, in_device, next)
 		buf_device_gone(e->tag);
 	/* The contexts' entities went with ctx_device_gone(). */
 	d->sched = sched_free(d->sched);
@@ -473,7 +474,7 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 		.global = config->global,
 		.pasid_bits = 20,
 		.asid_bits = 16,
-		.bus = { BUS_BUFFERS_FIRST, BUS_BUFFERS_LAST },
+		.bus = {BUS_BUFFERS_FIRST, BUS_BUFFERS_LAST},
 		.cmd_align = 4,
 		.submit_max = 1u << 20,
 	};
@@ -488,7 +489,7 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 	if (!d->tops)
 		return -EINVAL;
 	d->format = format_find(config->format);
-	traits.iova = (struct range){ IOVA_FIRST, pgtable_format_iova_last(d->format) };
+	traits.iova = (struct range){IOVA_FIRST, pgtable_format_iova_last(d->format)};
 	r = books_add_device(s->books, &traits, &d->books);
 	if (r < 0)
 		return r;
@@ -521,7 +522,7 @@ void device_fini(struct device *d)
 		d->state = DEVICE_GONE;
 		drop_everything(d);
 	}
-	TAILQ_FOREACH_SAFE(ctx, &d->books->contexts, in_device, next)
+	TAILQ_FOREACH_SAFE (ctx, &d->books->contexts, in_device, next)
 		ctx_clear_now(ctx->tag);
 	step_all(d); /* verbs that waited for that */
 	event_drop(&d->tick);

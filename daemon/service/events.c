@@ -67,7 +67,7 @@ void event_forget(struct ctx *ctx)
 static size_t put_device_back(struct service_client *c, void *buf)
 {
 	uint32_t index = (uint32_t)__builtin_ctzll(c->back);
-	struct pasid_ev_device ev = { .msg = { .size = sizeof(ev), .opcode = PASID_EV_DEVICE_BACK } };
+	struct pasid_ev_device ev = {.msg = {.size = sizeof(ev), .opcode = PASID_EV_DEVICE_BACK}};
 
 	c->back &= c->back - 1;
 	strncpy(ev.device, books_device_at(c->svc->books, index)->traits.name, sizeof(ev.device) - 1);
@@ -77,7 +77,7 @@ static size_t put_device_back(struct service_client *c, void *buf)
 
 static size_t put_faults(struct ctx *ctx, void *buf)
 {
-	struct pasid_ev_fault ev = { .msg = { .opcode = PASID_EV_FAULT }, .ctx = ctx->books->id };
+	struct pasid_ev_fault ev = {.msg = {.opcode = PASID_EV_FAULT}, .ctx = ctx->books->id};
 	struct pasid_wire_fault faults[PASID_FAULTS_MAX];
 
 	ev.count = fault_log_take(&ctx->books->faults, faults, &ev.dropped);
@@ -90,7 +90,7 @@ static size_t put_faults(struct ctx *ctx, void *buf)
 static size_t put_lost(struct ctx *ctx, uint32_t why, uint64_t job, void *buf)
 {
 	struct pasid_ev_lost ev = {
-		.msg = { .size = sizeof(ev), .opcode = PASID_EV_LOST },
+		.msg = {.size = sizeof(ev), .opcode = PASID_EV_LOST},
 		.ctx = ctx->books->id,
 		.why = why,
 		.job = job,

@@ -29,14 +29,14 @@
 #define BUS_BUFFERS_LAST 0x7fffffffffffull
 
 #define IOVA_FIRST 0x10000ull /* what is below faults, so that null pointers of GPU programs do */
-#define TABLE_CHUNK 1024u     /* table pages mapped for the device at a time */
+#define TABLE_CHUNK 1024u /* table pages mapped for the device at a time */
 
 /* Something that waits for a device: step() looks whether it can go on. Stepped after each word from the device. */
 struct pending {
 	void (*step)(struct pending *p);
 	TAILQ_ENTRY(pending) link; /* in device.pending */
-	struct device *dev;        /* NULL: not waiting */
-	uint64_t round;            /* of device.round when it began to wait */
+	struct device *dev; /* NULL: not waiting */
+	uint64_t round; /* of device.round when it began to wait */
 };
 
 struct put_job { /* on a slot, not ended */
@@ -51,16 +51,16 @@ struct run { /* one slot */
 	struct put_job jobs[RUN_JOBS];
 	uint32_t head, count;
 	uint64_t head_since; /* when the oldest job came to the front */
-	uint64_t asked_at;   /* when the last control was asked; 0: it is settled */
+	uint64_t asked_at; /* when the last control was asked; 0: it is settled */
 	struct ctx *held_by; /* paused while this context's tables change; NULL: not */
 	bool owes_terminate; /* it stalled on a fault meanwhile */
-	bool stopping;       /* until run_stopped() */
+	bool stopping; /* until run_stopped() */
 };
 
 enum device_state {
-	DEVICE_GONE,      /* not reachable; tried again from time to time */
-	DEVICE_OPENING,   /* the transport talks to it */
-	DEVICE_SETUP,     /* its memory is being mapped */
+	DEVICE_GONE, /* not reachable; tried again from time to time */
+	DEVICE_OPENING, /* the transport talks to it */
+	DEVICE_SETUP, /* its memory is being mapped */
 	DEVICE_READY,
 	DEVICE_RESETTING, /* no work, no changes until it answers */
 };
@@ -82,42 +82,42 @@ struct device {
 	struct translator *tr;
 	const struct pgtable_format *format;
 	struct table_pool *pool;
-	bool extending;            /* a chunk of the pool is on its way */
+	bool extending; /* a chunk of the pool is on its way */
 	bool extend_failed;
 	struct pgtable *shared_pt; /* `global` */
-	bool shared_busy;          /* `global`: a bind or a clearing is changing it */
-	bool shared_held;          /* `global`: nothing may run meanwhile */
-	struct shm rings, marks;   /* engine_memory: ro, rw */
-	uint32_t setup_left;       /* answers about the daemon's own memory that SETUP waits for */
+	bool shared_busy; /* `global`: a bind or a clearing is changing it */
+	bool shared_held; /* `global`: nothing may run meanwhile */
+	struct shm rings, marks; /* engine_memory: ro, rw */
+	uint32_t setup_left; /* answers about the daemon's own memory that SETUP waits for */
 	bool setup_failed;
 	unsigned int n_slots;
 	struct sched *sched;
 	struct run runs[64];
-	struct event *tick;     /* deadlines of jobs and controls, while there are any */
-	struct event *reopen;   /* while GONE */
-	struct event *poke;     /* steps whoever waits, from the loop */
-	struct event *bury;     /* closes the transport of a lost device, from the loop */
+	struct event *tick; /* deadlines of jobs and controls, while there are any */
+	struct event *reopen; /* while GONE */
+	struct event *poke; /* steps whoever waits, from the loop */
+	struct event *bury; /* closes the transport of a lost device, from the loop */
 	uint32_t backoff_ms;
 	bool lost_logged;
 	struct unused unmap_later; /* the transport was busy */
-	bool reap_later;           /* ... for fence memory, too */
+	bool reap_later; /* ... for fence memory, too */
 	uint32_t n_later; /* clients whose request is to be made again */
 	TAILQ_HEAD(, pending) pending;
 	uint64_t round; /* of stepping those who wait */
 	uint64_t cleared; /* mappings of ending contexts given back since the last poke */
-	uint64_t ticket_asked;  /* translator's, the last one */
-	uint64_t ticket_done;   /* ... that is complete, as last looked at */
-	uint64_t ticket_since;  /* when ticket_done last moved, or stood still for something newly asked */
+	uint64_t ticket_asked; /* translator's, the last one */
+	uint64_t ticket_done; /* ... that is complete, as last looked at */
+	uint64_t ticket_since; /* when ticket_done last moved, or stood still for something newly asked */
 	uint64_t faults_lost;
 	struct log_limit stray; /* faults that belong to nobody */
 };
 
 enum ctx_life {
 	CTX_ALIVE,
-	CTX_STOPPING,     /* its slot is told to stop */
+	CTX_STOPPING, /* its slot is told to stop */
 	CTX_INVALIDATING, /* nothing runs; the device forgets its ASID */
-	CTX_CLEARING,     /* nothing can reach its memory; mappings go, by instalments */
-	CTX_CLEARED,      /* tables, mappings and jobs are gone; the id is left */
+	CTX_CLEARING, /* nothing can reach its memory; mappings go, by instalments */
+	CTX_CLEARED, /* tables, mappings and jobs are gone; the id is left */
 };
 
 struct ctx {
@@ -128,12 +128,12 @@ struct ctx {
 	struct sched_entity *se;
 	struct pasid_fence_line *line;
 	uint64_t fence_bus;
-	uint64_t put;      /* number of the last job put on a slot */
+	uint64_t put; /* number of the last job put on a slot */
 	enum ctx_life life;
-	bool busy;         /* a bind is changing its address space: clearing waits */
-	bool free_asked;   /* cleared means freed */
-	int slot;          /* being stopped; -1: none */
-	uint64_t ticket;   /* 0: not asked yet */
+	bool busy; /* a bind is changing its address space: clearing waits */
+	bool free_asked; /* cleared means freed */
+	int slot; /* being stopped; -1: none */
+	uint64_t ticket; /* 0: not asked yet */
 	struct unused unused;
 	struct pending pending;
 	uint64_t switches;
@@ -176,13 +176,13 @@ struct verb { /* the request being carried out; one at a time for each client */
 	struct device *dev;
 	struct record *rec; /* BIND while pending: our own copy */
 	struct plan *plan;
-	uint32_t budget;    /* table pages promised and not taken */
-	bool holding;       /* what runs in the address space is kept still meanwhile */
-	bool invalidate;    /* the device may remember what is unmapped */
-	size_t next;        /* step of the plan at which the tables are */
-	uint64_t at;        /* IOVA within that step; 0: its first */
-	size_t n_gone;      /* ranges unmapped */
-	bool sliced;        /* others had their turn in between */
+	uint32_t budget; /* table pages promised and not taken */
+	bool holding; /* what runs in the address space is kept still meanwhile */
+	bool invalidate; /* the device may remember what is unmapped */
+	size_t next; /* step of the plan at which the tables are */
+	uint64_t at; /* IOVA within that step; 0: its first */
+	size_t n_gone; /* ranges unmapped */
+	bool sliced; /* others had their turn in between */
 	bool committed;
 	uint64_t begun_ns;
 	uint64_t ticket;
@@ -211,8 +211,8 @@ struct service {
 	struct device *devices;
 	size_t n_devices;
 	size_t lingering;
-	struct unused unused;     /* as the books told; whoever caused it takes them over at once */
-	struct event *reap;       /* looks at closing clients: from the loop, never from inside a call of theirs */
+	struct unused unused; /* as the books told; whoever caused it takes them over at once */
+	struct event *reap; /* looks at closing clients: from the loop, never from inside a call of theirs */
 	struct log_limit limit;
 	struct range ranges[PASID_BIND_MAX];
 	union {
@@ -279,9 +279,9 @@ void run_jobs_changed(struct ctx *ctx);
 /* ---- context.c ---- */
 int ctx_start(struct service_client *c, struct device *d, struct context *books, struct fence_map *fence,
 	      struct ctx **ret);
-void ctx_kill(struct ctx *ctx);                               /* towards CLEARED */
-void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job);   /* and tells its owner */
-void ctx_free(struct ctx *ctx);                               /* as soon as it is cleared */
+void ctx_kill(struct ctx *ctx); /* towards CLEARED */
+void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job); /* and tells its owner */
+void ctx_free(struct ctx *ctx); /* as soon as it is cleared */
 void ctx_device_gone(struct ctx *ctx);
 void ctx_clear_now(struct ctx *ctx); /* all instalments at once: the daemon ends */
 /* Keeps what runs in the context's address space from running (see run_held_still()), or lets it go on. */
@@ -290,7 +290,7 @@ void ctx_wake(struct ctx *ctx); /* whoever sleeps on its fence line */
 
 /* ---- buffer.c ---- */
 int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret); /* takes fd if 0 */
-void buf_unused(void *arg, struct buffer_entry *e);                                 /* books_unused */
+void buf_unused(void *arg, struct buffer_entry *e); /* books_unused */
 void buf_take_unused(struct service *s, struct unused *to);
 void buf_unmap_unused(struct unused *list);
 void buf_unmap_later(struct device *d); /* what the transport did not take then */

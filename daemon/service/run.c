@@ -230,7 +230,7 @@ void run_stop(struct device *d, unsigned int slot)
 
 void run_stopped(struct device *d, unsigned int slot)
 {
-	d->runs[slot] = (struct run){ 0 };
+	d->runs[slot] = (struct run){0};
 	sched_slot_service(d->sched, slot, true);
 }
 
@@ -261,7 +261,7 @@ void run_arm_tick(struct device *d)
 	if (!any)
 		return;
 	ms = ms / 8 < 5 ? 5 : ms / 8 > 250 ? 250 : ms / 8;
-	tv = (struct timeval){ ms / 1000, (ms % 1000) * 1000 };
+	tv = (struct timeval){ms / 1000, (ms % 1000) * 1000};
 	evtimer_add(d->tick, &tv);
 }
 
@@ -351,7 +351,7 @@ static void forget_stopping(struct device *d)
 {
 	struct context *books;
 
-	TAILQ_FOREACH(books, &d->books->contexts, in_device) {
+	TAILQ_FOREACH (books, &d->books->contexts, in_device) {
 		struct ctx *ctx = books->tag;
 
 		if (ctx)
@@ -366,7 +366,7 @@ void run_after_reset(struct device *d)
 	if (d->state != DEVICE_RESETTING)
 		return;
 	for (unsigned int s = 0; s < d->n_slots; s++)
-		d->runs[s] = (struct run){ 0 };
+		d->runs[s] = (struct run){0};
 	forget_stopping(d);
 	sched_reset(d->sched);
 	d->eops->restart(d->engine);
@@ -379,7 +379,7 @@ void run_forget(struct device *d)
 		/* The process may only have been stopped, and end that job later. */
 		if (d->runs[s].ctx)
 			d->runs[s].ctx->books->line_retired = true;
-		d->runs[s] = (struct run){ 0 };
+		d->runs[s] = (struct run){0};
 	}
 	if (d->sched)
 		sched_reset(d->sched); /* nothing runs any more, so that contexts may go */
@@ -428,9 +428,10 @@ static void fault_route(struct device *d, const struct translator_fault *f)
 	if (ctx)
 		fault_charge(ctx, f);
 	else
-		log_limited(&d->stray, LOG_WARN, "device %s: fault at %#" PRIx64 " on slot %u, asid %u, job %" PRIu64
-			    " belongs to no running context; nobody is charged", d->config->name, f->addr, f->slot,
-			    f->asid, f->job);
+		log_limited(&d->stray, LOG_WARN,
+			    "device %s: fault at %#" PRIx64 " on slot %u, asid %u, job %" PRIu64
+			    " belongs to no running context; nobody is charged",
+			    d->config->name, f->addr, f->slot, f->asid, f->job);
 	if (!f->stalled)
 		return;
 	if (d->runs[f->slot].held_by)

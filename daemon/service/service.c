@@ -24,7 +24,7 @@ static void free_contexts(struct service_client *c)
 {
 	struct context *ctx, *next;
 
-	TAILQ_FOREACH_SAFE(ctx, &c->books->contexts, in_client, next)
+	TAILQ_FOREACH_SAFE (ctx, &c->books->contexts, in_client, next)
 		if (!((struct ctx *)ctx->tag)->free_asked)
 			ctx_free(ctx->tag);
 }
@@ -32,11 +32,11 @@ static void free_contexts(struct service_client *c)
 static void free_buffers(struct service_client *c)
 {
 	struct unused unused = TAILQ_HEAD_INITIALIZER(unused);
-	struct record rec = { .kind = RECORD_BUF_FREE, .client = c->books->id };
+	struct record rec = {.kind = RECORD_BUF_FREE, .client = c->books->id};
 	struct buffer_entry *e, *next;
 	struct refusal why;
 
-	TAILQ_FOREACH_SAFE(e, &c->books->all_buffers, in_client, next) {
+	TAILQ_FOREACH_SAFE (e, &c->books->all_buffers, in_client, next) {
 		if (!e->buffer.named)
 			continue;
 		rec.buf = e->buffer.id;
@@ -115,7 +115,7 @@ static uint64_t fence_bytes(uint64_t lines)
 int service_client_new(struct service *s, uid_t uid, pid_t pid, const struct service_client_ops *ops, void *owner,
 		       struct service_client **ret, struct refusal *why)
 {
-	struct record rec = { .kind = RECORD_CLIENT_OPEN, .uid = uid, .pid = pid };
+	struct record rec = {.kind = RECORD_CLIENT_OPEN, .uid = uid, .pid = pid};
 	struct service_client *c = calloc(1, sizeof(*c));
 	int r;
 

@@ -24,10 +24,10 @@ struct service_client;
 struct device_config {
 	const char *name; /* at most PASID_NAME_MAX - 1 bytes */
 	const char *spec; /* transport.h: "vfio-user:/path" */
-	bool global;      /* mode "global" instead of "gpu-mmu" */
+	bool global; /* mode "global" instead of "gpu-mmu" */
 	const char *format; /* pgtable_format_name() */
-	uint32_t slots;     /* the most to use; 0: all */
-	uint32_t burst;     /* jobs that a context may begin in one turn while others wait */
+	uint32_t slots; /* the most to use; 0: all */
+	uint32_t burst; /* jobs that a context may begin in one turn while others wait */
 	uint32_t job_limit_ms;
 	uint32_t answer_ms; /* how long the device may take for one answer, or for a STOP */
 	uint32_t table_pages; /* the most table pages of all contexts together */
@@ -42,13 +42,13 @@ struct service_config {
 struct service_reply {
 	const void *data; /* valid during the call that hands it over */
 	size_t size;
-	bool with_fence;  /* service_client_fence() travels with it */
+	bool with_fence; /* service_client_fence() travels with it */
 };
 
 /* What a session hears about its client. */
 struct service_client_ops {
 	void (*reply)(void *owner, const struct service_reply *reply); /* to the pending request */
-	void (*retry)(void *owner);  /* the request that was answered with SERVICE_LATER may be made again */
+	void (*retry)(void *owner); /* the request that was answered with SERVICE_LATER may be made again */
 	void (*events)(void *owner); /* service_next_event() has something */
 };
 

@@ -23,24 +23,24 @@ struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, con
 	size_t total = sizeof(s->reply.head) + size;
 
 	s->reply.head = (struct pasid_reply){
-		.msg = { .size = (uint32_t)total, .opcode = to->opcode, .serial = to->serial },
+		.msg = {.size = (uint32_t)total, .opcode = to->opcode, .serial = to->serial},
 	};
 	if (size && body != s->reply.bytes + sizeof(s->reply.head))
 		memcpy(s->reply.bytes + sizeof(s->reply.head), body, size);
-	return (struct service_reply){ .data = &s->reply, .size = total };
+	return (struct service_reply){.data = &s->reply, .size = total};
 }
 
 struct service_reply reply_refusal(struct service *s, const struct pasid_msg *to, const struct refusal *why)
 {
 	s->reply.head = (struct pasid_reply){
-		.msg = { .size = sizeof(s->reply.head), .opcode = to->opcode, .serial = to->serial },
+		.msg = {.size = sizeof(s->reply.head), .opcode = to->opcode, .serial = to->serial},
 		.code = refusal_code(why->reason),
 		.reason = why->reason,
 		.index = why->index,
 		.n1 = why->n1,
 		.n2 = why->n2,
 	};
-	return (struct service_reply){ .data = &s->reply, .size = sizeof(s->reply.head) };
+	return (struct service_reply){.data = &s->reply, .size = sizeof(s->reply.head)};
 }
 
 static enum service_outcome done(struct service_client *c, struct service_reply *reply, const void *body, size_t size)
@@ -139,7 +139,7 @@ static struct record *new_record(struct service_client *c, uint32_t kind)
 {
 	struct record *rec = &c->svc->request.rec;
 
-	*rec = (struct record){ .kind = kind, .client = c->books->id, .serial = c->verb.msg.serial };
+	*rec = (struct record){.kind = kind, .client = c->books->id, .serial = c->verb.msg.serial};
 	return rec;
 }
 
@@ -181,7 +181,7 @@ static enum service_outcome devices(struct service_client *c, const void *body, 
 	for (size_t i = 0; i < c->svc->n_devices; i++) {
 		const struct device *d = &c->svc->devices[i];
 
-		v[i] = (struct pasid_wire_device){ .mode = mode_of(d), .present = d->state == DEVICE_READY };
+		v[i] = (struct pasid_wire_device){.mode = mode_of(d), .present = d->state == DEVICE_READY};
 		strncpy(v[i].name, d->config->name, sizeof(v[i].name) - 1);
 	}
 	return done(c, reply, v, c->svc->n_devices * sizeof(*v));
@@ -270,15 +270,16 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 	rec->device = d->books->index;
 	if (books_ctx_new(c->svc->books, rec, &c->verb.why, &books) < 0)
 		return verb_refused(c, reply);
-	r = d->books->traits.global ? 0 :
-		charge_take(&books->c_tables, c->books->account, PASID_RES_TABLES, 1, &c->verb.why);
+	r = d->books->traits.global
+		    ? 0
+		    : charge_take(&books->c_tables, c->books->account, PASID_RES_TABLES, 1, &c->verb.why);
 	if (r == 0 && ctx_start(c, d, books, fence, &ctx) < 0)
 		r = refuse(&c->verb.why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	if (r < 0) {
 		books_ctx_free(c->svc->books, books);
 		return verb_refused(c, reply);
 	}
-	out = (struct pasid_ctx_new_reply){ .ctx = books->id, .pasid = books->pasid, .fence_line = books->line };
+	out = (struct pasid_ctx_new_reply){.ctx = books->id, .pasid = books->pasid, .fence_line = books->line};
 	return done(c, reply, &out, sizeof(out));
 }
 
@@ -374,7 +375,7 @@ static bool judge_memfd(int fd, struct record *rec, struct refusal *why)
 
 static void import_undo(struct service_client *c, struct buffer_entry *e)
 {
-	struct record rec = { .kind = RECORD_IMPORT, .client = c->books->id, .buf = e->buffer.id };
+	struct record rec = {.kind = RECORD_IMPORT, .client = c->books->id, .buf = e->buffer.id};
 	struct refusal why;
 	struct unused unused = TAILQ_HEAD_INITIALIZER(unused);
 
@@ -428,8 +429,7 @@ static enum service_outcome import(struct service_client *c, const void *body, s
 	if (!device_usable(d, &c->verb.why, &later))
 		return later ? verb_later(c, d) : verb_refused(c, reply);
 	rec->device = d->books->index;
-	if (!judge_memfd(fds[0], rec, &c->verb.why) ||
-	    books_import(c->svc->books, rec, &c->verb.why, &e) < 0)
+	if (!judge_memfd(fds[0], rec, &c->verb.why) || books_import(c->svc->books, rec, &c->verb.why, &e) < 0)
 		return verb_refused(c, reply);
 	r = buf_start(e, d, fds[0], &c->verb.buf);
 	if (r < 0) {
@@ -516,16 +516,16 @@ static const struct opcode {
 	size_t body; /* bytes, exactly; of BIND: at least */
 	size_t fds;
 } opcodes[] = {
-	[PASID_OP_HELLO] = { hello, sizeof(struct pasid_hello), 0 },
-	[PASID_OP_DEVICES] = { devices, 0, 0 },
-	[PASID_OP_DEVICE_INFO] = { device_info, sizeof(struct pasid_device_query), 0 },
-	[PASID_OP_CTX_NEW] = { ctx_new, sizeof(struct pasid_ctx_new), 0 },
-	[PASID_OP_CTX_FREE] = { ctx_free_request, sizeof(struct pasid_ctx_query), 0 },
-	[PASID_OP_CTX_INFO] = { ctx_info, sizeof(struct pasid_ctx_query), 0 },
-	[PASID_OP_BUF_IMPORT] = { import, sizeof(struct pasid_buf_import), 1 },
-	[PASID_OP_BUF_FREE] = { buf_free_request, sizeof(struct pasid_buf_query), 0 },
-	[PASID_OP_BIND] = { bind_list, sizeof(struct pasid_bind_head), 0 },
-	[PASID_OP_SUBMIT] = { submit, sizeof(struct pasid_wire_submit), 0 },
+	[PASID_OP_HELLO] = {hello, sizeof(struct pasid_hello), 0},
+	[PASID_OP_DEVICES] = {devices, 0, 0},
+	[PASID_OP_DEVICE_INFO] = {device_info, sizeof(struct pasid_device_query), 0},
+	[PASID_OP_CTX_NEW] = {ctx_new, sizeof(struct pasid_ctx_new), 0},
+	[PASID_OP_CTX_FREE] = {ctx_free_request, sizeof(struct pasid_ctx_query), 0},
+	[PASID_OP_CTX_INFO] = {ctx_info, sizeof(struct pasid_ctx_query), 0},
+	[PASID_OP_BUF_IMPORT] = {import, sizeof(struct pasid_buf_import), 1},
+	[PASID_OP_BUF_FREE] = {buf_free_request, sizeof(struct pasid_buf_query), 0},
+	[PASID_OP_BIND] = {bind_list, sizeof(struct pasid_bind_head), 0},
+	[PASID_OP_SUBMIT] = {submit, sizeof(struct pasid_wire_submit), 0},
 };
 
 enum service_outcome service_request(struct service_client *c, const void *msg, size_t size, int *fds, size_t n_fds,
@@ -536,7 +536,7 @@ enum service_outcome service_request(struct service_client *c, const void *msg, 
 	const struct opcode *op = m->opcode < ARRAY_SIZE(opcodes) ? &opcodes[m->opcode] : NULL;
 
 	c->verb.msg = *m;
-	c->verb.why = (struct refusal){ 0 };
+	c->verb.why = (struct refusal){0};
 	c->verb.ctx = NULL;
 	c->verb.buf = NULL;
 	if (!op || !op->run)

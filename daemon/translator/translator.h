@@ -21,11 +21,11 @@ struct translator;
 struct translator_fault {
 	unsigned int slot;
 	uint32_t asid;
-	uint64_t addr;   /* IOVA */
+	uint64_t addr; /* IOVA */
 	uint32_t access; /* 1 read, 2 write, 4 fetch */
-	uint32_t code;   /* enum pasid_fault_code */
-	uint64_t job;    /* number as submitted; what the device says */
-	bool stalled;    /* the slot waits for engine control RESUME, TERMINATE or STOP */
+	uint32_t code; /* enum pasid_fault_code */
+	uint64_t job; /* number as submitted; what the device says */
+	bool stalled; /* the slot waits for engine control RESUME, TERMINATE or STOP */
 };
 
 struct translator_ops {

@@ -33,11 +33,12 @@ struct pasid;
 /* How a device keeps contexts apart. */
 enum pasid_mode {
 	PASID_MODE_GPU_MMU = 1, /* the GPU's own MMU walks a private io-pgtable per context */
-	PASID_MODE_GLOBAL = 2,  /* one address space for all contexts of the device: checked and accounted, NOT isolated */
+	PASID_MODE_GLOBAL =
+		2, /* one address space for all contexts of the device: checked and accounted, NOT isolated */
 };
 
 /* Features of a device, bits of pasid_device_info.features. */
-#define PASID_FEATURE_PARTIAL_UNMAP 1u  /* a part of a mapping may be unmapped */
+#define PASID_FEATURE_PARTIAL_UNMAP 1u /* a part of a mapping may be unmapped */
 #define PASID_FEATURE_ATOMIC_REPLACE 2u /* running work never sees the gap between an unmap and a map of one list */
 #define PASID_FEATURE_DMABUF 4u
 #define PASID_FEATURE_STALL 8u
@@ -52,16 +53,16 @@ struct pasid_device_info {
 	size_t size; /* sizeof(struct pasid_device_info) */
 	char name[32];
 	char engine[32]; /* the driver, which defines the format of commands */
-	uint32_t mode;   /* enum pasid_mode */
+	uint32_t mode; /* enum pasid_mode */
 	uint32_t present;
 	uint64_t page_sizes; /* bit n: blocks of 1 << n bytes */
 	uint64_t iova_first; /* usable IOVA range, inclusive */
 	uint64_t iova_last;
 	uint64_t features;
 	uint32_t pasid_bits;
-	uint32_t slots;        /* contexts that can run at one moment; more than that take turns */
+	uint32_t slots; /* contexts that can run at one moment; more than that take turns */
 	uint32_t job_limit_ms; /* a job beyond it is stopped and its context lost */
-	uint32_t submit_max;   /* bytes of commands in one submission */
+	uint32_t submit_max; /* bytes of commands in one submission */
 };
 
 struct pasid_ctx_args {
@@ -90,30 +91,30 @@ struct pasid_ctx_info {
 enum pasid_bind_type { PASID_MAP = 1, PASID_UNMAP = 2 };
 
 struct pasid_bind_op {
-	size_t size;    /* sizeof(struct pasid_bind_op); the stride of the array */
-	uint32_t type;  /* enum pasid_bind_type */
+	size_t size; /* sizeof(struct pasid_bind_op); the stride of the array */
+	uint32_t type; /* enum pasid_bind_type */
 	uint32_t flags; /* map: PASID_READ, PASID_WRITE, PASID_FIXED; unmap: 0 */
-	uint32_t buf;   /* map only, as off */
+	uint32_t buf; /* map only, as off */
 	uint64_t off;
 	uint64_t iova; /* in; out for a map without PASID_FIXED */
 	uint64_t len;
 };
 
 enum pasid_event_type {
-	PASID_EVENT_FAULT = 1,       /* a job touched what it may not; that job ended, the context goes on */
-	PASID_EVENT_LOST = 2,        /* the context is lost: see .why; free it */
-	PASID_EVENT_RESET = 3,       /* the device was reset under .job, which ended unfinished; the context is usable */
-	PASID_EVENT_RESUMED = 4,     /* a new daemon took over; nothing was lost */
+	PASID_EVENT_FAULT = 1, /* a job touched what it may not; that job ended, the context goes on */
+	PASID_EVENT_LOST = 2, /* the context is lost: see .why; free it */
+	PASID_EVENT_RESET = 3, /* the device was reset under .job, which ended unfinished; the context is usable */
+	PASID_EVENT_RESUMED = 4, /* a new daemon took over; nothing was lost */
 	PASID_EVENT_DEVICE_BACK = 5, /* .device is present again */
 };
 
 enum pasid_fault_code {
 	PASID_FAULT_UNMAPPED = 1,
 	PASID_FAULT_PERMISSION = 2,
-	PASID_FAULT_ADDRESS = 3,    /* not an address of the aperture */
-	PASID_FAULT_BUS = 4,        /* mapped, but the memory behind it did not answer */
+	PASID_FAULT_ADDRESS = 3, /* not an address of the aperture */
+	PASID_FAULT_BUS = 4, /* mapped, but the memory behind it did not answer */
 	PASID_FAULT_PRIVILEGED = 5, /* a privileged command; addr is the command's */
-	PASID_FAULT_COMMAND = 6,    /* a malformed command; addr is the command's */
+	PASID_FAULT_COMMAND = 6, /* a malformed command; addr is the command's */
 	PASID_FAULT_OTHER = 7,
 };
 
@@ -123,20 +124,20 @@ struct pasid_event {
 	size_t size;
 	uint32_t type; /* enum pasid_event_type */
 	uint32_t ctx;
-	uint64_t job;    /* FAULT, RESET, LOST: the job, 0 if none */
-	uint64_t addr;   /* FAULT: the IOVA */
+	uint64_t job; /* FAULT, RESET, LOST: the job, 0 if none */
+	uint64_t addr; /* FAULT: the IOVA */
 	uint32_t access; /* FAULT: 1 read, 2 write, 4 fetch of commands */
-	uint32_t code;   /* FAULT: enum pasid_fault_code */
-	uint32_t why;    /* LOST: enum pasid_lost */
+	uint32_t code; /* FAULT: enum pasid_fault_code */
+	uint32_t why; /* LOST: enum pasid_lost */
 	uint32_t reserved;
 	uint64_t near_first; /* FAULT: the context's mapping nearest to addr, inclusive; 0, 0: it has none */
 	uint64_t near_last;
 	uint64_t gone_first; /* FAULT: what was unmapped there last; 0, 0: nothing known */
 	uint64_t gone_last;
 	uint64_t gone_age_ns; /* ... and how long before the fault */
-	uint64_t dropped;     /* FAULT: faults that were not reported before this one */
-	char device[32];      /* DEVICE_BACK */
-	char text[256];       /* one English sentence about it, as a diagnosis */
+	uint64_t dropped; /* FAULT: faults that were not reported before this one */
+	char device[32]; /* DEVICE_BACK */
+	char text[256]; /* one English sentence about it, as a diagnosis */
 };
 
 /*

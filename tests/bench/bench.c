@@ -63,8 +63,8 @@ void figure_print(struct figure *f)
 
 struct peer {
 	const struct bare *b;
-	int fd;     /* the client's */
-	int ask;    /* to the third process */
+	int fd; /* the client's */
+	int ask; /* to the third process */
 	int answer; /* eventfd, from it */
 	int ep;
 };
@@ -116,7 +116,7 @@ static bool serve_one(const struct peer *p)
 
 static void watch(int ep, int fd)
 {
-	struct epoll_event ev = { .events = EPOLLIN, .data.fd = fd };
+	struct epoll_event ev = {.events = EPOLLIN, .data.fd = fd};
 
 	if (fd >= 0 && epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev) < 0)
 		die("epoll_ctl", strerror(errno));
@@ -178,11 +178,11 @@ static int start_device(const struct bare *b, struct peer *p)
 
 void bare_start(struct bare *b, enum bare_kind kind, size_t request, size_t reply_bytes)
 {
-	struct peer p = { .b = b, .ask = -1, .answer = -1 };
+	struct peer p = {.b = b, .ask = -1, .answer = -1};
 	size_t room = request > reply_bytes ? request : reply_bytes;
 	int sv[2];
 
-	*b = (struct bare){ .kind = kind, .request = request, .reply = reply_bytes, .buf = calloc(1, room) };
+	*b = (struct bare){.kind = kind, .request = request, .reply = reply_bytes, .buf = calloc(1, room)};
 	b->fence = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (!b->buf || b->fence == MAP_FAILED || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
 		die("a bare peer", strerror(errno));

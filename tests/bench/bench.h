@@ -47,9 +47,9 @@ void die(const char *what, const char *why) __attribute__((noreturn));
 
 enum bare_kind {
 	BARE_BLOCKING, /* recv, send */
-	BARE_EPOLL,    /* epoll_wait, recv, send: an event loop */
-	BARE_CHAIN,    /* an event loop that asks a third process by a message, hears by an eventfd, then answers */
-	BARE_JOB,      /* an event loop that tells a third process and answers; that one stores a number in memory */
+	BARE_EPOLL, /* epoll_wait, recv, send: an event loop */
+	BARE_CHAIN, /* an event loop that asks a third process by a message, hears by an eventfd, then answers */
+	BARE_JOB, /* an event loop that tells a third process and answers; that one stores a number in memory */
 };
 
 /* A peer in a process of its own, over a SEQPACKET socket. */
@@ -58,7 +58,7 @@ struct bare {
 	int fd;
 	int pid, pid_device;
 	size_t request, reply; /* bytes */
-	uint64_t *fence;       /* BARE_JOB: the number of the last job, as the third process stored it */
+	uint64_t *fence; /* BARE_JOB: the number of the last job, as the third process stored it */
 	uint64_t jobs;
 	char *buf;
 };

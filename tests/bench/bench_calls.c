@@ -36,12 +36,12 @@
 enum { MAP_UNMAP, MAP_UNMAP_EPOLL, BIND, UNMAP, BIND_RAN, UNMAP_RAN, FIGURES };
 
 static struct figure figures[FIGURES] = {
-	[MAP_UNMAP] = { "map-unmap", "ns", 0, { 0 }, { 0 } },
-	[MAP_UNMAP_EPOLL] = { "map-unmap-epoll", "ns", 0, { 0 }, { 0 } },
-	[BIND] = { "bind-256", "ns/bind", 0, { 0 }, { 0 } },
-	[UNMAP] = { "unmap-256", "ns/bind", 0, { 0 }, { 0 } },
-	[BIND_RAN] = { "bind-256-ran", "ns/bind", 0, { 0 }, { 0 } },
-	[UNMAP_RAN] = { "unmap-256-ran", "ns/bind", 0, { 0 }, { 0 } },
+	[MAP_UNMAP] = {"map-unmap", "ns", 0, {0}, {0}},
+	[MAP_UNMAP_EPOLL] = {"map-unmap-epoll", "ns", 0, {0}, {0}},
+	[BIND] = {"bind-256", "ns/bind", 0, {0}, {0}},
+	[UNMAP] = {"unmap-256", "ns/bind", 0, {0}, {0}},
+	[BIND_RAN] = {"bind-256-ran", "ns/bind", 0, {0}, {0}},
+	[UNMAP_RAN] = {"unmap-256-ran", "ns/bind", 0, {0}, {0}},
 };
 
 static struct bench {
@@ -61,7 +61,7 @@ static void check(struct bench *b, int r, const char *what)
 /* A NOP on the GPU, so that from now on it may remember translations of the context. */
 static void run_once(struct bench *b, uint32_t ctx)
 {
-	struct refgpu_cmd nop = { .op = REFGPU_NOP };
+	struct refgpu_cmd nop = {.op = REFGPU_NOP};
 	uint64_t iova, job;
 	uint32_t buf;
 	void *map;
@@ -85,11 +85,11 @@ static void setup(struct bench *b)
 		struct pasid_bind_op *m = &b->map[i], *u = &b->unmap[i];
 
 		/* Every second page, from places in the buffer that alternate between its two ends. */
-		*m = (struct pasid_bind_op){ .size = sizeof(*m), .type = PASID_MAP, .buf = b->buf, .len = PAGE };
+		*m = (struct pasid_bind_op){.size = sizeof(*m), .type = PASID_MAP, .buf = b->buf, .len = PAGE};
 		m->flags = PASID_READ | PASID_WRITE | PASID_FIXED;
 		m->iova = IOVA + 2 * i * PAGE;
 		m->off = (i % 2 ? PAGES - 1 - i : i) * PAGE;
-		*u = (struct pasid_bind_op){ .size = sizeof(*u), .type = PASID_UNMAP, .iova = m->iova, .len = PAGE };
+		*u = (struct pasid_bind_op){.size = sizeof(*u), .type = PASID_UNMAP, .iova = m->iova, .len = PAGE};
 	}
 	bare_start(&b->blocking, BARE_BLOCKING, REQUEST(1), REPLY(1));
 	bare_start(&b->epoll, BARE_EPOLL, REQUEST(1), REPLY(1));

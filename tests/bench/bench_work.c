@@ -43,7 +43,7 @@ static void check(struct bench *b, int r, const char *what)
 
 static void setup(struct bench *b)
 {
-	struct refgpu_cmd nop = { .op = REFGPU_NOP };
+	struct refgpu_cmd nop = {.op = REFGPU_NOP};
 	uint32_t buf;
 	void *map;
 
@@ -144,10 +144,10 @@ static double time_loads(struct bench *b)
 
 static void bench_jobs(struct bench *b)
 {
-	static struct figure latency = { .name = "submit-fence", .unit = "ns" };
-	static struct figure flight = { .name = "submit-16", .unit = "ns/job" };
-	static struct figure fence = { .name = "fence", .unit = "ns" };
-	static struct figure done = { .name = "wait-done", .unit = "ns" };
+	static struct figure latency = {.name = "submit-fence", .unit = "ns"};
+	static struct figure flight = {.name = "submit-16", .unit = "ns/job"};
+	static struct figure fence = {.name = "fence", .unit = "ns"};
+	static struct figure done = {.name = "wait-done", .unit = "ns"};
 
 	bare_start(&b->job, BARE_JOB, REQUEST, REPLY);
 	bare_start(&b->echo, BARE_EPOLL, REQUEST, REPLY);
@@ -187,7 +187,7 @@ static double time_turns(struct bench *b, unsigned int contexts)
 
 static uint64_t switches(struct bench *b)
 {
-	struct pasid_ctx_info info = { .size = sizeof(info) };
+	struct pasid_ctx_info info = {.size = sizeof(info)};
 
 	check(b, pasid_ctx_info(b->p, b->ctx[1], &info), "context");
 	return info.switches;
@@ -195,7 +195,7 @@ static uint64_t switches(struct bench *b)
 
 static void bench_switch(struct bench *b)
 {
-	static struct figure turns = { .name = "switch", .unit = "ns" };
+	static struct figure turns = {.name = "switch", .unit = "ns"};
 
 	for (unsigned int i = 0; i < WARM + ROUNDS; i++) {
 		double alone;
@@ -212,7 +212,7 @@ static void bench_switch(struct bench *b)
 
 int main(int argc, char **argv)
 {
-	struct bench b = { 0 };
+	struct bench b = {0};
 
 	setup(&b);
 	if (argc > 1 && !strcmp(argv[1], "switch"))

@@ -82,7 +82,7 @@ static double daemon_memory(const struct growth *g)
 
 static double tables(struct growth *g)
 {
-	struct pasid_ctx_info info = { .size = sizeof(info) };
+	struct pasid_ctx_info info = {.size = sizeof(info)};
 	double bytes = 0;
 
 	for (unsigned int i = 0; i < g->contexts; i++) {
@@ -114,7 +114,7 @@ static void fill_list(struct growth *g, enum what what, uint64_t first, unsigned
 		struct pasid_bind_op *op = &g->op[k];
 		uint64_t i = first + k;
 
-		*op = (struct pasid_bind_op){ .size = sizeof(*op), .type = PASID_UNMAP, .len = PAGE };
+		*op = (struct pasid_bind_op){.size = sizeof(*op), .type = PASID_UNMAP, .len = PAGE};
 		op->iova = IOVA + 2 * i * PAGE;
 		if (what == UNMAP)
 			continue;
@@ -194,7 +194,7 @@ static void grow(struct growth *g, unsigned int contexts, uint64_t mappings)
 
 int main(int argc, char **argv)
 {
-	static const uint64_t all[] = { 1000, 10000, 100000, 1000000 };
+	static const uint64_t all[] = {1000, 10000, 100000, 1000000};
 	static struct growth g;
 
 	setup(&g);

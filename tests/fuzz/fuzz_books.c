@@ -4,12 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define check(c) \
-	do { \
-		if (!(c)) { \
+#define check(c)                                                                \
+	do {                                                                    \
+		if (!(c)) {                                                     \
 			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #c); \
-			abort(); \
-		} \
+			abort();                                                \
+		}                                                               \
 	} while (0)
 
 static const uint8_t *input;

@@ -17,13 +17,13 @@
 #define MEMORY 65536u
 
 enum kind {
-	KIND_RAW,     /* the bytes as they are */
+	KIND_RAW, /* the bytes as they are */
 	KIND_COMMAND, /* under a header that fits: the first byte is the command, the next says which fds come along */
-	KIND_REG,     /* write a register: offset / 4, width, value */
-	KIND_MEMORY,  /* put bytes into memory: offset / 16, bytes */
-	KIND_MAP,     /* map memory for the device: page, pages */
+	KIND_REG, /* write a register: offset / 4, width, value */
+	KIND_MEMORY, /* put bytes into memory: offset / 16, bytes */
+	KIND_MAP, /* map memory for the device: page, pages */
 	KIND_UNMAP,
-	KIND_ENABLE,  /* rings and queues at fixed places, format from the first byte; doorbells of all slots */
+	KIND_ENABLE, /* rings and queues at fixed places, format from the first byte; doorbells of all slots */
 	KINDS,
 };
 
@@ -32,7 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct device *device;
 static int memfd, eventfd_fd;
 static uint8_t *memory;
-static struct stop stop = { .fd = -1 };
+static struct stop stop = {.fd = -1};
 
 static void set_up(void)
 {
@@ -51,9 +51,9 @@ static void send_bytes(int sock, const void *data, size_t len, int fd)
 	union {
 		char buf[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
-	} control = { 0 };
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)data, .iov_len = len };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
+	} control = {0};
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 	struct cmsghdr *c;
 
 	if (fd >= 0) {
@@ -74,7 +74,7 @@ static void command(int sock, uint16_t number, const void *data, size_t len, int
 	struct {
 		struct vfio_user_header hdr;
 		uint8_t payload[512];
-	} m = { .hdr = { .id = 1, .command = number, .size = (uint32_t)(sizeof(m.hdr) + len) } };
+	} m = {.hdr = {.id = 1, .command = number, .size = (uint32_t)(sizeof(m.hdr) + len)}};
 
 	memcpy(m.payload, data, len);
 	send_bytes(sock, &m, m.hdr.size, fd);
@@ -85,14 +85,14 @@ static void reg(int sock, uint32_t offset, uint32_t width, uint64_t value)
 	struct {
 		struct vfio_user_region_access x;
 		uint64_t value;
-	} w = { { offset, REFGPU_BAR_REGS, width }, value };
+	} w = {{offset, REFGPU_BAR_REGS, width}, value};
 
 	command(sock, VFIO_USER_REGION_WRITE, &w, sizeof(w.x) + width, -1);
 }
 
 static void map(int sock, uint64_t page, uint64_t pages)
 {
-	struct vfio_user_dma_map m = { sizeof(m), 3, page * 4096, BUS + page * 4096, pages * 4096 };
+	struct vfio_user_dma_map m = {sizeof(m), 3, page * 4096, BUS + page * 4096, pages * 4096};
 
 	command(sock, VFIO_USER_DMA_MAP, &m, sizeof(m), memfd);
 }
@@ -118,8 +118,8 @@ static void enable(int sock, uint8_t how)
 
 static void play(int sock, uint8_t kind, const uint8_t *data, size_t len)
 {
-	struct vfio_user_dma_unmap unmap = { sizeof(unmap), 0, 0, 0 };
-	uint8_t b[16] = { 0 };
+	struct vfio_user_dma_unmap unmap = {sizeof(unmap), 0, 0, 0};
+	uint8_t b[16] = {0};
 	uint64_t value;
 	size_t at;
 
@@ -172,7 +172,7 @@ static void *take_answers(void *arg)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const char version[] = "\0\0\0\0{\"capabilities\":{\"max_data_xfer_size\":4096}}";
-	struct server server = { 0 };
+	struct server server = {0};
 	pthread_t reader;
 	int sv[2];
 

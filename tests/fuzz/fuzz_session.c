@@ -20,13 +20,13 @@
 #include "service/service.h"
 
 enum {
-	RECORD_RAW = 1,    /* no header of ours */
-	RECORD_FD = 2,     /* brings a memfd */
+	RECORD_RAW = 1, /* no header of ours */
+	RECORD_FD = 2, /* brings a memfd */
 	RECORD_REPEAT = 4, /* of the last serial */
-	RECORD_LOOP = 8,   /* let the daemon look now, not only when all is sent */
-	RECORD_READ = 16,  /* take its answers */
+	RECORD_LOOP = 8, /* let the daemon look now, not only when all is sent */
+	RECORD_READ = 16, /* take its answers */
 	RECORD_SERIAL = 32, /* any serial */
-	RECORD_FDS = 64,   /* claims another number of fds */
+	RECORD_FDS = 64, /* claims another number of fds */
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -37,10 +37,14 @@ static int memfd;
 
 static void set_up(void)
 {
-	static const struct device_config device = { .name = "none", .spec = "vfio-user:/nonexistent/socket",
-						     .format = "vmsa64", .burst = 4, .job_limit_ms = 1000,
-						     .answer_ms = 1000, .table_pages = 64 };
-	static struct service_config config = { .devices = &device, .n_devices = 1 };
+	static const struct device_config device = {.name = "none",
+						    .spec = "vfio-user:/nonexistent/socket",
+						    .format = "vmsa64",
+						    .burst = 4,
+						    .job_limit_ms = 1000,
+						    .answer_ms = 1000,
+						    .table_pages = 64};
+	static struct service_config config = {.devices = &device, .n_devices = 1};
 
 	log_set_level((enum log_level)0);
 	for (int i = 0; i < PASID_RES_COUNT; i++)
@@ -58,9 +62,9 @@ static void send_bytes(int sock, const void *data, size_t len, bool with_fd)
 	union {
 		char buf[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
-	} control = { 0 };
-	struct iovec iov = { (void *)(uintptr_t)data, len };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
+	} control = {0};
+	struct iovec iov = {(void *)(uintptr_t)data, len};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 	struct cmsghdr *cm;
 
 	if (with_fd) {
@@ -99,7 +103,7 @@ static void play(int sock, uint8_t flags, uint8_t opcode, const uint8_t *data, s
 	struct {
 		struct pasid_msg head;
 		uint8_t body[512];
-	} m = { 0 };
+	} m = {0};
 
 	if (flags & RECORD_RAW) {
 		send_bytes(sock, data, len, flags & RECORD_FD);
@@ -119,7 +123,7 @@ static void play(int sock, uint8_t flags, uint8_t opcode, const uint8_t *data, s
 
 static void say_hello(int sock, uint64_t *serial)
 {
-	struct pasid_hello hello = { PASID_PROTOCOL_MAGIC, PASID_PROTOCOL_VERSION, 0 };
+	struct pasid_hello hello = {PASID_PROTOCOL_MAGIC, PASID_PROTOCOL_VERSION, 0};
 
 	play(sock, 0, PASID_OP_HELLO, (const uint8_t *)&hello, sizeof(hello), serial);
 }

@@ -29,7 +29,7 @@ static void sigbus(int sig, siginfo_t *info, void *context)
 /* SA_NODEFER: the jump leaves the handler for good, so the signal must not stay blocked. */
 int bus_catch_sigbus(void)
 {
-	struct sigaction sa = { .sa_sigaction = sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER };
+	struct sigaction sa = {.sa_sigaction = sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER};
 
 	sigemptyset(&sa.sa_mask);
 	return sigaction(SIGBUS, &sa, NULL) < 0 ? -errno : 0;
@@ -203,28 +203,28 @@ static int transfer_store32(void *arg)
 
 int port_read(struct bus_port *port, uint64_t bus, void *buf, uint64_t len)
 {
-	struct transfer t = { .port = port, .bus = bus, .in = buf, .len = len };
+	struct transfer t = {.port = port, .bus = bus, .in = buf, .len = len};
 
 	return bus_run(port, transfer_read, &t);
 }
 
 int port_write(struct bus_port *port, uint64_t bus, const void *buf, uint64_t len)
 {
-	struct transfer t = { .port = port, .bus = bus, .out = buf, .len = len };
+	struct transfer t = {.port = port, .bus = bus, .out = buf, .len = len};
 
 	return bus_run(port, transfer_write, &t);
 }
 
 int port_store64(struct bus_port *port, uint64_t bus, uint64_t val)
 {
-	struct transfer t = { .port = port, .bus = bus, .len = val };
+	struct transfer t = {.port = port, .bus = bus, .len = val};
 
 	return bus_run(port, transfer_store64, &t);
 }
 
 int port_store32(struct bus_port *port, uint64_t bus, uint32_t val)
 {
-	struct transfer t = { .port = port, .bus = bus, .len = val };
+	struct transfer t = {.port = port, .bus = bus, .len = val};
 
 	return bus_run(port, transfer_store32, &t);
 }

@@ -98,7 +98,7 @@ static void message_take_fds(struct message *m, struct msghdr *mh)
 /* Waits for something to read; 1: there is, 0: time is up, or -ECANCELED. */
 static int conn_poll(struct conn *c, int ms)
 {
-	struct pollfd p[] = { { .fd = c->fd, .events = POLLIN }, { .fd = c->stop->fd, .events = POLLIN } };
+	struct pollfd p[] = {{.fd = c->fd, .events = POLLIN}, {.fd = c->stop->fd, .events = POLLIN}};
 	int r;
 
 	do {
@@ -121,9 +121,9 @@ static int conn_fill(struct conn *c, struct message *m, void *buf, size_t len)
 	int r;
 
 	while (len) {
-		struct iovec iov = { .iov_base = to, .iov_len = len };
-		struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-				     .msg_controllen = sizeof(control) };
+		struct iovec iov = {.iov_base = to, .iov_len = len};
+		struct msghdr mh = {
+			.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
 
 		n = recvmsg(c->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
@@ -225,7 +225,7 @@ int conn_next(struct conn *c, struct message **ret)
 
 static void nap(int ms)
 {
-	struct timespec t = { .tv_nsec = ms * 1000000L };
+	struct timespec t = {.tv_nsec = ms * 1000000L};
 
 	nanosleep(&t, NULL);
 }
@@ -260,7 +260,7 @@ void conn_break(struct conn *c)
 
 static int wait_writable(struct conn *c)
 {
-	struct pollfd p[] = { { .fd = c->fd, .events = POLLOUT }, { .fd = c->stop->fd, .events = POLLIN } };
+	struct pollfd p[] = {{.fd = c->fd, .events = POLLOUT}, {.fd = c->stop->fd, .events = POLLIN}};
 	int r = poll(p, 2, SEND_TIMEOUT_MS);
 
 	if (r < 0 && errno == EINTR)
@@ -303,11 +303,11 @@ int conn_send(struct conn *c, const struct vfio_user_header *hdr, const void *he
 	union {
 		struct cmsghdr align;
 		char buf[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
-	struct iovec iov[] = { { .iov_base = (void *)(uintptr_t)hdr, .iov_len = sizeof(*hdr) },
-			       { .iov_base = (void *)(uintptr_t)head, .iov_len = head_size },
-			       { .iov_base = (void *)(uintptr_t)data, .iov_len = size } };
-	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = 3 };
+	} control = {0};
+	struct iovec iov[] = {{.iov_base = (void *)(uintptr_t)hdr, .iov_len = sizeof(*hdr)},
+			      {.iov_base = (void *)(uintptr_t)head, .iov_len = head_size},
+			      {.iov_base = (void *)(uintptr_t)data, .iov_len = size}};
+	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 3};
 	size_t left = sizeof(*hdr) + head_size + size;
 	ssize_t n;
 	int r = 0;
@@ -335,7 +335,7 @@ int conn_send(struct conn *c, const struct vfio_user_header *hdr, const void *he
 
 int conn_reply(struct conn *c, const struct vfio_user_header *to, int error, const void *data, size_t size, int fd)
 {
-	struct vfio_user_header hdr = { .id = to->id, .command = to->command, .flags = VFIO_USER_TYPE_REPLY };
+	struct vfio_user_header hdr = {.id = to->id, .command = to->command, .flags = VFIO_USER_TYPE_REPLY};
 
 	if (error)
 		count_malformed(c);

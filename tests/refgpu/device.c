@@ -117,7 +117,7 @@ static int zero_mailbox(void *arg)
 /* A mailbox in memory that only the client can write stays as it is: the loop that asks it cannot wait for it. */
 static int mailbox_zero(struct device *d)
 {
-	struct zeroing z = { .port = &d->loop_port, .bus = d->regs.mailbox };
+	struct zeroing z = {.port = &d->loop_port, .bus = d->regs.mailbox};
 
 	return bus_run(&d->loop_port, zero_mailbox, &z) < 0 ? -EINVAL : 0;
 }

@@ -43,7 +43,7 @@ void dma_fini(struct dma *d)
 
 static void port_wait(struct bus_port *port, void (*idle)(void *arg), void *arg)
 {
-	static const struct timespec nap = { .tv_nsec = 20000 };
+	static const struct timespec nap = {.tv_nsec = 20000};
 	uint64_t seen = atomic_load(&port->busy);
 	unsigned int turns = 0;
 
@@ -146,7 +146,7 @@ static int region_mmap(struct dma_region *r, uint64_t size, int fd, uint64_t off
 
 int dma_add(struct dma *d, uint64_t bus, uint64_t size, uint32_t rights, int fd, uint64_t offset)
 {
-	struct dma_region region = { .first = bus, .last = bus + size - 1, .rights = rights };
+	struct dma_region region = {.first = bus, .last = bus + size - 1, .rights = rights};
 	const struct dma_map *old = atomic_load(&d->map);
 	size_t at = map_seek(old, bus);
 	struct dma_map *map;

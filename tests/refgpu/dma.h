@@ -40,8 +40,8 @@ struct dma_map {
 
 struct bus_port {
 	struct dma *dma;
-	_Atomic uint64_t busy;   /* odd inside a section */
-	_Atomic bool abandon;    /* a wait for the client's answer is to fail at once */
+	_Atomic uint64_t busy; /* odd inside a section */
+	_Atomic bool abandon; /* a wait for the client's answer is to fail at once */
 	_Atomic uintptr_t broke; /* where the last SIGBUS hit */
 };
 
@@ -94,9 +94,9 @@ struct bus_span {
 int bus_span(struct bus_port *port, uint64_t bus, uint64_t len, uint32_t rights, struct bus_span *ret);
 int bus_read(struct bus_port *port, uint64_t bus, void *buf, uint64_t len);
 int bus_write(struct bus_port *port, uint64_t bus, const void *buf, uint64_t len);
-int bus_load64(struct bus_port *port, uint64_t bus, uint64_t *ret);	/* bus is 8-aligned */
-int bus_store64(struct bus_port *port, uint64_t bus, uint64_t val);	/* release; bus is 8-aligned */
-int bus_store32(struct bus_port *port, uint64_t bus, uint32_t val);	/* release; bus is 4-aligned */
+int bus_load64(struct bus_port *port, uint64_t bus, uint64_t *ret); /* bus is 8-aligned */
+int bus_store64(struct bus_port *port, uint64_t bus, uint64_t val); /* release; bus is 8-aligned */
+int bus_store32(struct bus_port *port, uint64_t bus, uint32_t val); /* release; bus is 4-aligned */
 
 /* ---- The same as sections of their own. ---- */
 

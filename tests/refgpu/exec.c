@@ -18,7 +18,7 @@
 struct op {
 	struct slot *slot;
 	struct refgpu_cmd cmd;
-	uint64_t va;  /* of the command */
+	uint64_t va; /* of the command */
 	uint64_t pos; /* bytes done; one word operations have 8 */
 	uint64_t end;
 	bool uses_src;
@@ -31,7 +31,7 @@ struct op {
 
 static int op_fault(struct op *op, uint32_t code, uint64_t addr, uint32_t access, uint32_t level)
 {
-	op->fault = (struct refgpu_fault){ .code = code, .addr = addr, .access = access, .level = level };
+	op->fault = (struct refgpu_fault){.code = code, .addr = addr, .access = access, .level = level};
 	return (int)code;
 }
 
@@ -67,7 +67,7 @@ static int side_open(struct op *op, struct window *w, uint64_t at, bool scratch,
 {
 	if (!scratch)
 		return window_open(op, w, at, access, len);
-	*w = (struct window){ .host = op->slot->scratch + at, .len = *len };
+	*w = (struct window){.host = op->slot->scratch + at, .len = *len};
 	return 0;
 }
 
@@ -88,7 +88,7 @@ static uint64_t place(const struct op *op, uint64_t base, uint32_t pitch, uint64
 static int piece(struct op *op, uint64_t max)
 {
 	const struct refgpu_cmd *c = &op->cmd;
-	struct data_ends ends = { .port = &op->slot->port, .src = NULL, .dst = &op->dst };
+	struct data_ends ends = {.port = &op->slot->port, .src = NULL, .dst = &op->dst};
 	uint64_t len = op->end - op->pos < max ? op->end - op->pos : max, at;
 	int r;
 
@@ -129,7 +129,7 @@ static int op_section(void *arg)
 static void op_broke(struct op *op)
 {
 	const uintptr_t at = atomic_load(&op->slot->port.broke);
-	struct window *w[] = { &op->src, &op->dst };
+	struct window *w[] = {&op->src, &op->dst};
 	uint64_t off;
 	unsigned int i;
 
@@ -282,7 +282,7 @@ enum slot_verdict exec_run(struct slot *s, uint64_t first, uint64_t len)
 	uint64_t at;
 
 	for (at = 0; at < len && verdict == SLOT_GO; at += REFGPU_CMD_SIZE) {
-		struct op op = { .slot = s, .va = first + at };
+		struct op op = {.slot = s, .va = first + at};
 
 		verdict = op_begin(&op);
 		if (verdict == SLOT_GO && op.cmd.op == REFGPU_HANG)

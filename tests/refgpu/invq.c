@@ -33,7 +33,7 @@ static void entries_run(struct invq *q, uint64_t head, uint64_t tail)
 
 	for (; head != tail; head++) {
 		if (port_read(&q->port, q->base + (head & (q->size - 1)) * sizeof(e), &e, sizeof(e)) < 0)
-			e = (struct refgpu_inv){ .op = 0 };
+			e = (struct refgpu_inv){.op = 0};
 		entry_apply(q, &e);
 	}
 	dma_quiesce(q->port.dma, NULL, NULL);

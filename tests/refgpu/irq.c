@@ -67,7 +67,7 @@ void irqs_disarm_all(struct irqs *q)
 void irqs_fire(struct irqs *q, unsigned int vector)
 {
 	static const uint64_t one = 1;
-	struct pollfd p = { .events = POLLOUT };
+	struct pollfd p = {.events = POLLOUT};
 
 	pthread_mutex_lock(&q->lock);
 	p.fd = q->fd[vector];

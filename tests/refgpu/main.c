@@ -30,7 +30,7 @@ struct options {
 	int ready_fd;
 };
 
-static struct stop stop = { .fd = -1 };
+static struct stop stop = {.fd = -1};
 
 static void usage(FILE *to)
 {
@@ -42,7 +42,8 @@ static void usage(FILE *to)
 	      "  --slots N       address-space slots, 1 to 64 (8)\n"
 	      "  --status FILE   keep the status page in this file, for others to watch\n"
 	      "  --ready-fd N    write \"1\\n\" there once clients can connect\n"
-	      "  --help, --version\n", to);
+	      "  --help, --version\n",
+	      to);
 }
 
 static int parse_number(const char *text, long min, long max, long *ret)
@@ -68,10 +69,13 @@ static int bad_option(const char *name, const char *text, const char *allowed)
 static int options_parse(struct options *o, int argc, char **argv)
 {
 	static const struct option known[] = {
-		{ "socket", required_argument, NULL, 's' },   { "slots", required_argument, NULL, 'n' },
-		{ "status", required_argument, NULL, 'p' },   { "ready-fd", required_argument, NULL, 'r' },
-		{ "help", no_argument, NULL, 'h' },           { "version", no_argument, NULL, 'v' },
-		{ 0 },
+		{"socket", required_argument, NULL, 's'},
+		{"slots", required_argument, NULL, 'n'},
+		{"status", required_argument, NULL, 'p'},
+		{"ready-fd", required_argument, NULL, 'r'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},
+		{0},
 	};
 	long val;
 	int c;
@@ -134,7 +138,7 @@ static int socket_remove_stale(const struct sockaddr_un *sun)
 
 static int socket_listen(const char *path)
 {
-	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	mode_t mask;
 	int fd, r;
 
@@ -176,7 +180,7 @@ static void on_signal(int sig)
 
 static int signals_init(void)
 {
-	struct sigaction sa = { .sa_handler = on_signal };
+	struct sigaction sa = {.sa_handler = on_signal};
 
 	sigemptyset(&sa.sa_mask);
 	stop.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -200,7 +204,7 @@ static int say_ready(int fd)
 
 static int serve(const struct options *o)
 {
-	struct server server = { 0 };
+	struct server server = {0};
 	int listener, r;
 
 	r = device_new(&server.dev, o->slots, o->status);
@@ -221,7 +225,7 @@ static int serve(const struct options *o)
 
 int main(int argc, char **argv)
 {
-	struct options o = { .slots = DEFAULT_SLOTS, .ready_fd = -1 };
+	struct options o = {.slots = DEFAULT_SLOTS, .ready_fd = -1};
 	int r = options_parse(&o, argc, argv);
 
 	if (r)

@@ -70,7 +70,7 @@ static bool table_is_current(const struct mmu_context *m, uint64_t va, const str
 static int translate_miss(const struct mmu_context *m, uint64_t va, uint32_t access, const struct tlb_answer *miss,
 			  struct mmu_page *ret)
 {
-	struct refgpu_walk_table start = { .table = m->root, .writable = true, .user = true };
+	struct refgpu_walk_table start = {.table = m->root, .writable = true, .user = true};
 	struct refgpu_walk_result walk;
 	int r;
 
@@ -96,7 +96,7 @@ int mmu_translate(const struct mmu_context *m, uint64_t va, uint32_t access, str
 	const struct refgpu_walk_ops *ops = m->format == REFGPU_FORMAT_X86_64 ? &refgpu_walk_x86 : &refgpu_walk_vmsa;
 	struct tlb_answer answer;
 
-	*ret = (struct mmu_page){ 0 };
+	*ret = (struct mmu_page){0};
 	if (!ops->address_ok(va))
 		return REFGPU_FAULT_ADDRESS_SIZE;
 	if (!m->root) {

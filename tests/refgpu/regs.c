@@ -23,23 +23,23 @@ static struct cell device_cell(struct regs *r, uint32_t at)
 {
 	switch (at) {
 	case REFGPU_REG_FORMAT:
-		return (struct cell){ .r32 = &r->format };
+		return (struct cell){.r32 = &r->format};
 	case REFGPU_REG_MAILBOX:
-		return (struct cell){ .r64 = &r->mailbox };
+		return (struct cell){.r64 = &r->mailbox};
 	case REFGPU_REG_INVQ:
-		return (struct cell){ .r64 = &r->invq };
+		return (struct cell){.r64 = &r->invq};
 	case REFGPU_REG_INVQ_SIZE:
-		return (struct cell){ .r32 = &r->invq_size };
+		return (struct cell){.r32 = &r->invq_size};
 	case REFGPU_REG_INVQ_TAIL:
-		return (struct cell){ .r64 = &r->invq_tail };
+		return (struct cell){.r64 = &r->invq_tail};
 	case REFGPU_REG_FAULTQ:
-		return (struct cell){ .r64 = &r->faultq };
+		return (struct cell){.r64 = &r->faultq};
 	case REFGPU_REG_FAULTQ_SIZE:
-		return (struct cell){ .r32 = &r->faultq_size };
+		return (struct cell){.r32 = &r->faultq_size};
 	case REFGPU_REG_FAULTQ_HEAD:
-		return (struct cell){ .r64 = &r->faultq_head };
+		return (struct cell){.r64 = &r->faultq_head};
 	default:
-		return (struct cell){ 0 };
+		return (struct cell){0};
 	}
 }
 
@@ -47,17 +47,17 @@ static struct cell slot_cell(struct slot_regs *r, uint32_t at)
 {
 	switch (at) {
 	case REFGPU_SLOT_RING:
-		return (struct cell){ .r64 = &r->ring };
+		return (struct cell){.r64 = &r->ring};
 	case REFGPU_SLOT_RING_SIZE:
-		return (struct cell){ .r32 = &r->ring_size };
+		return (struct cell){.r32 = &r->ring_size};
 	case REFGPU_SLOT_RING_TAIL:
-		return (struct cell){ .r64 = &r->tail };
+		return (struct cell){.r64 = &r->tail};
 	case REFGPU_SLOT_CTRL:
-		return (struct cell){ .r64 = &r->ctrl };
+		return (struct cell){.r64 = &r->ctrl};
 	case REFGPU_SLOT_FAULT_MODE:
-		return (struct cell){ .r32 = &r->fault_mode };
+		return (struct cell){.r32 = &r->fault_mode};
 	default:
-		return (struct cell){ 0 };
+		return (struct cell){0};
 	}
 }
 

@@ -71,7 +71,7 @@ static int call_wait(struct conn *c, struct bus_port *port, struct remote_call *
 static int call_make(struct conn *c, struct bus_port *port, struct remote_call *call, const void *data)
 {
 	size_t size = data ? call->what.count : 0;
-	struct vfio_user_header hdr = { .command = call->command };
+	struct vfio_user_header hdr = {.command = call->command};
 
 	call_add(c, call);
 	hdr.id = call->id;
@@ -96,10 +96,10 @@ static int remote_read(void *arg, struct bus_port *port, uint64_t bus, void *buf
 	int r = 0;
 
 	for (; len && r == 0; len -= n, bus += n, to += n) {
-		struct remote_call call = { .command = VFIO_USER_DMA_READ, .buf = to };
+		struct remote_call call = {.command = VFIO_USER_DMA_READ, .buf = to};
 
 		n = at_most(len, atomic_load(&c->max_xfer));
-		call.what = (struct vfio_user_dma_access){ .address = bus, .count = n };
+		call.what = (struct vfio_user_dma_access){.address = bus, .count = n};
 		r = call_make(c, port, &call, NULL);
 	}
 	return r;
@@ -113,10 +113,10 @@ static int remote_write(void *arg, struct bus_port *port, uint64_t bus, const vo
 	int r = 0;
 
 	for (; len && r == 0; len -= n, bus += n, from += n) {
-		struct remote_call call = { .command = VFIO_USER_DMA_WRITE };
+		struct remote_call call = {.command = VFIO_USER_DMA_WRITE};
 
 		n = at_most(len, atomic_load(&c->max_xfer));
-		call.what = (struct vfio_user_dma_access){ .address = bus, .count = n };
+		call.what = (struct vfio_user_dma_access){.address = bus, .count = n};
 		r = call_make(c, port, &call, from);
 	}
 	return r;
@@ -124,12 +124,12 @@ static int remote_write(void *arg, struct bus_port *port, uint64_t bus, const vo
 
 void remote_init(struct dma_remote *r, struct conn *c)
 {
-	*r = (struct dma_remote){ .read = remote_read, .write = remote_write, .arg = c };
+	*r = (struct dma_remote){.read = remote_read, .write = remote_write, .arg = c};
 }
 
 static int answer_judge(const struct remote_call *call, const struct message *m)
 {
-	struct vfio_user_dma_access what = { 0 };
+	struct vfio_user_dma_access what = {0};
 	size_t head = m->size < sizeof(what) ? m->size : sizeof(what);
 
 	if (m->hdr.flags & VFIO_USER_ERROR)

@@ -71,7 +71,8 @@ static int do_version(struct server *s, struct message *m, struct answer *a)
 	memcpy(a->small.version, &v, sizeof(v));
 	n = snprintf(a->small.version + sizeof(v), sizeof(a->small.version) - sizeof(v),
 		     "{\"capabilities\":{\"max_msg_fds\":%u,\"max_data_xfer_size\":%u,\"max_dma_maps\":%u,"
-		     "\"pgsizes\":4096}}", VFIO_USER_MAX_FDS, VFIO_USER_MAX_XFER, VFIO_USER_MAX_DMA_MAPS);
+		     "\"pgsizes\":4096}}",
+		     VFIO_USER_MAX_FDS, VFIO_USER_MAX_XFER, VFIO_USER_MAX_DMA_MAPS);
 	say(a, a->small.version, sizeof(v) + (size_t)n + 1);
 	s->versioned = true;
 	return 0;
@@ -132,7 +133,7 @@ static int do_region_info(struct server *s, struct message *m, struct answer *a)
 	memcpy(info, m->payload, sizeof(*info));
 	if (info->argsz < sizeof(*info) || info->index >= VFIO_PCI_NUM_REGIONS)
 		return EINVAL;
-	*info = (struct vfio_region_info){ .argsz = sizeof(*info), .index = info->index };
+	*info = (struct vfio_region_info){.argsz = sizeof(*info), .index = info->index};
 	switch (info->index) {
 	case VFIO_PCI_BAR0_REGION_INDEX:
 		info->size = REFGPU_BAR_REGS_SIZE;
@@ -160,7 +161,7 @@ static int do_irq_info(struct server *s, struct message *m, struct answer *a)
 	memcpy(info, m->payload, sizeof(*info));
 	if (info->argsz < sizeof(*info) || info->index >= VFIO_PCI_NUM_IRQS)
 		return EINVAL;
-	*info = (struct vfio_irq_info){ .argsz = sizeof(*info), .index = info->index };
+	*info = (struct vfio_irq_info){.argsz = sizeof(*info), .index = info->index};
 	if (info->index == VFIO_PCI_MSIX_IRQ_INDEX) {
 		info->count = REFGPU_VECTORS;
 		info->flags = VFIO_IRQ_INFO_EVENTFD;
@@ -323,19 +324,17 @@ struct request {
 #define ACCESS_SIZE sizeof(struct vfio_user_region_access)
 
 static const struct request requests[] = {
-	[VFIO_USER_VERSION] = { do_version, sizeof(struct vfio_user_version), VERSION_DATA_MAX, 0 },
-	[VFIO_USER_DMA_MAP] = { do_dma_map, sizeof(struct vfio_user_dma_map), sizeof(struct vfio_user_dma_map), 1 },
-	[VFIO_USER_DMA_UNMAP] = { do_dma_unmap, sizeof(struct vfio_user_dma_unmap),
-				  sizeof(struct vfio_user_dma_unmap), 0 },
-	[VFIO_USER_DEVICE_GET_INFO] = { do_get_info, 16, sizeof(struct vfio_device_info), 0 },
-	[VFIO_USER_DEVICE_GET_REGION_INFO] = { do_region_info, sizeof(struct vfio_region_info), VERSION_DATA_MAX, 0 },
-	[VFIO_USER_DEVICE_GET_IRQ_INFO] = { do_irq_info, sizeof(struct vfio_irq_info), sizeof(struct vfio_irq_info),
-					    0 },
-	[VFIO_USER_DEVICE_SET_IRQS] = { do_set_irqs, sizeof(struct vfio_irq_set), VERSION_DATA_MAX,
-					VFIO_USER_MAX_FDS },
-	[VFIO_USER_REGION_READ] = { do_region_read, ACCESS_SIZE, ACCESS_SIZE, 0 },
-	[VFIO_USER_REGION_WRITE] = { do_region_write, ACCESS_SIZE + 1, ACCESS_SIZE + VFIO_USER_MAX_XFER, 0 },
-	[VFIO_USER_DEVICE_RESET] = { do_reset, 0, 0, 0 },
+	[VFIO_USER_VERSION] = {do_version, sizeof(struct vfio_user_version), VERSION_DATA_MAX, 0},
+	[VFIO_USER_DMA_MAP] = {do_dma_map, sizeof(struct vfio_user_dma_map), sizeof(struct vfio_user_dma_map), 1},
+	[VFIO_USER_DMA_UNMAP] = {do_dma_unmap, sizeof(struct vfio_user_dma_unmap), sizeof(struct vfio_user_dma_unmap),
+				 0},
+	[VFIO_USER_DEVICE_GET_INFO] = {do_get_info, 16, sizeof(struct vfio_device_info), 0},
+	[VFIO_USER_DEVICE_GET_REGION_INFO] = {do_region_info, sizeof(struct vfio_region_info), VERSION_DATA_MAX, 0},
+	[VFIO_USER_DEVICE_GET_IRQ_INFO] = {do_irq_info, sizeof(struct vfio_irq_info), sizeof(struct vfio_irq_info), 0},
+	[VFIO_USER_DEVICE_SET_IRQS] = {do_set_irqs, sizeof(struct vfio_irq_set), VERSION_DATA_MAX, VFIO_USER_MAX_FDS},
+	[VFIO_USER_REGION_READ] = {do_region_read, ACCESS_SIZE, ACCESS_SIZE, 0},
+	[VFIO_USER_REGION_WRITE] = {do_region_write, ACCESS_SIZE + 1, ACCESS_SIZE + VFIO_USER_MAX_XFER, 0},
+	[VFIO_USER_DEVICE_RESET] = {do_reset, 0, 0, 0},
 };
 
 static int request_judge(const struct server *s, const struct message *m)
@@ -357,7 +356,7 @@ static int request_judge(const struct server *s, const struct message *m)
 
 void request_handle(struct server *s, struct message *m)
 {
-	struct answer a = { .fd = -1 };
+	struct answer a = {.fd = -1};
 	int error = request_judge(s, m);
 
 	if (!error)

@@ -66,7 +66,7 @@ struct rig {
 	struct rig_reply stash; /* a command of the device that came in while a reply was waited for */
 };
 
-static struct stop rig_stop = { .fd = -1 };
+static struct stop rig_stop = {.fd = -1};
 
 static void rig_on_term(int sig)
 {
@@ -80,7 +80,7 @@ static void rig_on_term(int sig)
 
 static int rig_child(int listener)
 {
-	struct server server = { 0 };
+	struct server server = {0};
 	int r;
 
 	rig_stop.fd = eventfd(0, EFD_CLOEXEC);
@@ -104,14 +104,14 @@ static double rig_now(void)
 }
 
 /* Waits until cond holds. */
-#define rig_until(cond) \
-	do { \
-		double until_ = rig_now() + RIG_DEADLINE_S; \
-		while (!(cond)) { \
-			if (rig_now() > until_) \
+#define rig_until(cond)                                       \
+	do {                                                  \
+		double until_ = rig_now() + RIG_DEADLINE_S;   \
+		while (!(cond)) {                             \
+			if (rig_now() > until_)               \
 				fail_msg("never: %s", #cond); \
-			sched_yield(); \
-		} \
+			sched_yield();                        \
+		}                                             \
 	} while (0)
 
 static void rig_connect(struct rig *g)
@@ -129,9 +129,9 @@ static void rig_send(struct rig *g, const void *bytes, size_t size, const int *f
 	union {
 		struct cmsghdr align;
 		char buf[CMSG_SPACE(64 * sizeof(int))];
-	} control = { 0 };
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)bytes, .iov_len = size };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
+	} control = {0};
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = size};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 	struct cmsghdr *c;
 
 	if (n_fds) {
@@ -151,8 +151,8 @@ static uint16_t rig_command(struct rig *g, uint16_t command, uint32_t flags, con
 			    const int *fds, size_t n_fds)
 {
 	uint8_t bytes[8192];
-	struct vfio_user_header hdr = { .id = ++g->id, .command = command, .flags = flags,
-					.size = (uint32_t)(sizeof(hdr) + size) };
+	struct vfio_user_header hdr = {
+		.id = ++g->id, .command = command, .flags = flags, .size = (uint32_t)(sizeof(hdr) + size)};
 
 	memcpy(bytes, &hdr, sizeof(hdr));
 	if (size)
@@ -167,11 +167,11 @@ static bool rig_receive(struct rig *g, struct rig_reply *ret)
 	union {
 		struct cmsghdr align;
 		char buf[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
-	struct iovec iov = { .iov_base = &ret->hdr, .iov_len = sizeof(ret->hdr) };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-			     .msg_controllen = sizeof(control) };
-	struct pollfd p = { .fd = g->sock, .events = POLLIN };
+	} control = {0};
+	struct iovec iov = {.iov_base = &ret->hdr, .iov_len = sizeof(ret->hdr)};
+	struct msghdr mh = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+	struct pollfd p = {.fd = g->sock, .events = POLLIN};
 	struct cmsghdr *c;
 
 	ret->fd = -1;
@@ -222,7 +222,7 @@ static int rig_call(struct rig *g, uint16_t command, const void *data, size_t si
 
 static int rig_dma_map(struct rig *g, uint64_t bus, uint64_t size, uint32_t rights, int fd, uint64_t offset)
 {
-	struct vfio_user_dma_map map = { sizeof(map), rights, offset, bus, size };
+	struct vfio_user_dma_map map = {sizeof(map), rights, offset, bus, size};
 	struct rig_reply reply;
 
 	return rig_call(g, VFIO_USER_DMA_MAP, &map, sizeof(map), &fd, fd >= 0, &reply);
@@ -230,7 +230,7 @@ static int rig_dma_map(struct rig *g, uint64_t bus, uint64_t size, uint32_t righ
 
 static int rig_dma_unmap(struct rig *g, uint64_t bus, uint64_t size)
 {
-	struct vfio_user_dma_unmap unmap = { sizeof(unmap), 0, bus, size };
+	struct vfio_user_dma_unmap unmap = {sizeof(unmap), 0, bus, size};
 	struct rig_reply reply;
 
 	return rig_call(g, VFIO_USER_DMA_UNMAP, &unmap, sizeof(unmap), NULL, 0, &reply);
@@ -241,7 +241,7 @@ static int rig_region_write(struct rig *g, uint32_t region, uint64_t offset, uin
 	struct {
 		struct vfio_user_region_access x;
 		uint64_t val;
-	} w = { { offset, region, len }, val };
+	} w = {{offset, region, len}, val};
 	struct rig_reply reply;
 
 	return rig_call(g, VFIO_USER_REGION_WRITE, &w, sizeof(w.x) + len, NULL, 0, &reply);
@@ -249,7 +249,7 @@ static int rig_region_write(struct rig *g, uint32_t region, uint64_t offset, uin
 
 static uint64_t rig_reg_read(struct rig *g, uint32_t reg, uint32_t len)
 {
-	struct vfio_user_region_access x = { reg, REFGPU_BAR_REGS, len };
+	struct vfio_user_region_access x = {reg, REFGPU_BAR_REGS, len};
 	struct rig_reply reply;
 	uint64_t val = 0;
 
@@ -305,9 +305,11 @@ static void rig_enable(struct rig *g)
 static void rig_bring_up(struct rig *g)
 {
 	static const char version[] = "\0\0\0\0{\"capabilities\":{\"max_msg_fds\":8,\"max_data_xfer_size\":1048576}}";
-	struct vfio_irq_set set = { .argsz = sizeof(set), .index = VFIO_PCI_MSIX_IRQ_INDEX, .count = REFGPU_VECTORS,
-				    .flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER };
-	struct vfio_region_info info = { .argsz = sizeof(info), .index = VFIO_PCI_BAR2_REGION_INDEX };
+	struct vfio_irq_set set = {.argsz = sizeof(set),
+				   .index = VFIO_PCI_MSIX_IRQ_INDEX,
+				   .count = REFGPU_VECTORS,
+				   .flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER};
+	struct vfio_region_info info = {.argsz = sizeof(info), .index = VFIO_PCI_BAR2_REGION_INDEX};
 	struct rig_reply reply;
 
 	rig_connect(g);
@@ -324,7 +326,7 @@ static void rig_bring_up(struct rig *g)
 
 static void rig_start(struct rig *g, enum refgpu_format format)
 {
-	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	unsigned int i;
 
 	memset(g, 0, sizeof(*g));
@@ -443,7 +445,7 @@ static void rig_doorbell(struct rig *g, unsigned int slot)
 
 static void rig_switch(struct rig *g, unsigned int slot, uint64_t root, uint32_t asid)
 {
-	rig_put_word(g, slot, &(struct refgpu_ring_word){ .op = REFGPU_RING_SET_TTBR, .addr = root, .asid = asid });
+	rig_put_word(g, slot, &(struct refgpu_ring_word){.op = REFGPU_RING_SET_TTBR, .addr = root, .asid = asid});
 }
 
 static uint64_t *rig_fence(struct rig *g, unsigned int slot)
@@ -453,8 +455,12 @@ static uint64_t *rig_fence(struct rig *g, unsigned int slot)
 
 static void rig_put_run(struct rig *g, unsigned int slot, uint64_t va, uint64_t len, uint64_t job)
 {
-	rig_put_word(g, slot, &(struct refgpu_ring_word){ .op = REFGPU_RING_RUN, .addr = va, .len = len, .job = job,
-							  .fence = RIG_BUS + RIG_FENCES + slot * 64 });
+	rig_put_word(g, slot,
+		     &(struct refgpu_ring_word){.op = REFGPU_RING_RUN,
+						.addr = va,
+						.len = len,
+						.job = job,
+						.fence = RIG_BUS + RIG_FENCES + slot * 64});
 }
 
 static void rig_wait_done(struct rig *g, unsigned int slot)
@@ -481,8 +487,7 @@ static void rig_invalidate(struct rig *g, uint32_t op, uint32_t asid, uint64_t f
 {
 	struct refgpu_inv *q = (struct refgpu_inv *)(void *)(g->mem + RIG_INVQ);
 
-	q[g->inv_tail++ % RIG_INVQ_WORDS] = (struct refgpu_inv){ .op = op, .asid = asid, .first = first,
-								 .last = last };
+	q[g->inv_tail++ % RIG_INVQ_WORDS] = (struct refgpu_inv){.op = op, .asid = asid, .first = first, .last = last};
 	assert_int_equal(rig_reg64(g, REFGPU_REG_INVQ_TAIL, g->inv_tail), 0);
 	rig_until(rig_load(&rig_mailbox(g)->invq_head) == g->inv_tail);
 }

@@ -55,7 +55,7 @@ int server_serve(struct server *s, int fd, const struct stop *stop)
 
 static int server_accept(int listen_fd, const struct stop *stop)
 {
-	struct pollfd p[] = { { .fd = listen_fd, .events = POLLIN }, { .fd = stop->fd, .events = POLLIN } };
+	struct pollfd p[] = {{.fd = listen_fd, .events = POLLIN}, {.fd = stop->fd, .events = POLLIN}};
 	int fd;
 
 	for (;;) {

@@ -14,7 +14,7 @@
 struct server {
 	struct device *dev;
 	struct conn conn; /* while a client is there */
-	bool versioned;   /* it has said VERSION */
+	bool versioned; /* it has said VERSION */
 };
 
 /* Serves clients of a listening socket until stop. 0 or -errno. */

@@ -179,7 +179,7 @@ enum slot_verdict slot_fault(struct slot *s, const struct refgpu_fault *f)
 
 enum slot_verdict slot_word_fault(struct slot *s, uint32_t code, uint64_t addr, uint32_t access)
 {
-	struct refgpu_fault f = { .code = code, .addr = addr, .access = access };
+	struct refgpu_fault f = {.code = code, .addr = addr, .access = access};
 
 	if (atomic_load(&s->port.abandon))
 		return SLOT_DROP;
@@ -229,7 +229,7 @@ int slot_init(struct slot *s, struct device *dev, uint32_t index)
 	s->dev = dev;
 	s->index = index;
 	bus_port_init(&s->port, &dev->dma);
-	s->mmu = (struct mmu_context){ .tlb = &dev->tlb, .port = &s->port, .status = dev->status.page };
+	s->mmu = (struct mmu_context){.tlb = &dev->tlb, .port = &s->port, .status = dev->status.page};
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->wake, NULL);
 	pthread_cond_init(&s->parked_now, NULL);
@@ -324,7 +324,7 @@ int slot_control(struct slot *s, uint64_t value)
 	pthread_mutex_lock(&s->lock);
 	if (s->enabled) {
 		at = s->n_ctrl < SLOT_MAX_CTRL ? s->n_ctrl++ : SLOT_MAX_CTRL - 1;
-		s->ctrl[at] = (struct slot_ctrl){ .value = value, .tail = s->tail };
+		s->ctrl[at] = (struct slot_ctrl){.value = value, .tail = s->tail};
 		atomic_store(&s->attention, true);
 		pthread_cond_signal(&s->wake);
 	}

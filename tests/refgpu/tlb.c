@@ -89,7 +89,7 @@ void tlb_lookup(struct tlb *t, uint16_t asid, uint64_t va, struct tlb_answer *re
 {
 	const struct tlb_space *s;
 
-	*ret = (struct tlb_answer){ 0 };
+	*ret = (struct tlb_answer){0};
 	pthread_mutex_lock(&t->lock);
 	ret->generation = t->generation;
 	s = t->space[asid];
@@ -149,7 +149,8 @@ int tlb_insert(struct tlb *t, uint16_t asid, uint64_t va, const struct refgpu_wa
 	s = generation == t->generation ? space_get(t, asid) : NULL;
 	if (s && space_conflicts(s, va, walk->size))
 		r = -EEXIST;
-	else if (s && tlb_space_put(s, leaf_kind(walk->size), va, walk->base | (walk->writable ? VAL_WRITABLE : 0)) == 1)
+	else if (s &&
+		 tlb_space_put(s, leaf_kind(walk->size), va, walk->base | (walk->writable ? VAL_WRITABLE : 0)) == 1)
 		t->leaves++;
 	tlb_unlock(t);
 	return r;

@@ -18,7 +18,6 @@ static const uint8_t kind_shift[TLB_KINDS] = {
 	[TLB_TABLE_512G] = 39, [TLB_TABLE_1G] = 30, [TLB_TABLE_2M] = 21,
 };
 
-
 static uint64_t key_of(enum tlb_kind kind, uint64_t unit)
 {
 	return KEY_LIVE | unit << 3 | kind;
@@ -192,12 +191,13 @@ size_t tlb_space_drop(struct tlb_space *s, uint64_t first, uint64_t last)
 		last = ADDRESS_MASK;
 	}
 	for (kind = 1; kind < TLB_KINDS; kind++)
-		kind_drop(s, (enum tlb_kind)kind, unit_of((enum tlb_kind)kind, first), unit_of((enum tlb_kind)kind, last));
+		kind_drop(s, (enum tlb_kind)kind, unit_of((enum tlb_kind)kind, first),
+			  unit_of((enum tlb_kind)kind, last));
 	return before - tlb_space_leaves(s);
 }
 
 void tlb_space_fini(struct tlb_space *s)
 {
 	free(s->cells);
-	*s = (struct tlb_space){ 0 };
+	*s = (struct tlb_space){0};
 }

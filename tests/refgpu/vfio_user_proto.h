@@ -25,7 +25,7 @@ enum vfio_user_command {
 	VFIO_USER_DEVICE_SET_IRQS = 8,
 	VFIO_USER_REGION_READ = 9,
 	VFIO_USER_REGION_WRITE = 10,
-	VFIO_USER_DMA_READ = 11,  /* from the server */
+	VFIO_USER_DMA_READ = 11, /* from the server */
 	VFIO_USER_DMA_WRITE = 12, /* from the server */
 	VFIO_USER_DEVICE_RESET = 13,
 	VFIO_USER_REGION_WRITE_MULTI = 15,

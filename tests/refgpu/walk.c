@@ -65,7 +65,7 @@ int refgpu_walk_from(enum refgpu_format fmt, const struct refgpu_walk_table *sta
 int refgpu_walk(enum refgpu_format fmt, uint64_t root, uint64_t va, uint32_t access, refgpu_read8_fn read8, void *arg,
 		struct refgpu_walk_result *ret)
 {
-	struct refgpu_walk_table start = { .table = root, .depth = 0, .writable = true, .user = true };
+	struct refgpu_walk_table start = {.table = root, .depth = 0, .writable = true, .user = true};
 
 	return refgpu_walk_from(fmt, &start, va, access, read8, arg, ret);
 }

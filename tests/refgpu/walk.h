@@ -25,14 +25,15 @@ struct refgpu_walk_table {
 };
 
 struct refgpu_walk_result {
-	uint64_t bus;  /* bus address of va itself */
+	uint64_t bus; /* bus address of va itself */
 	uint64_t base; /* bus address of the first byte of the page or block */
 	uint64_t size; /* of the page or block: 4 KiB, 2 MiB or 1 GiB */
 	bool writable;
 	uint32_t level; /* where the walk ended, in the format's own numbers; 0 where none was made */
 	uint32_t fault; /* enum refgpu_fault_code, 0: none */
 	uint32_t n_tables;
-	struct refgpu_walk_table tables[REFGPU_WALK_DEPTHS - 1]; /* below the starting point, top down; also on a fault */
+	struct refgpu_walk_table
+		tables[REFGPU_WALK_DEPTHS - 1]; /* below the starting point, top down; also on a fault */
 };
 
 /* Reads the 8 bytes at a bus address; 0, or negative where nothing is there. */

@@ -60,12 +60,12 @@ static void one_new(struct one *c)
 static void one_submit(struct one *c, unsigned int n)
 {
 	const struct refgpu_cmd cmds[JOB_CMDS] = {
-		{ .op = REFGPU_LOAD, .dst = page(c, SCRATCH), .src = 64, .len = PAGE },
-		{ .op = REFGPU_FILL, .value = c->value + n, .dst = page(c, FROM), .len = PAGE },
-		{ .op = REFGPU_COPY, .dst = page(c, TO), .src = page(c, FROM), .len = PAGE },
-		{ .op = REFGPU_NOP },
-		{ .op = REFGPU_STORE, .dst = 64, .src = page(c, MARK), .len = PAGE },
-		{ .op = REFGPU_ATOMIC, .dst = page(c, COUNTER), .value = 1 },
+		{.op = REFGPU_LOAD, .dst = page(c, SCRATCH), .src = 64, .len = PAGE},
+		{.op = REFGPU_FILL, .value = c->value + n, .dst = page(c, FROM), .len = PAGE},
+		{.op = REFGPU_COPY, .dst = page(c, TO), .src = page(c, FROM), .len = PAGE},
+		{.op = REFGPU_NOP},
+		{.op = REFGPU_STORE, .dst = 64, .src = page(c, MARK), .len = PAGE},
+		{.op = REFGPU_ATOMIC, .dst = page(c, COUNTER), .value = 1},
 	};
 	uint64_t job;
 
@@ -126,7 +126,7 @@ static void one_check(struct one *c, unsigned int jobs)
 
 static uint64_t one_switches(const struct one *c)
 {
-	struct pasid_ctx_info info = { .size = sizeof(info) };
+	struct pasid_ctx_info info = {.size = sizeof(info)};
 
 	if (pasid_ctx_info(p, c->ctx, &info) < 0)
 		fail(c, "info");

@@ -37,7 +37,7 @@ struct m_client {
 };
 
 struct m_buffer {
-	bool live;  /* the device still has it mapped */
+	bool live; /* the device still has it mapped */
 	bool named, told, writable, huge;
 	uint32_t id, dev;
 	uint64_t pages, bus;
@@ -82,8 +82,8 @@ struct rig {
 	void *arg;
 };
 
-static const uint64_t rig_connection_limits[PASID_RES_COUNT] = { 3, 5, 7, 12 * PAGE, 4 * PAGE, 9, 10, 9, 9 };
-static const uint64_t rig_uid_limits[PASID_RES_COUNT] = { 4, 8, 11, 18 * PAGE, 6 * PAGE, 9, 13, 9, 2 };
+static const uint64_t rig_connection_limits[PASID_RES_COUNT] = {3, 5, 7, 12 * PAGE, 4 * PAGE, 9, 10, 9, 9};
+static const uint64_t rig_uid_limits[PASID_RES_COUNT] = {4, 8, 11, 18 * PAGE, 6 * PAGE, 9, 13, 9, 2};
 
 static inline void rig_unused(void *arg, struct buffer_entry *e)
 {
@@ -107,8 +107,8 @@ static inline void rig_devices(struct books *b, struct device_books *dev[RIG_DEV
 	struct device_traits t = {
 		.pasid_bits = 3,
 		.asid_bits = 2,
-		.iova = { RIG_IOVA, RIG_IOVA + RIG_PAGES * PAGE - 1 },
-		.bus = { RIG_BUS, RIG_BUS + RIG_BUS_PAGES * PAGE - 1 },
+		.iova = {RIG_IOVA, RIG_IOVA + RIG_PAGES * PAGE - 1},
+		.bus = {RIG_BUS, RIG_BUS + RIG_BUS_PAGES * PAGE - 1},
 		.cmd_align = 8,
 		.submit_max = 64,
 	};
@@ -156,8 +156,7 @@ static inline uint64_t m_uses_in(const struct m_space *s, const struct m_buffer 
 	uint64_t n = 0;
 
 	for (uint32_t i = 0; i < RIG_PAGES; i++)
-		n += s->page[i].ctx && s->page[i].buf == b &&
-		     (i == 0 || s->page[i - 1].serial != s->page[i].serial);
+		n += s->page[i].ctx && s->page[i].buf == b && (i == 0 || s->page[i - 1].serial != s->page[i].serial);
 	return n;
 }
 
@@ -240,8 +239,7 @@ static inline bool m_busy(const struct rig *g, const struct m_client *m)
 static inline bool m_space_busy(struct rig *g, struct m_context *x)
 {
 	for (uint32_t i = 0; i < RIG_CONTEXTS; i++)
-		if (g->context[i].live && g->context[i].plan &&
-		    m_space_of(g, &g->context[i]) == m_space_of(g, x))
+		if (g->context[i].live && g->context[i].plan && m_space_of(g, &g->context[i]) == m_space_of(g, x))
 			return true;
 	return false;
 }
@@ -255,22 +253,22 @@ static inline struct m_buffer *m_find_buffer(struct rig *g, const struct m_clien
 }
 
 /* Something that is live, from a random place on; NULL if there is none. */
-#define m_pick(array, n) \
-	__extension__({ \
-		uint32_t at_ = draw(n), left_ = (n); \
+#define m_pick(array, n)                              \
+	__extension__({                               \
+		uint32_t at_ = draw(n), left_ = (n);  \
 		while (left_ && !(array)[at_].live) { \
-			at_ = (at_ + 1) % (n); \
-			left_--; \
-		} \
-		left_ ? &(array)[at_] : NULL; \
+			at_ = (at_ + 1) % (n);        \
+			left_--;                      \
+		}                                     \
+		left_ ? &(array)[at_] : NULL;         \
 	})
 
-#define m_spare(array, n) \
-	__extension__({ \
-		uint32_t at_ = 0; \
+#define m_spare(array, n)                              \
+	__extension__({                                \
+		uint32_t at_ = 0;                      \
 		while (at_ < (n) && (array)[at_].live) \
-			at_++; \
-		at_ < (n) ? &(array)[at_] : NULL; \
+			at_++;                         \
+		at_ < (n) ? &(array)[at_] : NULL;      \
 	})
 
 static inline void m_drop_mappings(struct rig *g, struct m_context *x)
@@ -279,16 +277,16 @@ static inline void m_drop_mappings(struct rig *g, struct m_context *x)
 
 	for (uint32_t i = 0; i < RIG_PAGES; i++)
 		if (s->page[i].ctx == x->id)
-			s->page[i] = (struct m_page){ 0 };
+			s->page[i] = (struct m_page){0};
 }
 
 /* ---- clients ---- */
 
 static inline void rig_open(struct rig *g)
 {
-	struct record rec = { .kind = RECORD_CLIENT_OPEN, .uid = 1000 + draw(2), .pid = 77 };
+	struct record rec = {.kind = RECORD_CLIENT_OPEN, .uid = 1000 + draw(2), .pid = 77};
 	struct m_client *m = m_spare(g->client, RIG_CLIENTS);
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 	struct client *c = NULL;
 	bool full = m_used(g, NULL, rec.uid, PASID_RES_CONNECTIONS) == rig_uid_limits[PASID_RES_CONNECTIONS];
 	int r;
@@ -302,7 +300,7 @@ static inline void rig_open(struct rig *g)
 		return;
 	check(rec.client > g->last_client && c->id == rec.client && books_client(g->books, c->id) == c);
 	g->last_client = rec.client;
-	*m = (struct m_client){ .live = true, .id = c->id, .uid = rec.uid, .c = c };
+	*m = (struct m_client){.live = true, .id = c->id, .uid = rec.uid, .c = c};
 	rig_say(g, RECORD_INTENT, &rec, false);
 	rig_say(g, RECORD_COMMIT, &rec, true);
 }
@@ -331,8 +329,8 @@ static inline void rig_ctx_new(struct rig *g)
 {
 	struct m_client *m = m_pick(g->client, RIG_CLIENTS);
 	struct m_context *x = m_spare(g->context, RIG_CONTEXTS);
-	struct record rec = { .kind = RECORD_CTX_NEW, .device = draw(RIG_DEVICES) };
-	struct refusal why = { 0 };
+	struct record rec = {.kind = RECORD_CTX_NEW, .device = draw(RIG_DEVICES)};
+	struct refusal why = {0};
 	struct context *c = NULL;
 	uint32_t expect;
 
@@ -358,13 +356,13 @@ static inline void rig_ctx_new(struct rig *g)
 	check(books_ctx_new(g->books, &rec, &why, &c) == 0 && c->id == rec.ctx && c->pasid == rec.pasid);
 	if (draw(2)) /* the device has seen it */
 		ids_installed(g->dev[rec.device]->pasids, c->pasid);
-	*x = (struct m_context){ .live = true, .id = rec.ctx, .dev = rec.device, .owner = m, .c = c };
+	*x = (struct m_context){.live = true, .id = rec.ctx, .dev = rec.device, .owner = m, .c = c};
 	rig_say(g, RECORD_COMMIT, &rec, true);
 }
 
 static inline void rig_end_context(struct rig *g, struct m_context *x, uint32_t kind)
 {
-	struct record rec = { .kind = kind, .client = x->owner->id, .ctx = x->id };
+	struct record rec = {.kind = kind, .client = x->owner->id, .ctx = x->id};
 
 	rig_say(g, RECORD_INTENT, &rec, false);
 	m_drop_mappings(g, x);
@@ -430,7 +428,7 @@ static inline uint32_t m_judge_import(struct rig *g, const struct m_client *m, c
 
 static inline void rig_gone(struct rig *g, struct m_buffer *b)
 {
-	struct record rec = { .kind = RECORD_BUF_GONE, .client = b->owner->id, .buf = b->id };
+	struct record rec = {.kind = RECORD_BUF_GONE, .client = b->owner->id, .buf = b->id};
 
 	check(b->told);
 	b->live = false;
@@ -442,14 +440,21 @@ static inline void rig_import_commit(struct rig *g, struct record *rec, bool und
 {
 	struct m_buffer *b = m_spare(g->buffer, RIG_BUFFERS);
 	struct m_client *m = NULL;
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 
 	for (uint32_t i = 0; i < RIG_CLIENTS; i++)
 		if (g->client[i].live && g->client[i].id == rec->client)
 			m = &g->client[i];
-	*b = (struct m_buffer){ .live = true, .named = true, .writable = rec->writable, .huge = rec->huge,
-				.id = rec->buf, .dev = rec->device, .pages = rec->size / PAGE, .bus = rec->bus,
-				.owner = m, .e = books_buffer(m->c, rec->buf, &why) };
+	*b = (struct m_buffer){.live = true,
+			       .named = true,
+			       .writable = rec->writable,
+			       .huge = rec->huge,
+			       .id = rec->buf,
+			       .dev = rec->device,
+			       .pages = rec->size / PAGE,
+			       .bus = rec->bus,
+			       .owner = m,
+			       .e = books_buffer(m->c, rec->buf, &why)};
 	b->e->tag = b;
 	if (!undo) {
 		rig_say(g, RECORD_COMMIT, rec, true);
@@ -464,10 +469,13 @@ static inline void rig_import_commit(struct rig *g, struct record *rec, bool und
 static inline void rig_import(struct rig *g)
 {
 	struct m_client *m = m_pick(g->client, RIG_CLIENTS);
-	struct record rec = { .kind = RECORD_IMPORT, .device = draw(RIG_DEVICES), .size = draw(6) * PAGE,
-			      .writable = draw(3) > 0, .huge = draw(3) == 0 };
+	struct record rec = {.kind = RECORD_IMPORT,
+			     .device = draw(RIG_DEVICES),
+			     .size = draw(6) * PAGE,
+			     .writable = draw(3) > 0,
+			     .huge = draw(3) == 0};
 	struct buffer_entry *e = NULL;
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 	uint64_t bus;
 	uint32_t expect;
 
@@ -502,8 +510,8 @@ static inline uint32_t m_wrong_buffer(struct rig *g, const struct m_client *m)
 static inline void rig_buf_free(struct rig *g)
 {
 	struct m_buffer *b = m_pick(g->buffer, RIG_BUFFERS);
-	struct record rec = { .kind = RECORD_BUF_FREE };
-	struct refusal why = { 0 };
+	struct record rec = {.kind = RECORD_BUF_FREE};
+	struct refusal why = {0};
 
 	if (!b || m_busy(g, b->owner))
 		return;
@@ -532,8 +540,8 @@ static inline void rig_gone_any(struct rig *g)
 
 static inline void rig_close(struct rig *g, struct m_client *m)
 {
-	struct record rec = { .client = m->id };
-	struct refusal why = { 0 };
+	struct record rec = {.client = m->id};
+	struct refusal why = {0};
 
 	for (uint32_t i = 0; i < RIG_CONTEXTS; i++)
 		if (g->context[i].live && g->context[i].owner == m)
@@ -553,7 +561,7 @@ static inline void rig_close(struct rig *g, struct m_client *m)
 		}
 		rig_gone(g, b);
 	}
-	rec = (struct record){ .kind = RECORD_CLIENT_CLOSE, .client = m->id };
+	rec = (struct record){.kind = RECORD_CLIENT_CLOSE, .client = m->id};
 	rig_say(g, RECORD_INTENT, &rec, false);
 	books_client_close(g->books, m->c);
 	m->live = false;

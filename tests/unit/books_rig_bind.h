@@ -79,16 +79,18 @@ static inline uint32_t m_apply(struct rig *g, struct m_context *x, const struct 
 		m_split_above(g, s, at + n);
 	g->serial++;
 	for (uint64_t i = 0; i < n; i++)
-		s->page[at + i] = !map ? (struct m_page){ 0 } :
-			(struct m_page){ .ctx = x->id, .serial = g->serial, .off = w->off / PAGE + i,
-					 .buf = m_find_buffer(g, x->owner, w->buf),
-					 .writable = w->flags & PASID_MAP_WRITE };
+		s->page[at + i] = !map ? (struct m_page){0}
+				       : (struct m_page){.ctx = x->id,
+							 .serial = g->serial,
+							 .off = w->off / PAGE + i,
+							 .buf = m_find_buffer(g, x->owner, w->buf),
+							 .writable = w->flags & PASID_MAP_WRITE};
 	return 0;
 }
 
 static inline struct m_verdict m_judge_list(struct rig *g, struct m_context *x, const struct record *rec)
 {
-	struct m_verdict v = { .after = *m_space_of(g, x) };
+	struct m_verdict v = {.after = *m_space_of(g, x)};
 	uint64_t before = m_mappings(&v.after, x->id), now;
 
 	for (v.index = 0; v.index < rec->n_ops; v.index++)
@@ -119,8 +121,9 @@ static inline void rig_make_op(struct rig *g, struct m_context *x, struct record
 {
 	const struct m_buffer *b = m_pick(g->buffer, RIG_BUFFERS);
 
-	*w = (struct record_op){ .kind = draw(3) ? PASID_BIND_MAP : PASID_BIND_UNMAP,
-				 .iova = RIG_IOVA + draw(RIG_PAGES) * PAGE, .len = (1 + draw(4)) * PAGE };
+	*w = (struct record_op){.kind = draw(3) ? PASID_BIND_MAP : PASID_BIND_UNMAP,
+				.iova = RIG_IOVA + draw(RIG_PAGES) * PAGE,
+				.len = (1 + draw(4)) * PAGE};
 	if (w->kind == PASID_BIND_MAP) {
 		for (uint32_t i = 0; i < 4 && b && (b->owner != x->owner || b->dev != x->dev || !b->named); i++)
 			b = m_pick(g->buffer, RIG_BUFFERS);
@@ -207,7 +210,7 @@ static inline void rig_bind(struct rig *g)
 {
 	struct m_context *x = m_pick(g->context, RIG_CONTEXTS);
 	struct record *rec;
-	struct refusal why = { .index = 0 };
+	struct refusal why = {.index = 0};
 	struct m_verdict v;
 	struct plan *plan = NULL;
 	uint32_t chosen = 0;
@@ -267,8 +270,8 @@ static inline uint32_t m_judge_submit(struct rig *g, const struct m_context *x, 
 static inline void rig_submit(struct rig *g)
 {
 	struct m_context *x = m_pick(g->context, RIG_CONTEXTS);
-	struct record rec = { .kind = RECORD_SUBMIT, .iova = RIG_IOVA + 64 * draw(8), .len = 8 + 8 * draw(7) };
-	struct refusal why = { 0 };
+	struct record rec = {.kind = RECORD_SUBMIT, .iova = RIG_IOVA + 64 * draw(8), .len = 8 + 8 * draw(7)};
+	struct refusal why = {0};
 	uint32_t expect;
 
 	if (!x || x->lost || m_busy(g, x->owner))
@@ -298,7 +301,7 @@ static inline void rig_submit(struct rig *g)
 static inline void rig_jobs_done(struct rig *g)
 {
 	struct m_context *x = m_pick(g->context, RIG_CONTEXTS);
-	struct record rec = { .kind = RECORD_JOBS_DONE };
+	struct record rec = {.kind = RECORD_JOBS_DONE};
 
 	if (!x)
 		return;

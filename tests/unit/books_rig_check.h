@@ -61,7 +61,7 @@ static inline void check_buffers(struct rig *g)
 {
 	for (uint32_t i = 0; i < RIG_BUFFERS; i++) {
 		struct m_buffer *b = &g->buffer[i];
-		struct refusal why = { 0 };
+		struct refusal why = {0};
 
 		if (!b->live)
 			continue;
@@ -75,7 +75,7 @@ static inline void check_buffers(struct rig *g)
 /* An id that is not one's own is refused like one that nobody has. */
 static inline void check_foreign(struct rig *g, const struct m_client *m)
 {
-	struct refusal foreign = { 0 }, unknown = { 0 };
+	struct refusal foreign = {0}, unknown = {0};
 
 	for (uint32_t i = 0; i < RIG_CONTEXTS; i++) {
 		const struct m_context *x = &g->context[i];
@@ -125,11 +125,30 @@ static inline void rig_check(struct rig *g)
 
 static inline void rig_verb(struct rig *g)
 {
-	static void (*const verbs[])(struct rig *g) = {
-		rig_open,     rig_open,     rig_close_any, rig_ctx_new,	 rig_ctx_new,	      rig_lose_or_free,
-		rig_import,   rig_import,   rig_import,	   rig_buf_free, rig_gone_any,	      rig_gone_any,
-		rig_bind,     rig_bind,	    rig_bind,	   rig_bind,	 rig_bind,	      rig_submit,
-		rig_submit,   rig_submit,   rig_jobs_done, rig_bind_finish_any, rig_bind_finish_any,
+	static void (*const verbs[])(struct rig * g) = {
+		rig_open,
+		rig_open,
+		rig_close_any,
+		rig_ctx_new,
+		rig_ctx_new,
+		rig_lose_or_free,
+		rig_import,
+		rig_import,
+		rig_import,
+		rig_buf_free,
+		rig_gone_any,
+		rig_gone_any,
+		rig_bind,
+		rig_bind,
+		rig_bind,
+		rig_bind,
+		rig_bind,
+		rig_submit,
+		rig_submit,
+		rig_submit,
+		rig_jobs_done,
+		rig_bind_finish_any,
+		rig_bind_finish_any,
 	};
 
 	verbs[draw(ARRAY_SIZE(verbs))](g);

@@ -154,10 +154,10 @@ static size_t dump(const struct world *w, struct entry *v)
 	for (struct itree_node *i = itree_first(&w->as.tree); i; i = itree_next(i)) {
 		struct mapping *m = container_of(i, struct mapping, node);
 
-		v[n++] = (struct entry){ i->first, i->last, m->off,  m->buf->uses,
-					 m->buf,   m->owner, m->made, m->writable };
+		v[n++] =
+			(struct entry){i->first, i->last, m->off, m->buf->uses, m->buf, m->owner, m->made, m->writable};
 	}
-	v[n++] = (struct entry){ .first = w->as.count, .last = w->as.bytes, .off = w->as.cursor };
+	v[n++] = (struct entry){.first = w->as.count, .last = w->as.bytes, .off = w->as.cursor};
 	return n;
 }
 
@@ -173,7 +173,7 @@ static bool free_around(const struct world *w, size_t page, size_t pages)
 
 /* The same judgement as aspace_plan()'s of one operation, page by page; applied if it is good. */
 static uint32_t model_map(struct world *w, uint32_t owner, const struct aspace_op *op, bool done, uint64_t *n1,
-			   uint64_t *n2)
+			  uint64_t *n2)
 {
 	size_t pages = op->len / PG, at = (op->iova - BASE) / PG;
 
@@ -196,7 +196,7 @@ static uint32_t model_map(struct world *w, uint32_t owner, const struct aspace_o
 	}
 	w->ids++;
 	for (size_t i = 0; i < pages; i++)
-		w->page[at + i] = (struct page){ w->ids, owner, op->buf, op->off + i * PG, op->writable };
+		w->page[at + i] = (struct page){w->ids, owner, op->buf, op->off + i * PG, op->writable};
 	return 0;
 }
 
@@ -225,11 +225,11 @@ static uint32_t model_unmap(struct world *w, uint32_t owner, const struct aspace
 }
 
 static uint32_t model_op(struct world *w, uint32_t owner, const struct aspace_op *op, bool done, uint64_t *n1,
-			  uint64_t *n2)
+			 uint64_t *n2)
 {
 	bool map = op->kind == ASPACE_MAP, placed = !map || op->fixed;
-	__extension__ unsigned __int128 end = (__extension__ (unsigned __int128)op->iova) + op->len;
-	__extension__ unsigned __int128 buf_end = (__extension__ (unsigned __int128)op->off) + op->len;
+	__extension__ unsigned __int128 end = (__extension__(unsigned __int128) op->iova) + op->len;
+	__extension__ unsigned __int128 buf_end = (__extension__(unsigned __int128) op->off) + op->len;
 
 	*n1 = *n2 = 0;
 	if (!op->len)
@@ -292,16 +292,32 @@ static void random_op(struct world *w, struct aspace_op *op)
 	if (below(20))
 		return;
 	switch (below(7)) {
-	case 0: op->len = 0; break;
-	case 1: op->len += 1 + below(PG - 1); break;
-	case 2: op->iova = below(2) ? op->iova + 8 : UINT64_MAX - PG + 1; break;
-	case 3: op->off = below(2) ? op->off + 1 : UINT64_MAX - PG + 1; break;
-	case 4: op->len = UINT64_MAX - PG + 1; break;
-	case 5:
-		*op = (struct aspace_op){ .kind = ASPACE_MAP, .fixed = true, .writable = true, .buf = &w->buf[2],
-					  .iova = iova_of(at), .len = PG };
+	case 0:
+		op->len = 0;
 		break;
-	default: op->iova = below(2) ? BASE - PG : iova_of(PAGES); break;
+	case 1:
+		op->len += 1 + below(PG - 1);
+		break;
+	case 2:
+		op->iova = below(2) ? op->iova + 8 : UINT64_MAX - PG + 1;
+		break;
+	case 3:
+		op->off = below(2) ? op->off + 1 : UINT64_MAX - PG + 1;
+		break;
+	case 4:
+		op->len = UINT64_MAX - PG + 1;
+		break;
+	case 5:
+		*op = (struct aspace_op){.kind = ASPACE_MAP,
+					 .fixed = true,
+					 .writable = true,
+					 .buf = &w->buf[2],
+					 .iova = iova_of(at),
+					 .len = PG};
+		break;
+	default:
+		op->iova = below(2) ? BASE - PG : iova_of(PAGES);
+		break;
 	}
 }
 
@@ -309,7 +325,7 @@ static void random_op(struct world *w, struct aspace_op *op)
 static void replay_steps(struct world *w, const struct plan *p)
 {
 	const struct aspace_step *s;
-	bool torn[PAGES] = { 0 }, replaces = false;
+	bool torn[PAGES] = {0}, replaces = false;
 	size_t n;
 
 	s = plan_steps(p, &n);
@@ -321,7 +337,7 @@ static void replay_steps(struct world *w, const struct plan *p)
 			assert_int_equal(w->table[k].id, s[i].kind == ASPACE_UNMAP);
 			if (s[i].kind == ASPACE_UNMAP) {
 				torn[k] = true;
-				w->table[k] = (struct page){ 0 };
+				w->table[k] = (struct page){0};
 			} else {
 				replaces = replaces || torn[k];
 				w->table[k].id = 1;
@@ -371,7 +387,7 @@ static void check_undone(struct world *w, const struct before *b)
 
 static void finish(struct world *w, struct plan *p, const struct before *b)
 {
-	unsigned int count[BUFS] = { 0 };
+	unsigned int count[BUFS] = {0};
 
 	if (below(3) == 0) {
 		plan_undo(p);
@@ -388,7 +404,7 @@ static void finish(struct world *w, struct plan *p, const struct before *b)
 static void random_list(struct world *w, uint32_t owner)
 {
 	size_t n = 1 + below(below(2) ? 3 : OPS);
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 	struct aspace_op ops[OPS];
 	struct plan *p = NULL;
 	struct before b;
@@ -464,7 +480,7 @@ static void drop_unused(void *arg, struct buffer *buf)
 
 static void drop_owner(struct world *w, uint32_t owner)
 {
-	struct drop d = { .w = w, .owner = owner };
+	struct drop d = {.w = w, .owner = owner};
 	uint64_t count = w->as.count, uses[BUFS], removed;
 
 	for (size_t i = 0; i < BUFS; i++)
@@ -474,7 +490,7 @@ static void drop_owner(struct world *w, uint32_t owner)
 		assert_false(w->page[i].id && w->page[i].owner == owner);
 	for (size_t i = 0; i < PAGES; i++)
 		if (w->page[i].owner == owner)
-			w->page[i] = w->table[i] = (struct page){ 0 };
+			w->page[i] = w->table[i] = (struct page){0};
 	assert_true(removed == count - model_count(w, NULL));
 	for (size_t i = 0; i < BUFS; i++)
 		assert_int_equal(d.unused[i], uses[i] > 0 && w->buf[i].uses == 0);
@@ -505,20 +521,23 @@ static void check_nearest(struct world *w, uint32_t owner)
 
 static void world_init(struct world *w)
 {
-	static const uint64_t sizes[BUFS] = { 8, 70, 3, 200, 1 };
+	static const uint64_t sizes[BUFS] = {8, 70, 3, 200, 1};
 
 	memset(w, 0, sizeof(*w));
-	aspace_init(&w->as, (struct range){ BASE, BASE + PAGES * PG - 1 }, GUARD);
+	aspace_init(&w->as, (struct range){BASE, BASE + PAGES * PG - 1}, GUARD);
 	for (uint32_t i = 0; i < BUFS; i++)
-		w->buf[i] = (struct buffer){ .id = i, .size = sizes[i] * PG, .bus = (i + 1) * UINT64_C(0x10000000),
-					     .writable = i != 2, .named = true };
+		w->buf[i] = (struct buffer){.id = i,
+					    .size = sizes[i] * PG,
+					    .bus = (i + 1) * UINT64_C(0x10000000),
+					    .writable = i != 2,
+					    .named = true};
 }
 
 static void run(uint32_t owners, unsigned int rounds)
 {
-	static const uint32_t seen[] = { PASID_WHY_EMPTY, PASID_WHY_UNALIGNED, PASID_WHY_WRAPS, PASID_WHY_BUFFER_END,
-					 PASID_WHY_READ_ONLY, PASID_WHY_APERTURE, PASID_WHY_OVERLAP,
-					 PASID_WHY_NOT_MAPPED };
+	static const uint32_t seen[] = {PASID_WHY_EMPTY,      PASID_WHY_UNALIGNED, PASID_WHY_WRAPS,
+					PASID_WHY_BUFFER_END, PASID_WHY_READ_ONLY, PASID_WHY_APERTURE,
+					PASID_WHY_OVERLAP,    PASID_WHY_NOT_MAPPED};
 	struct world *w = malloc(sizeof(*w));
 
 	assert_non_null(w);
@@ -554,23 +573,23 @@ static void test_shared(void **state)
 
 static struct aspace_op map_any(struct buffer *buf, uint64_t off, uint64_t len)
 {
-	return (struct aspace_op){ .kind = ASPACE_MAP, .writable = true, .buf = buf, .off = off, .len = len };
+	return (struct aspace_op){.kind = ASPACE_MAP, .writable = true, .buf = buf, .off = off, .len = len};
 }
 
 static struct aspace_op map_at(struct buffer *buf, uint64_t off, uint64_t iova, uint64_t len)
 {
-	return (struct aspace_op){ .kind = ASPACE_MAP, .fixed = true, .writable = true, .buf = buf, .off = off,
-				   .iova = iova, .len = len };
+	return (struct aspace_op){
+		.kind = ASPACE_MAP, .fixed = true, .writable = true, .buf = buf, .off = off, .iova = iova, .len = len};
 }
 
 static struct aspace_op unmap(uint64_t iova, uint64_t len)
 {
-	return (struct aspace_op){ .kind = ASPACE_UNMAP, .iova = iova, .len = len };
+	return (struct aspace_op){.kind = ASPACE_UNMAP, .iova = iova, .len = len};
 }
 
 static void bind_ok(struct aspace *as, struct aspace_op *ops, size_t n)
 {
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 	struct plan *p = NULL;
 
 	assert_int_equal(aspace_plan(as, 1, ops, n, &p, &why), 0);
@@ -581,15 +600,15 @@ static void bind_ok(struct aspace *as, struct aspace_op *ops, size_t n)
 static void test_choice(void **state)
 {
 	const uint64_t m2 = UINT64_C(1) << 21, g1 = UINT64_C(1) << 30;
-	struct buffer buf = { .size = 8 * g1, .bus = 64 * g1, .writable = true };
+	struct buffer buf = {.size = 8 * g1, .bus = 64 * g1, .writable = true};
 	struct aspace_op op, fill[2];
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 	struct plan *p = NULL;
 	struct aspace as;
 	uint64_t last;
 
 	(void)state;
-	aspace_init(&as, (struct range){ PG, 16 * g1 - 1 }, PG);
+	aspace_init(&as, (struct range){PG, 16 * g1 - 1}, PG);
 	op = map_any(&buf, 0, PG);
 	bind_ok(&as, &op, 1);
 	assert_true(op.iova == PG);
@@ -613,7 +632,7 @@ static void test_choice(void **state)
 	aspace_fini(&as);
 
 	/* Room for the length, not for its alignment; then, from the start again, the last pages; then none. */
-	aspace_init(&as, (struct range){ PG, 2 * m2 - PG - 1 }, PG);
+	aspace_init(&as, (struct range){PG, 2 * m2 - PG - 1}, PG);
 	fill[0] = map_any(&buf, 0, m2);
 	fill[1] = map_any(&buf, 0, PG);
 	bind_ok(&as, fill, 2);
@@ -636,23 +655,23 @@ static void test_choice(void **state)
 /* Steps that continue one another are one; those that only look alike are not. */
 static void test_merging(void **state)
 {
-	struct buffer a = { .size = 64 * PG, .bus = UINT64_C(0x10000000), .writable = true };
+	struct buffer a = {.size = 64 * PG, .bus = UINT64_C(0x10000000), .writable = true};
 	struct aspace_op ops[] = {
-		map_at(&a, 0, 16 * PG, PG), map_at(&a, PG, 17 * PG, 2 * PG), /* one */
-		map_at(&a, 4 * PG, 19 * PG, PG),                            /* another bus address */
-		map_at(&a, 5 * PG, 21 * PG, PG),                            /* a hole before it */
-		map_at(&a, 6 * PG, 22 * PG, PG),                            /* read-only */
-		unmap(16 * PG, 2 * PG), unmap(18 * PG, PG),                 /* one */
+		map_at(&a, 0, 16 * PG, PG),      map_at(&a, PG, 17 * PG, 2 * PG), /* one */
+		map_at(&a, 4 * PG, 19 * PG, PG), /* another bus address */
+		map_at(&a, 5 * PG, 21 * PG, PG), /* a hole before it */
+		map_at(&a, 6 * PG, 22 * PG, PG), /* read-only */
+		unmap(16 * PG, 2 * PG),          unmap(18 * PG, PG), /* one */
 	};
 	const struct aspace_step *s;
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 	struct plan *p = NULL;
 	struct aspace as;
 	size_t n;
 
 	(void)state;
 	ops[4].writable = false;
-	aspace_init(&as, (struct range){ 0, UINT64_MAX }, 0);
+	aspace_init(&as, (struct range){0, UINT64_MAX}, 0);
 	assert_int_equal(aspace_plan(&as, 1, ops, ARRAY_SIZE(ops), &p, &why), 0);
 	s = plan_steps(p, &n);
 	assert_int_equal(n, 5);
@@ -666,9 +685,9 @@ static void test_merging(void **state)
 	/* Mapped again: only what was unmapped before, wherever among the unmapped it lies. */
 	bind_ok(&as, ops, 4);
 	for (size_t i = 0; i < 4; i++) {
-		static const uint64_t again[] = { 20, 16, 17, 21 };
-		struct aspace_op list[] = { unmap(17 * PG, PG), unmap(21 * PG, PG), unmap(16 * PG, PG),
-					    map_at(&a, 0, again[i] * PG, PG) };
+		static const uint64_t again[] = {20, 16, 17, 21};
+		struct aspace_op list[] = {unmap(17 * PG, PG), unmap(21 * PG, PG), unmap(16 * PG, PG),
+					   map_at(&a, 0, again[i] * PG, PG)};
 
 		assert_int_equal(aspace_plan(&as, 1, list, ARRAY_SIZE(list), &p, &why), 0);
 		assert_int_equal(plan_replaces(p), i != 0);
@@ -688,15 +707,15 @@ static void test_merging(void **state)
 
 static void test_counts(void **state)
 {
-	struct buffer a = { .size = 4 * PG, .writable = true };
+	struct buffer a = {.size = 4 * PG, .writable = true};
 	struct aspace_op *ops = calloc(PASID_BIND_MAX + 1, sizeof(*ops));
-	struct refusal why = { 0 };
+	struct refusal why = {0};
 	struct plan *p = NULL;
 	struct aspace as;
 
 	(void)state;
 	assert_non_null(ops);
-	aspace_init(&as, (struct range){ 0, UINT64_MAX }, PG);
+	aspace_init(&as, (struct range){0, UINT64_MAX}, PG);
 	assert_int_equal(aspace_plan(&as, 1, ops, 0, &p, &why), -EINVAL);
 	assert_int_equal(why.reason, PASID_WHY_EMPTY);
 	for (size_t i = 0; i <= PASID_BIND_MAX; i++)
@@ -724,7 +743,7 @@ static void test_counts(void **state)
 /* Every reason of the protocol has a code, every other number -EINVAL. */
 static void test_refusals(void **state)
 {
-	struct refusal r = { .index = 7 };
+	struct refusal r = {.index = 7};
 
 	(void)state;
 	assert_int_equal(refuse(&r, PASID_WHY_OVERLAP, 1, 2), -EEXIST);
@@ -745,7 +764,7 @@ static void test_refusals(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_one_owner), cmocka_unit_test(test_shared),  cmocka_unit_test(test_choice),
+		cmocka_unit_test(test_one_owner), cmocka_unit_test(test_shared), cmocka_unit_test(test_choice),
 		cmocka_unit_test(test_merging),   cmocka_unit_test(test_counts), cmocka_unit_test(test_refusals),
 	};
 

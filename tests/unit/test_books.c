@@ -48,8 +48,8 @@ static void test_random(void **state)
 
 static void test_devices(void **state)
 {
-	struct device_traits t = { .name = "x", .pasid_bits = 4, .asid_bits = 4 };
-	struct limit_policy policy = { 0 };
+	struct device_traits t = {.name = "x", .pasid_bits = 4, .asid_bits = 4};
+	struct limit_policy policy = {0};
 	struct device_books *d, *first;
 	struct books *b;
 
@@ -77,14 +77,17 @@ static void test_ids_exhausted(void **state)
 		bool global;
 		unsigned int pasid_bits, asid_bits;
 		uint64_t room;
-	} v[] = { { false, 3, 2, 3 }, { false, 2, 3, 3 }, { true, 2, 1, 3 } };
+	} v[] = {{false, 3, 2, 3}, {false, 2, 3, 3}, {true, 2, 1, 3}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
-		struct device_traits t = { .name = "x", .global = v[i].global, .pasid_bits = v[i].pasid_bits,
-					   .asid_bits = v[i].asid_bits, .iova = { 0, 0xfff } };
-		struct limit_policy policy = { .connection.v = { 9 }, .uid.v = { 9, [PASID_RES_CONNECTIONS] = 1 } };
-		struct record open = { .kind = RECORD_CLIENT_OPEN }, rec = { 0 };
-		struct refusal why = { 0 };
+		struct device_traits t = {.name = "x",
+					  .global = v[i].global,
+					  .pasid_bits = v[i].pasid_bits,
+					  .asid_bits = v[i].asid_bits,
+					  .iova = {0, 0xfff}};
+		struct limit_policy policy = {.connection.v = {9}, .uid.v = {9, [PASID_RES_CONNECTIONS] = 1}};
+		struct record open = {.kind = RECORD_CLIENT_OPEN}, rec = {0};
+		struct refusal why = {0};
 		struct device_books *d;
 		struct context *ctx, *next;
 		struct client *c;
@@ -94,15 +97,15 @@ static void test_ids_exhausted(void **state)
 		assert_int_equal(books_add_device(b, &t, &d), 0);
 		assert_int_equal(books_client_open(b, &open, &why, &c), 0);
 		for (uint64_t k = 0; k < v[i].room; k++) {
-			rec = (struct record){ .kind = RECORD_CTX_NEW, .client = c->id };
+			rec = (struct record){.kind = RECORD_CTX_NEW, .client = c->id};
 			assert_int_equal(books_ctx_new(b, &rec, &why, &ctx), 0);
 		}
-		rec = (struct record){ .kind = RECORD_CTX_NEW, .client = c->id };
+		rec = (struct record){.kind = RECORD_CTX_NEW, .client = c->id};
 		assert_int_equal(books_ctx_new(b, &rec, &why, &ctx), -EDQUOT);
 		assert_int_equal(why.reason, PASID_WHY_QUOTA_IDS);
 		assert_int_equal(why.n1, v[i].room);
 		assert_int_equal(why.n2, v[i].room);
-		TAILQ_FOREACH_SAFE(ctx, &c->contexts, in_client, next)
+		TAILQ_FOREACH_SAFE (ctx, &c->contexts, in_client, next)
 			books_ctx_free(b, ctx);
 		books_client_close(b, c);
 		books_free(b);

@@ -110,8 +110,8 @@ static void test_devices(void **state)
 
 static const char *const limit_names[PASID_RES_COUNT] = {
 	[PASID_RES_CONTEXTS] = "contexts", [PASID_RES_BUFFERS] = "buffers", [PASID_RES_MAPPINGS] = "mappings",
-	[PASID_RES_BYTES] = "bytes",	   [PASID_RES_HUGE] = "huge",	    [PASID_RES_TABLES] = "tables",
-	[PASID_RES_JOBS] = "jobs",	   [PASID_RES_RATE] = "rate",	    [PASID_RES_CONNECTIONS] = "connections",
+	[PASID_RES_BYTES] = "bytes",       [PASID_RES_HUGE] = "huge",       [PASID_RES_TABLES] = "tables",
+	[PASID_RES_JOBS] = "jobs",         [PASID_RES_RATE] = "rate",       [PASID_RES_CONNECTIONS] = "connections",
 };
 
 static void test_each_limit(void **state)
@@ -139,9 +139,12 @@ static void test_each_limit(void **state)
 static void test_uids(void **state)
 {
 	static const char *const v[] = {
-		"{\"limits\": {\"uid\": {\"jobs\": 5}, \"uids\": [{\"uid\": 7, \"limits\": {\"bytes\": 1}}, {\"uid\": 3}]}}",
-		"{\"limits\": {\"uids\": [{\"limits\": {\"bytes\": 1}, \"uid\": 7}, {\"uid\": 3}], \"uid\": {\"jobs\": 5}}}",
-		"{\"limits\": {\"uids\": [{\"uid\": 3}, {\"limits\": {\"bytes\": 1}, \"uid\": 7}], \"uid\": {\"jobs\": 5}}}",
+		"{\"limits\": {\"uid\": {\"jobs\": 5}, \"uids\": [{\"uid\": 7, \"limits\": {\"bytes\": 1}}, {\"uid\": "
+		"3}]}}",
+		"{\"limits\": {\"uids\": [{\"limits\": {\"bytes\": 1}, \"uid\": 7}, {\"uid\": 3}], \"uid\": {\"jobs\": "
+		"5}}}",
+		"{\"limits\": {\"uids\": [{\"uid\": 3}, {\"limits\": {\"bytes\": 1}, \"uid\": 7}], \"uid\": {\"jobs\": "
+		"5}}}",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
@@ -154,8 +157,7 @@ static void test_uids(void **state)
 
 			assert_true(seven || l->uids[k].uid == 3);
 			assert_int_equal(l->uids[k].limits.v[PASID_RES_JOBS], 5);
-			assert_int_equal(l->uids[k].limits.v[PASID_RES_BYTES],
-					 seven ? 1 : l->uid.v[PASID_RES_BYTES]);
+			assert_int_equal(l->uids[k].limits.v[PASID_RES_BYTES], seven ? 1 : l->uid.v[PASID_RES_BYTES]);
 		}
 		config_free(c);
 	}
@@ -230,7 +232,8 @@ static void test_wrong_types(void **state)
 	refused("{\"devices\": [null]}", "F: devices[0]: found null; allowed is an object");
 	refused("{\"limits\": []}", "F: limits: found []; allowed is an object");
 	refused("{\"limits\": {\"uid\": 7}}", "F: limits.uid: found 7; allowed is an object");
-	refused("{\"limits\": {\"uids\": {}}}", "F: limits.uids: found {}; allowed is an array of at most 65536 objects");
+	refused("{\"limits\": {\"uids\": {}}}",
+		"F: limits.uids: found {}; allowed is an array of at most 65536 objects");
 	refused("{\"limits\": {\"uids\": [1]}}", "F: limits.uids[0]: found 1; allowed is an object");
 	refused("{\"limits\": {\"uids\": [{\"uid\": 1, \"limits\": 5}]}}",
 		"F: limits.uids[0].limits: found 5; allowed is an object");
@@ -251,20 +254,20 @@ static void test_numbers(void **state)
 		const char *where, *before, *after, *range, *below, *above;
 	} v[] = {
 #define DEV "{\"devices\": [{\"name\": \"x\", \"spec\": \"vfio-user:/x\", "
-		{ "devices[0].slots", DEV "\"slots\": ", "}]}", "0 to 64", "-1", "65" },
-		{ "devices[0].burst", DEV "\"burst\": ", "}]}", "1 to 16", "0", "17" },
-		{ "devices[0].job_limit_ms", DEV "\"job_limit_ms\": ", "}]}", "10 to 3600000", "9", "3600001" },
-		{ "devices[0].answer_ms", DEV "\"answer_ms\": ", "}]}", "10 to 60000", "9", "60001" },
-		{ "devices[0].table_pages", DEV "\"table_pages\": ", "}]}", "64 to 67108864", "63", "67108865" },
-		{ "limits.total_bytes", "{\"limits\": {\"total_bytes\": ", "}}", "0 to 9223372036854775807", "-1",
-		  "9223372036854775808" },
-		{ "limits.uid.jobs", "{\"limits\": {\"uid\": {\"jobs\": ", "}}}", "0 to 9223372036854775807", "-5",
-		  "18446744073709551615" },
-		{ "limits.uids[0].uid", "{\"limits\": {\"uids\": [{\"uid\": ", "}]}}", "0 to 4294967294", "-1",
-		  "4294967295" },
+		{"devices[0].slots", DEV "\"slots\": ", "}]}", "0 to 64", "-1", "65"},
+		{"devices[0].burst", DEV "\"burst\": ", "}]}", "1 to 16", "0", "17"},
+		{"devices[0].job_limit_ms", DEV "\"job_limit_ms\": ", "}]}", "10 to 3600000", "9", "3600001"},
+		{"devices[0].answer_ms", DEV "\"answer_ms\": ", "}]}", "10 to 60000", "9", "60001"},
+		{"devices[0].table_pages", DEV "\"table_pages\": ", "}]}", "64 to 67108864", "63", "67108865"},
+		{"limits.total_bytes", "{\"limits\": {\"total_bytes\": ", "}}", "0 to 9223372036854775807", "-1",
+		 "9223372036854775808"},
+		{"limits.uid.jobs", "{\"limits\": {\"uid\": {\"jobs\": ", "}}}", "0 to 9223372036854775807", "-5",
+		 "18446744073709551615"},
+		{"limits.uids[0].uid", "{\"limits\": {\"uids\": [{\"uid\": ", "}]}}", "0 to 4294967294", "-1",
+		 "4294967295"},
 	};
-	static const char *const never[] = { "1.5",  "12.0", "1e3",  "\"20\"", "true", "null",
-					     "[20]", "{}",   "\"\"", "-9223372036854775808" };
+	static const char *const never[] = {"1.5",  "12.0", "1e3", "\"20\"", "true",
+					    "null", "[20]", "{}",  "\"\"",   "-9223372036854775808"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
 		number(v[i].where, v[i].before, v[i].after, v[i].below, v[i].range);
@@ -298,19 +301,37 @@ static void test_strings(void **state)
 	static const struct {
 		const char *where, *before, *after, *allowed, *wrong[9];
 	} v[] = {
-		{ "socket.path", "{\"socket\": {\"path\": ", "}}", "a path of at most 107 bytes",
-		  { "\"\"", "1", "null", "[]", "\"a\\u0000b\"" } },
-		{ "socket.mode", "{\"socket\": {\"mode\": ", "}}", "an octal mode in a string, as \"0660\"",
-		  { "\"\"", "438", "\"8\"", "\"1000\"", "\"-1\"", "\"+7\"", "\" 7\"", "\"7\\u0000\"",
-		    "\"777777777777777777777777\"" } },
-		{ "devices[0].name", "{\"devices\": [{\"name\": ", "}]}", "1 to 31 letters, digits and underscores",
-		  { "\"\"", "7", "\"a-b\"", "\"a b\"", "\"ä\"", "\"a/b\"", "\"abcdefghijklmnopqrstuvwxyz012345\"" } },
-		{ "devices[0].spec", "{\"devices\": [{\"spec\": ", "}]}", "\"vfio-user:/PATH\"",
-		  { "\"\"", "0", "\"vfio-user:/\"", "\"vfio-user:x/y\"", "\"vfio:0000:01:00.0\"", "null" } },
-		{ "devices[0].mode", "{\"devices\": [{\"mode\": ", "}]}", "\"gpu-mmu\" or \"global\"",
-		  { "\"\"", "1", "\"Global\"", "\"nested\"", "\"global\\u0000\"", "null" } },
-		{ "devices[0].format", "{\"devices\": [{\"format\": ", "}]}", "\"vmsa64\" or \"x86-64\"",
-		  { "\"\"", "64", "\"x86_64\"", "\"vmsa64\\u0000\"", "null" } },
+		{"socket.path",
+		 "{\"socket\": {\"path\": ",
+		 "}}",
+		 "a path of at most 107 bytes",
+		 {"\"\"", "1", "null", "[]", "\"a\\u0000b\""}},
+		{"socket.mode",
+		 "{\"socket\": {\"mode\": ",
+		 "}}",
+		 "an octal mode in a string, as \"0660\"",
+		 {"\"\"", "438", "\"8\"", "\"1000\"", "\"-1\"", "\"+7\"", "\" 7\"", "\"7\\u0000\"",
+		  "\"777777777777777777777777\""}},
+		{"devices[0].name",
+		 "{\"devices\": [{\"name\": ",
+		 "}]}",
+		 "1 to 31 letters, digits and underscores",
+		 {"\"\"", "7", "\"a-b\"", "\"a b\"", "\"ä\"", "\"a/b\"", "\"abcdefghijklmnopqrstuvwxyz012345\""}},
+		{"devices[0].spec",
+		 "{\"devices\": [{\"spec\": ",
+		 "}]}",
+		 "\"vfio-user:/PATH\"",
+		 {"\"\"", "0", "\"vfio-user:/\"", "\"vfio-user:x/y\"", "\"vfio:0000:01:00.0\"", "null"}},
+		{"devices[0].mode",
+		 "{\"devices\": [{\"mode\": ",
+		 "}]}",
+		 "\"gpu-mmu\" or \"global\"",
+		 {"\"\"", "1", "\"Global\"", "\"nested\"", "\"global\\u0000\"", "null"}},
+		{"devices[0].format",
+		 "{\"devices\": [{\"format\": ",
+		 "}]}",
+		 "\"vmsa64\" or \"x86-64\"",
+		 {"\"\"", "64", "\"x86_64\"", "\"vmsa64\\u0000\"", "null"}},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(v); i++)
@@ -357,8 +378,8 @@ static void test_too_many_devices(void **state)
 	size_t len = strlen(text);
 
 	for (int i = 0; i < 65; i++)
-		len += (size_t)snprintf(text + len, sizeof(text) - len, "%s{\"name\": \"d%d\", \"spec\": \"vfio-user:/x\"}",
-					i ? ", " : "", i);
+		len += (size_t)snprintf(text + len, sizeof(text) - len,
+					"%s{\"name\": \"d%d\", \"spec\": \"vfio-user:/x\"}", i ? ", " : "", i);
 	snprintf(text + len, sizeof(text) - len, "]}");
 	assert_null(strstr(text, "d65"));
 	{
@@ -440,15 +461,24 @@ static void test_load(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_defaults),	  cmocka_unit_test(test_socket),
-		cmocka_unit_test(test_devices),		  cmocka_unit_test(test_each_limit),
-		cmocka_unit_test(test_uids),		  cmocka_unit_test(test_key_twice),
-		cmocka_unit_test(test_only_device),	  cmocka_unit_test(test_unknown_keys),
-		cmocka_unit_test(test_wrong_types),	  cmocka_unit_test(test_numbers),
-		cmocka_unit_test(test_huge_number),	  cmocka_unit_test(test_strings),
-		cmocka_unit_test(test_long_path),	  cmocka_unit_test(test_missing_and_twice),
-		cmocka_unit_test(test_too_many_devices),  cmocka_unit_test(test_not_json),
-		cmocka_unit_test(test_size),		  cmocka_unit_test(test_load),
+		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_socket),
+		cmocka_unit_test(test_devices),
+		cmocka_unit_test(test_each_limit),
+		cmocka_unit_test(test_uids),
+		cmocka_unit_test(test_key_twice),
+		cmocka_unit_test(test_only_device),
+		cmocka_unit_test(test_unknown_keys),
+		cmocka_unit_test(test_wrong_types),
+		cmocka_unit_test(test_numbers),
+		cmocka_unit_test(test_huge_number),
+		cmocka_unit_test(test_strings),
+		cmocka_unit_test(test_long_path),
+		cmocka_unit_test(test_missing_and_twice),
+		cmocka_unit_test(test_too_many_devices),
+		cmocka_unit_test(test_not_json),
+		cmocka_unit_test(test_size),
+		cmocka_unit_test(test_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -80,8 +80,8 @@ static void test_random(void **state)
 	print_message("SEED=%" PRIu64 "\n", rng);
 	for (uint32_t round = 0; round < 40; round++) {
 		uint32_t shape = round % 4, among = 1 + rnd(IDS);
-		struct idmap m = { 0 };
-		uint8_t in[IDS] = { 0 };
+		struct idmap m = {0};
+		uint8_t in[IDS] = {0};
 
 		for (int k = 0; k < 3000; k++) {
 			flip(&m, shape, in, rnd(among));
@@ -102,7 +102,7 @@ static void test_random(void **state)
 
 static void test_empty(void **state)
 {
-	struct idmap m = { 0 };
+	struct idmap m = {0};
 
 	assert_null(idmap_find(&m, 0));
 	assert_null(idmap_find(&m, 1));

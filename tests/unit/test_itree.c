@@ -161,10 +161,10 @@ static bool naive_room(const struct model *m, const struct itree_want *w, uint64
 	for (size_t i = 0; i <= m->n; i++) {
 		__extension__ __int128 lo = w->from, hi = w->within.last;
 
-		if (i > 0 && (__extension__ (__int128)m->v[i - 1]->last) + 1 + w->guard > lo)
-			lo = (__extension__ (__int128)m->v[i - 1]->last) + 1 + w->guard;
-		if (i < m->n && (__extension__ (__int128)m->v[i]->first) - 1 - w->guard < hi)
-			hi = (__extension__ (__int128)m->v[i]->first) - 1 - w->guard;
+		if (i > 0 && (__extension__(__int128) m->v[i - 1]->last) + 1 + w->guard > lo)
+			lo = (__extension__(__int128) m->v[i - 1]->last) + 1 + w->guard;
+		if (i < m->n && (__extension__(__int128) m->v[i]->first) - 1 - w->guard < hi)
+			hi = (__extension__(__int128) m->v[i]->first) - 1 - w->guard;
 		lo = (lo + w->align - 1) / w->align * w->align;
 		if (lo + w->len - 1 <= hi) {
 			*addr = (uint64_t)lo;
@@ -186,8 +186,8 @@ static void check_room(const struct model *m, uint64_t scale)
 		w.within.last = UINT64_MAX;
 	w.from = w.within.first;
 	if (below(2))
-		w.from += below(w.within.last - w.within.first == UINT64_MAX ? scale :
-									       w.within.last - w.within.first + 1);
+		w.from += below(w.within.last - w.within.first == UINT64_MAX ? scale
+									     : w.within.last - w.within.first + 1);
 	w.len = 1 + below(below(8) ? 40 : scale);
 	w.align = UINT64_C(1) << below(below(8) ? 6 : 40);
 	w.guard = below(2) ? 0 : below(below(8) ? 20 : UINT64_MAX);
@@ -282,7 +282,7 @@ static void test_misaligned_gaps(void **state)
 	const size_t n = 2000;
 	struct itree_node *pool = calloc(n, sizeof(*pool));
 	struct model *m = calloc(1, sizeof(*m));
-	struct range all = { 0, UINT64_MAX };
+	struct range all = {0, UINT64_MAX};
 	uint64_t addr = 0;
 
 	(void)state;

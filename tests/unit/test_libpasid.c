@@ -61,8 +61,8 @@ static void fake_raw(struct fake *f, const void *bytes, size_t len, int fd)
 		struct cmsghdr align;
 		char space[CMSG_SPACE(sizeof(int))];
 	} ctl;
-	struct iovec iov = { (void *)(uintptr_t)bytes, len };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct iovec iov = {(void *)(uintptr_t)bytes, len};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 
 	memset(&ctl, 0, sizeof(ctl));
 	if (fd >= 0) {
@@ -83,9 +83,9 @@ static void fake_raw_two_fds(struct fake *f, const void *bytes, size_t len, int 
 		struct cmsghdr align;
 		char space[CMSG_SPACE(2 * sizeof(int))];
 	} ctl;
-	struct iovec iov = { (void *)(uintptr_t)bytes, len };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &ctl, .msg_controllen = sizeof(ctl.space) };
-	const int fds[2] = { fd, fd };
+	struct iovec iov = {(void *)(uintptr_t)bytes, len};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &ctl, .msg_controllen = sizeof(ctl.space)};
+	const int fds[2] = {fd, fd};
 
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.align.cmsg_level = SOL_SOCKET;
@@ -97,8 +97,8 @@ static void fake_raw_two_fds(struct fake *f, const void *bytes, size_t len, int 
 
 static void fake_answer(struct fake *f, uint64_t serial, uint16_t opcode, const void *body, size_t len, int fd)
 {
-	char m[8192] = { 0 };
-	struct pasid_reply r = { .msg = { .size = (uint32_t)(sizeof(r) + len), .opcode = opcode, .serial = serial } };
+	char m[8192] = {0};
+	struct pasid_reply r = {.msg = {.size = (uint32_t)(sizeof(r) + len), .opcode = opcode, .serial = serial}};
 
 	assert_true(sizeof(r) + len <= sizeof(m));
 	r.msg.fds = fd >= 0;
@@ -116,8 +116,12 @@ static void fake_reply(struct fake *f, uint16_t opcode, const void *body, size_t
 static void fake_refuse(struct fake *f, uint16_t opcode, int code, uint32_t reason, uint32_t index, uint64_t n1,
 			uint64_t n2)
 {
-	struct pasid_reply r = { .msg = { .size = sizeof(r), .opcode = opcode, .serial = f->serial },
-				 .code = code, .reason = reason, .index = index, .n1 = n1, .n2 = n2 };
+	struct pasid_reply r = {.msg = {.size = sizeof(r), .opcode = opcode, .serial = f->serial},
+				.code = code,
+				.reason = reason,
+				.index = index,
+				.n1 = n1,
+				.n2 = n2};
 
 	fake_raw(f, &r, sizeof(r), -1);
 }
@@ -127,16 +131,21 @@ static void fake_fault(struct fake *f, uint32_t ctx, uint64_t job, uint64_t addr
 	struct {
 		struct pasid_ev_fault ev;
 		struct pasid_wire_fault fault;
-	} m = { .ev = { .msg = { .size = sizeof(m), .opcode = PASID_EV_FAULT }, .ctx = ctx, .count = 1, .dropped = dropped },
-		.fault = { .job = job, .addr = addr, .access = 2, .code = PASID_FAULT_UNMAPPED, .near_first = 0x1000,
-			   .near_last = 0x1fff } };
+	} m = {.ev = {.msg = {.size = sizeof(m), .opcode = PASID_EV_FAULT}, .ctx = ctx, .count = 1, .dropped = dropped},
+	       .fault = {.job = job,
+			 .addr = addr,
+			 .access = 2,
+			 .code = PASID_FAULT_UNMAPPED,
+			 .near_first = 0x1000,
+			 .near_last = 0x1fff}};
 
 	fake_raw(f, &m, sizeof(m), -1);
 }
 
 static void fake_lost(struct fake *f, uint32_t ctx, uint32_t why, uint64_t job)
 {
-	struct pasid_ev_lost m = { .msg = { .size = sizeof(m), .opcode = PASID_EV_LOST }, .ctx = ctx, .why = why, .job = job };
+	struct pasid_ev_lost m = {
+		.msg = {.size = sizeof(m), .opcode = PASID_EV_LOST}, .ctx = ctx, .why = why, .job = job};
 
 	fake_raw(f, &m, sizeof(m), -1);
 }
@@ -151,8 +160,8 @@ static size_t fake_request(struct fake *f, uint16_t opcode, void *body, size_t r
 		struct cmsghdr align;
 		char space[CMSG_SPACE(sizeof(int))];
 	} ctl;
-	struct iovec iov = { buf, sizeof(buf) };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &ctl, .msg_controllen = sizeof(ctl.space) };
+	struct iovec iov = {buf, sizeof(buf)};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &ctl, .msg_controllen = sizeof(ctl.space)};
 	struct pasid_msg m;
 	ssize_t n = recvmsg(f->peer, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
@@ -181,11 +190,11 @@ static void fake_silence(struct fake *f)
 
 /* ---- Connecting. ---- */
 
-static const struct pasid_hello_reply hello_ok = { .version = PASID_PROTOCOL_VERSION,
-						   .msg_max = PASID_MSG_MAX,
-						   .bind_max = PASID_BIND_MAX,
-						   .in_flight = PASID_IN_FLIGHT,
-						   .fence_bytes = FENCE_BYTES };
+static const struct pasid_hello_reply hello_ok = {.version = PASID_PROTOCOL_VERSION,
+						  .msg_max = PASID_MSG_MAX,
+						  .bind_max = PASID_BIND_MAX,
+						  .in_flight = PASID_IN_FLIGHT,
+						  .fence_bytes = FENCE_BYTES};
 
 static void fake_open(struct fake *f, int *client)
 {
@@ -245,7 +254,7 @@ static int teardown(void **state)
 /* A context with this id on this line of the fence memory. */
 static void make_ctx(struct fake *f, uint32_t id, uint32_t line)
 {
-	struct pasid_ctx_new_reply r = { .ctx = id, .pasid = id, .fence_line = line };
+	struct pasid_ctx_new_reply r = {.ctx = id, .pasid = id, .fence_line = line};
 	struct pasid_ctx_new q;
 	uint32_t ctx = 0;
 
@@ -257,7 +266,7 @@ static void make_ctx(struct fake *f, uint32_t id, uint32_t line)
 
 static void make_job(struct fake *f, uint32_t ctx, uint64_t number)
 {
-	struct pasid_submit_reply r = { .job = number };
+	struct pasid_submit_reply r = {.job = number};
 	struct pasid_wire_submit q;
 	uint64_t job = 0;
 
@@ -320,7 +329,7 @@ static void test_connect_bad_hello(void **state)
 	struct {
 		struct pasid_reply head;
 		struct pasid_hello_reply reply;
-	} two = { .head = { .msg = { .size = sizeof(two), .opcode = PASID_OP_HELLO, .fds = 2, .serial = 1 } } };
+	} two = {.head = {.msg = {.size = sizeof(two), .opcode = PASID_OP_HELLO, .fds = 2, .serial = 1}}};
 	struct pasid_hello_reply r = hello_ok;
 	struct fake f;
 	int client;
@@ -362,7 +371,7 @@ static void test_connect_bad_hello(void **state)
 static void test_devices(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_wire_device w[3] = { { "gpu0", PASID_MODE_GPU_MMU, 1 }, { "gpu1", PASID_MODE_GLOBAL, 0 }, { "x", 1, 1 } };
+	struct pasid_wire_device w[3] = {{"gpu0", PASID_MODE_GPU_MMU, 1}, {"gpu1", PASID_MODE_GLOBAL, 0}, {"x", 1, 1}};
 	struct pasid_device v[2];
 	size_t n = 2;
 	char none;
@@ -387,9 +396,18 @@ static void test_devices(void **state)
 
 static void ask_info(struct fake *f, void *info, int want)
 {
-	struct pasid_wire_device_info w = { .name = "gpu0", .engine = "refgpu", .mode = 1, .present = 1, .page_sizes = 0x40201000,
-					    .iova_first = 0x1000, .iova_last = 0xffffffffffff, .features = 3, .pasid_bits = 20,
-					    .slots = 8, .job_limit_ms = 2000, .submit_max = 65536 };
+	struct pasid_wire_device_info w = {.name = "gpu0",
+					   .engine = "refgpu",
+					   .mode = 1,
+					   .present = 1,
+					   .page_sizes = 0x40201000,
+					   .iova_first = 0x1000,
+					   .iova_last = 0xffffffffffff,
+					   .features = 3,
+					   .pasid_bits = 20,
+					   .slots = 8,
+					   .job_limit_ms = 2000,
+					   .submit_max = 65536};
 	struct pasid_device_query q;
 
 	fake_reply(f, PASID_OP_DEVICE_INFO, &w, sizeof(w));
@@ -442,14 +460,22 @@ static void test_device_info_sizes(void **state)
 static void test_contexts(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_wire_ctx_info w = { .ctx = 5, .pasid = 9, .state = PASID_CTX_LOST, .mappings = 1, .mapped_bytes = 2,
-					 .table_bytes = 3, .submitted = 4, .completed = 5, .faults = 6, .switches = 7 };
-	struct pasid_ctx_info info = { .size = sizeof(info) };
+	struct pasid_wire_ctx_info w = {.ctx = 5,
+					.pasid = 9,
+					.state = PASID_CTX_LOST,
+					.mappings = 1,
+					.mapped_bytes = 2,
+					.table_bytes = 3,
+					.submitted = 4,
+					.completed = 5,
+					.faults = 6,
+					.switches = 7};
+	struct pasid_ctx_info info = {.size = sizeof(info)};
 	struct {
 		struct pasid_ctx_args a;
 		char more[16];
-	} args = { .a = { .size = sizeof(args), .device = "gpu1" } };
-	struct pasid_ctx_new_reply r = { .ctx = 7, .fence_line = 2 };
+	} args = {.a = {.size = sizeof(args), .device = "gpu1"}};
+	struct pasid_ctx_new_reply r = {.ctx = 7, .fence_line = 2};
 	struct pasid_ctx_query q;
 	struct pasid_ctx_new nq;
 	uint32_t ctx;
@@ -516,7 +542,7 @@ static void test_many_contexts(void **state)
 static void test_fence_line_outside(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_ctx_new_reply r = { .ctx = 1, .fence_line = LINES };
+	struct pasid_ctx_new_reply r = {.ctx = 1, .fence_line = LINES};
 	uint32_t ctx;
 
 	fake_reply(f, PASID_OP_CTX_NEW, &r, sizeof(r));
@@ -526,7 +552,7 @@ static void test_fence_line_outside(void **state)
 static void test_buf_new(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_buf_import_reply r = { .size = 8192, .buf = 3, .writable = 1 };
+	struct pasid_buf_import_reply r = {.size = 8192, .buf = 3, .writable = 1};
 	struct pasid_buf_import q;
 	struct pasid_buf_query fq;
 	uint32_t buf = 0;
@@ -582,7 +608,7 @@ static void test_buf_new_refused(void **state)
 
 static void import(struct fake *f, int mine, int seals)
 {
-	struct pasid_buf_import_reply r = { .size = 4096, .buf = 4 };
+	struct pasid_buf_import_reply r = {.size = 4096, .buf = 4};
 	struct pasid_buf_import q;
 	uint32_t buf;
 	int fd;
@@ -671,14 +697,17 @@ static void test_bind(void **state)
 {
 	struct fake *f = *state;
 	struct big_op ops[3];
-	uint64_t at[3] = { 0x10000, 0x20000, 0x30000 };
+	uint64_t at[3] = {0x10000, 0x20000, 0x30000};
 	struct bind_msg m;
 	size_t i, failed = 99;
 
 	memset(ops, 0xee, sizeof(ops));
 	for (i = 0; i < 3; i++)
-		ops[i].op = (struct pasid_bind_op){ .size = sizeof(ops[0]), .type = PASID_MAP, .flags = PASID_READ,
-						    .buf = (uint32_t)i, .len = 4096 };
+		ops[i].op = (struct pasid_bind_op){.size = sizeof(ops[0]),
+						   .type = PASID_MAP,
+						   .flags = PASID_READ,
+						   .buf = (uint32_t)i,
+						   .len = 4096};
 	ops[1].op.type = PASID_UNMAP;
 	ops[1].op.flags = 0;
 	ops[1].op.iova = 0x20000;
@@ -713,7 +742,7 @@ static void test_bind_small(void **state)
 	struct fake *f = *state;
 	const size_t size = offsetof(struct pasid_bind_op, iova);
 	unsigned char *ops = malloc(2 * size);
-	uint64_t at[2] = { 1, 2 };
+	uint64_t at[2] = {1, 2};
 	struct bind_msg m;
 	uint32_t type = PASID_MAP;
 
@@ -761,10 +790,10 @@ static void test_bind_largest(void **state)
 static void test_events_before_reply(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_ev_device back = { .msg = { .size = sizeof(back), .opcode = PASID_EV_DEVICE_BACK }, .device = "gpu0" };
-	struct pasid_msg resumed = { .size = sizeof(resumed), .opcode = PASID_EV_RESUMED };
-	struct pasid_msg unknown = { .size = sizeof(unknown), .opcode = 0x80ff };
-	struct pasid_event ev = { .size = sizeof(ev) };
+	struct pasid_ev_device back = {.msg = {.size = sizeof(back), .opcode = PASID_EV_DEVICE_BACK}, .device = "gpu0"};
+	struct pasid_msg resumed = {.size = sizeof(resumed), .opcode = PASID_EV_RESUMED};
+	struct pasid_msg unknown = {.size = sizeof(unknown), .opcode = 0x80ff};
+	struct pasid_event ev = {.size = sizeof(ev)};
 
 	make_ctx(f, 1, 0);
 	make_ctx(f, 2, 1);
@@ -803,7 +832,7 @@ static void test_event_sizes(void **state)
 		struct pasid_event e;
 		unsigned char more[8];
 	} big;
-	struct pasid_event ev = { .size = offsetof(struct pasid_event, addr) };
+	struct pasid_event ev = {.size = offsetof(struct pasid_event, addr)};
 
 	make_ctx(f, 1, 0);
 	fake_fault(f, 1, 3, 0x3000, 0);
@@ -826,7 +855,7 @@ static void test_event_sizes(void **state)
 static void test_event_flood(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_event ev = { .size = sizeof(ev) };
+	struct pasid_event ev = {.size = sizeof(ev)};
 	uint64_t total = 0, job = 1, round, i;
 
 	make_ctx(f, 1, 0);
@@ -853,7 +882,7 @@ static void test_event_flood(void **state)
 static void test_events_of_freed(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_event ev = { .size = sizeof(ev) };
+	struct pasid_event ev = {.size = sizeof(ev)};
 	struct pasid_ctx_query q;
 	uint32_t i;
 
@@ -894,13 +923,14 @@ static void test_events_of_freed(void **state)
 static void test_garbled_events_are_ignored(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_ev_fault m = { .msg = { .size = sizeof(m), .opcode = PASID_EV_FAULT }, .ctx = 1, .count = 1 };
+	struct pasid_ev_fault m = {.msg = {.size = sizeof(m), .opcode = PASID_EV_FAULT}, .ctx = 1, .count = 1};
 	struct {
 		struct pasid_ev_fault ev;
 		struct pasid_wire_fault fault[PASID_FAULTS_MAX + 1];
-	} many = { .ev = { .msg = { .size = sizeof(many), .opcode = PASID_EV_FAULT }, .ctx = 1,
-			   .count = PASID_FAULTS_MAX + 1 } };
-	struct pasid_event ev = { .size = sizeof(ev) };
+	} many = {.ev = {.msg = {.size = sizeof(many), .opcode = PASID_EV_FAULT},
+			 .ctx = 1,
+			 .count = PASID_FAULTS_MAX + 1}};
+	struct pasid_event ev = {.size = sizeof(ev)};
 
 	make_ctx(f, 1, 0);
 	fake_raw(f, &many, sizeof(many), -1); /* one more than there can be */
@@ -928,7 +958,7 @@ static void test_garbled_events_are_ignored(void **state)
 static void test_repeated_replies(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_submit_reply r = { .job = 99 };
+	struct pasid_submit_reply r = {.job = 99};
 	int i, before = count_fds();
 
 	make_ctx(f, 1, 0);
@@ -956,7 +986,7 @@ static int call_devices(struct pasid *p)
 
 static int call_info(struct pasid *p)
 {
-	struct pasid_device_info i = { .size = sizeof(i) };
+	struct pasid_device_info i = {.size = sizeof(i)};
 
 	return pasid_device_info(p, NULL, &i);
 }
@@ -975,7 +1005,7 @@ static int call_ctx_free(struct pasid *p)
 
 static int call_ctx_info(struct pasid *p)
 {
-	struct pasid_ctx_info i = { .size = sizeof(i) };
+	struct pasid_ctx_info i = {.size = sizeof(i)};
 
 	return pasid_ctx_info(p, 1, &i);
 }
@@ -1015,7 +1045,7 @@ static int call_unmap(struct pasid *p)
 
 static int call_bind(struct pasid *p)
 {
-	struct pasid_bind_op ops[2] = { { .size = sizeof(ops[0]) }, { .size = sizeof(ops[0]) } };
+	struct pasid_bind_op ops[2] = {{.size = sizeof(ops[0])}, {.size = sizeof(ops[0])}};
 
 	return pasid_bind(p, 1, ops, 2, NULL);
 }
@@ -1029,17 +1059,25 @@ static const struct {
 	int (*call)(struct pasid *p);
 	uint16_t opcode;
 } calls[] = {
-	{ call_devices, PASID_OP_DEVICES },	  { call_info, PASID_OP_DEVICE_INFO },	 { call_ctx_new, PASID_OP_CTX_NEW },
-	{ call_ctx_free, PASID_OP_CTX_FREE },	  { call_ctx_info, PASID_OP_CTX_INFO },	 { call_buf_new, PASID_OP_BUF_IMPORT },
-	{ call_buf_import, PASID_OP_BUF_IMPORT }, { call_buf_free, PASID_OP_BUF_FREE },	 { call_map, PASID_OP_BIND },
-	{ call_unmap, PASID_OP_BIND },		  { call_bind, PASID_OP_BIND },		 { call_submit, PASID_OP_SUBMIT },
+	{call_devices, PASID_OP_DEVICES},
+	{call_info, PASID_OP_DEVICE_INFO},
+	{call_ctx_new, PASID_OP_CTX_NEW},
+	{call_ctx_free, PASID_OP_CTX_FREE},
+	{call_ctx_info, PASID_OP_CTX_INFO},
+	{call_buf_new, PASID_OP_BUF_IMPORT},
+	{call_buf_import, PASID_OP_BUF_IMPORT},
+	{call_buf_free, PASID_OP_BUF_FREE},
+	{call_map, PASID_OP_BIND},
+	{call_unmap, PASID_OP_BIND},
+	{call_bind, PASID_OP_BIND},
+	{call_submit, PASID_OP_SUBMIT},
 };
 #define CALLS (sizeof(calls) / sizeof(calls[0]))
 
 /* A connection that is over stays over, for every call. */
 static void check_over(struct pasid *p)
 {
-	struct pasid_event ev = { .size = sizeof(ev) };
+	struct pasid_event ev = {.size = sizeof(ev)};
 	uint64_t job;
 	size_t i;
 
@@ -1095,7 +1133,7 @@ static bool garble(struct fake *f, unsigned int how, uint16_t opcode)
 	struct {
 		struct pasid_reply r;
 		char body[72 + 8];
-	} m = { .r = { .msg = { .size = sizeof(m), .opcode = opcode, .serial = f->serial } } };
+	} m = {.r = {.msg = {.size = sizeof(m), .opcode = opcode, .serial = f->serial}}};
 	static char longest[PASID_MSG_MAX + 32]; /* a whole number of devices */
 
 	switch (how) {
@@ -1166,17 +1204,19 @@ static void test_garbled_replies(void **state)
 /* Every reason in the protocol has a sentence of its own, with the numbers in it. */
 static void test_sentences(void **state)
 {
-	static const uint32_t numbered[] = { 1, 3, 4, 6, 7, 8, 9, 11, 20, 21, 23, 30, 40, 41, 42, 43, 60, 71, 80, 82, 130, 131, 132 };
-	static const uint32_t plain[] = { 2, 5, 10, 22, 50, 70, 72, 81, 133 };
+	static const uint32_t numbered[] = {1,  3,  4,  6,  7,  8,  9,  11, 20,  21,  23, 30,
+					    40, 41, 42, 43, 60, 71, 80, 82, 130, 131, 132};
+	static const uint32_t plain[] = {2, 5, 10, 22, 50, 70, 72, 81, 133};
 	struct fake *f = *state;
 	struct pasid_ctx_query q;
 	uint32_t i;
 
 	for (i = 0; i < sizeof(numbered) / 4 + sizeof(plain) / 4 + 2 * PASID_RES_COUNT; i++) {
 		const uint32_t a = sizeof(numbered) / 4, b = a + sizeof(plain) / 4;
-		uint32_t reason = i < a ? numbered[i] : i < b ? plain[i - a] :
-			i - b < PASID_RES_COUNT ? PASID_WHY_QUOTA_UID + i - b :
-						  PASID_WHY_QUOTA_CONNECTION + i - b - PASID_RES_COUNT;
+		uint32_t reason = i < a                     ? numbered[i]
+				  : i < b                   ? plain[i - a]
+				  : i - b < PASID_RES_COUNT ? PASID_WHY_QUOTA_UID + i - b
+							    : PASID_WHY_QUOTA_CONNECTION + i - b - PASID_RES_COUNT;
 
 		fake_refuse(f, PASID_OP_CTX_FREE, -EINVAL, reason, 0, 9, 9);
 		assert_int_equal(pasid_ctx_free(f->p, 123), -EINVAL);
@@ -1219,7 +1259,7 @@ static void test_wait_done(void **state)
 static void test_wait_disrupted(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_event ev = { .size = sizeof(ev) };
+	struct pasid_event ev = {.size = sizeof(ev)};
 	uint64_t i;
 
 	make_ctx(f, 1, 0);
@@ -1352,7 +1392,7 @@ static void test_wait_hangup(void **state)
 
 static void *slow_daemon(void *arg)
 {
-	struct pasid_reply r = { .msg = { .size = sizeof(r), .opcode = PASID_OP_DEVICES } };
+	struct pasid_reply r = {.msg = {.size = sizeof(r), .opcode = PASID_OP_DEVICES}};
 	struct fake *f = arg;
 	struct pasid_msg m;
 
@@ -1367,7 +1407,7 @@ static void *slow_daemon(void *arg)
 static void test_nonblocking_and_full(void **state)
 {
 	struct fake *f = *state;
-	struct pasid_msg junk = { .size = sizeof(junk) };
+	struct pasid_msg junk = {.size = sizeof(junk)};
 	int fd = pasid_fd(f->p);
 	pthread_t t;
 	size_t n = 0;

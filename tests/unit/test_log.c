@@ -67,10 +67,10 @@ static void test_levels(void **state)
 	static const struct {
 		const char *name, *text;
 	} v[] = {
-		{ "error", "<3> e 1\n" },
-		{ "warn", "<3> e 1\n<4> w two\n" },
-		{ "info", "<3> e 1\n<4> w two\n<6> i\n" },
-		{ "debug", "<3> e 1\n<4> w two\n<6> i\n<7> d\n" },
+		{"error", "<3> e 1\n"},
+		{"warn", "<3> e 1\n<4> w two\n"},
+		{"info", "<3> e 1\n<4> w two\n<6> i\n"},
+		{"debug", "<3> e 1\n<4> w two\n<6> i\n<7> d\n"},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
@@ -87,7 +87,7 @@ static void test_levels(void **state)
 
 static void test_names(void **state)
 {
-	static const char *const wrong[] = { "", "Error", "warning", "infos", "trace", "6", " info" };
+	static const char *const wrong[] = {"", "Error", "warning", "infos", "trace", "6", " info"};
 	enum log_level level = LOG_WARN;
 
 	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)
@@ -134,7 +134,7 @@ static void say(struct log_limit *limit, int n)
 
 static void test_budget(void **state)
 {
-	struct log_limit limit = { 0 };
+	struct log_limit limit = {0};
 	const char *text;
 
 	capture();
@@ -144,14 +144,14 @@ static void test_budget(void **state)
 	assert_null(strstr(text, "dropped"));
 
 	/* Used up just now. */
-	limit = (struct log_limit){ .used = 10, .last_ns = util_now_ns() };
+	limit = (struct log_limit){.used = 10, .last_ns = util_now_ns()};
 	capture();
 	say(&limit, 5);
 	assert_true(lines(captured()) <= 1); /* on a machine that slept a second in between */
 	assert_true(limit.dropped >= 4);
 
 	/* Three seconds later three lines pass, the first with the count. */
-	limit = (struct log_limit){ .used = 10, .dropped = 7, .last_ns = util_now_ns() - 3 * SEC };
+	limit = (struct log_limit){.used = 10, .dropped = 7, .last_ns = util_now_ns() - 3 * SEC};
 	capture();
 	say(&limit, 3);
 	text = captured();
@@ -159,7 +159,7 @@ static void test_budget(void **state)
 	assert_non_null(strstr(text, "<4> line 0 (7 lines before this one were dropped)\n<4> line 1\n"));
 
 	/* After a long time it is full again, not more than full. */
-	limit = (struct log_limit){ .used = 10, .last_ns = util_now_ns() - 1000 * SEC };
+	limit = (struct log_limit){.used = 10, .last_ns = util_now_ns() - 1000 * SEC};
 	capture();
 	say(&limit, 1);
 	assert_int_equal(lines(captured()), 1);
@@ -168,7 +168,7 @@ static void test_budget(void **state)
 
 static void test_budget_counts_no_hidden_lines(void **state)
 {
-	struct log_limit limit = { 0 };
+	struct log_limit limit = {0};
 
 	capture();
 	for (int i = 0; i < 100; i++)
@@ -180,7 +180,7 @@ static void test_budget_counts_no_hidden_lines(void **state)
 
 static void test_dropped_is_bounded(void **state)
 {
-	struct log_limit limit = { .used = 10, .dropped = UINT32_MAX, .last_ns = util_now_ns() };
+	struct log_limit limit = {.used = 10, .dropped = UINT32_MAX, .last_ns = util_now_ns()};
 
 	capture();
 	say(&limit, 1);

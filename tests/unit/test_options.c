@@ -44,10 +44,10 @@ struct run {
 
 static struct run start(const char *const args[], int err)
 {
-	struct run r = { .out = memfd_create("out", MFD_CLOEXEC),
-			 .err = err >= 0 ? err : memfd_create("err", MFD_CLOEXEC) };
+	struct run r = {.out = memfd_create("out", MFD_CLOEXEC),
+			.err = err >= 0 ? err : memfd_create("err", MFD_CLOEXEC)};
 	const char *exe = getenv("PASIDD");
-	char *argv[ARGS + 2] = { (char *)(uintptr_t)"pasidd" };
+	char *argv[ARGS + 2] = {(char *)(uintptr_t) "pasidd"};
 
 	assert_non_null(exe);
 	for (int i = 0; i < ARGS && args[i]; i++)
@@ -97,7 +97,7 @@ static void expect(const char *const args[], int status, const char *out, const 
 	close(r.err);
 }
 
-#define ARGV(...) ((const char *const[ARGS + 1]){ __VA_ARGS__ })
+#define ARGV(...) ((const char *const[ARGS + 1]){__VA_ARGS__})
 
 static void write_file(const char *path, const char *text)
 {
@@ -110,8 +110,8 @@ static void write_file(const char *path, const char *text)
 
 static void test_help(void **state)
 {
-	static const char *const words[] = { "Usage: pasidd",  "--config",    "--check-config", "--device",
-					     "--socket PATH", "--log-level", "--help",	     "--version" };
+	static const char *const words[] = {"Usage: pasidd", "--config",    "--check-config", "--device",
+					    "--socket PATH", "--log-level", "--help",         "--version"};
 	struct run r = start(ARGV("--help"), -1);
 	const char *out;
 
@@ -186,7 +186,7 @@ static void wait_for_line(FILE *f, const char *word)
 
 static int connect_to(const char *path)
 {
-	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	assert_true(fd >= 0);
@@ -211,12 +211,12 @@ static void talk(const char *path)
 	struct {
 		struct pasid_msg msg;
 		struct pasid_hello body;
-	} hello = { { sizeof(hello), PASID_OP_HELLO, 0, 1 }, { PASID_PROTOCOL_MAGIC, PASID_PROTOCOL_VERSION, 0 } };
-	struct pasid_msg devices = { sizeof(devices), PASID_OP_DEVICES, 0, 2 };
+	} hello = {{sizeof(hello), PASID_OP_HELLO, 0, 1}, {PASID_PROTOCOL_MAGIC, PASID_PROTOCOL_VERSION, 0}};
+	struct pasid_msg devices = {sizeof(devices), PASID_OP_DEVICES, 0, 2};
 	struct {
 		struct pasid_msg msg;
 		struct pasid_device_query body;
-	} info = { { sizeof(info), PASID_OP_DEVICE_INFO, 0, 3 }, { "" } };
+	} info = {{sizeof(info), PASID_OP_DEVICE_INFO, 0, 3}, {""}};
 	struct {
 		struct pasid_reply head;
 		uint8_t body[4096];
@@ -293,7 +293,7 @@ static int make_dir(void **state)
 
 static int remove_dir(void **state)
 {
-	static const char *const names[] = { "c.json", "idle.json", "both.json", "s", "both" };
+	static const char *const names[] = {"c.json", "idle.json", "both.json", "s", "both"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		unlink(in_dir(names[i]));
@@ -303,9 +303,9 @@ static int remove_dir(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_help),	     cmocka_unit_test(test_version),
-		cmocka_unit_test(test_bad_options),  cmocka_unit_test(test_check_config),
-		cmocka_unit_test(test_no_devices),   cmocka_unit_test(test_device_and_config),
+		cmocka_unit_test(test_help),        cmocka_unit_test(test_version),
+		cmocka_unit_test(test_bad_options), cmocka_unit_test(test_check_config),
+		cmocka_unit_test(test_no_devices),  cmocka_unit_test(test_device_and_config),
 	};
 
 	alarm(120); /* a daemon that says nothing ends the test */

@@ -75,7 +75,7 @@ static void run(struct rig *g, const struct refgpu_cmd *c)
 	run_n(g, 0, 1);
 }
 
-#define CMD(...) (&(struct refgpu_cmd){ __VA_ARGS__ })
+#define CMD(...) (&(struct refgpu_cmd){__VA_ARGS__})
 
 static uint64_t start(struct rig *g, void **state)
 {
@@ -107,10 +107,10 @@ static void put_data(struct rig *g, uint64_t va, const uint8_t *from, size_t len
 
 static void test_identity(void **state)
 {
-	struct vfio_user_region_access x = { 0, VFIO_PCI_CONFIG_REGION_INDEX, 256 };
-	struct vfio_device_info dev = { .argsz = 16 };
-	struct vfio_irq_info irq = { .argsz = sizeof(irq) };
-	struct vfio_region_info info = { .argsz = sizeof(info) };
+	struct vfio_user_region_access x = {0, VFIO_PCI_CONFIG_REGION_INDEX, 256};
+	struct vfio_device_info dev = {.argsz = 16};
+	struct vfio_irq_info irq = {.argsz = sizeof(irq)};
+	struct vfio_region_info info = {.argsz = sizeof(info)};
 	struct rig_reply reply;
 	uint16_t ids[2];
 	struct rig g;
@@ -261,7 +261,7 @@ static void test_scratch(void **state)
 	rig_wait_done(&g, 0);
 	get_data(&g, DATA + 20000, seen, sizeof(seen));
 	assert_memory_equal(seen, secret, sizeof(seen));
-	rig_put_word(&g, 0, &(struct refgpu_ring_word){ .op = REFGPU_RING_SCRUB });
+	rig_put_word(&g, 0, &(struct refgpu_ring_word){.op = REFGPU_RING_SCRUB});
 	run(&g, CMD(.op = REFGPU_LOAD, .dst = DATA + 20000, .src = 100, .len = sizeof(secret)));
 	rig_wait_done(&g, 0);
 	get_data(&g, DATA + 20000, seen, sizeof(seen));
@@ -295,8 +295,9 @@ static void test_slots(void **state)
 		rig_wait_done(&g, slot);
 		rig_doorbell(&g, slot);
 		assert_int_equal(rig_reg64(&g, REFGPU_SLOT_REG(slot, REFGPU_SLOT_RING_TAIL), 1), 0);
-		assert_int_equal(rig_reg64(&g, REFGPU_SLOT_REG(slot, REFGPU_SLOT_RING_TAIL),
-					   g.tail[slot] + RIG_WORDS + 1), EINVAL);
+		assert_int_equal(
+			rig_reg64(&g, REFGPU_SLOT_REG(slot, REFGPU_SLOT_RING_TAIL), g.tail[slot] + RIG_WORDS + 1),
+			EINVAL);
 		assert_int_equal(*rig_fence(&g, slot), 20);
 	}
 	assert_int_equal(*(uint64_t *)(void *)at_bus(&g, data_bus(DATA)), 20 * 64 * RIG_SLOTS);
@@ -437,33 +438,47 @@ static void expect_fault(struct rig *g, const struct wrong *w)
 static void test_faults(void **state)
 {
 	static const struct wrong wrongs[] = {
-		{ { .op = REFGPU_FILL, .dst = NOWHERE, .len = 4 }, REFGPU_FAULT_TRANSLATION, NOWHERE, REFGPU_WRITE },
-		{ { .op = REFGPU_COPY, .src = NOWHERE + 5, .dst = DATA, .len = 4 }, REFGPU_FAULT_TRANSLATION,
-		  NOWHERE + 5, REFGPU_READ },
-		{ { .op = REFGPU_FILL, .dst = DATA + DATA_PAGES * 4096 - 100, .len = 400 }, REFGPU_FAULT_TRANSLATION,
-		  DATA + DATA_PAGES * 4096, REFGPU_WRITE },
-		{ { .op = REFGPU_FILL, .dst = READ_ONLY + 8, .len = 4 }, REFGPU_FAULT_PERMISSION, READ_ONLY + 8,
-		  REFGPU_WRITE },
-		{ { .op = REFGPU_ATOMIC, .dst = READ_ONLY, .value = 1 }, REFGPU_FAULT_PERMISSION, READ_ONLY,
-		  REFGPU_WRITE },
-		{ { .op = REFGPU_FENCE, .dst = UINT64_C(0x0001000000000000) }, REFGPU_FAULT_ADDRESS_SIZE,
-		  UINT64_C(0x0001000000000000), REFGPU_WRITE },
-		{ { .op = REFGPU_SET_TTBR, .dst = 1 }, REFGPU_FAULT_PRIVILEGED, CMDS, REFGPU_FETCH },
-		{ { .op = 99 }, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH },
-		{ { .op = REFGPU_FILL, .dst = DATA, .len = 3 }, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH },
-		{ { .op = REFGPU_NOP, .reserved = { 0, 1 } }, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH },
-		{ { .op = REFGPU_COPY, .dst = DATA, .src = UINT64_MAX - 3, .len = 8 }, REFGPU_FAULT_COMMAND, CMDS,
-		  REFGPU_FETCH },
-		{ { .op = REFGPU_ADD32, .dst = DATA + 2, .src = DATA, .len = 8 }, REFGPU_FAULT_COMMAND, CMDS,
-		  REFGPU_FETCH },
-		{ { .op = REFGPU_ATOMIC, .dst = DATA + 4 }, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH },
-		{ { .op = REFGPU_LOAD, .dst = DATA, .src = 16000, .len = 400 }, REFGPU_FAULT_COMMAND, CMDS,
-		  REFGPU_FETCH },
-		{ { .op = REFGPU_STORE, .dst = UINT64_MAX, .src = DATA, .len = 4 }, REFGPU_FAULT_COMMAND, CMDS,
-		  REFGPU_FETCH },
-		{ { .op = REFGPU_BLIT, .dst = DATA, .src = DATA, .width = 8, .height = 2, .dst_pitch = 7,
-		    .src_pitch = 8 }, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH },
-		{ { .op = REFGPU_HANG, .value = 2 }, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH },
+		{{.op = REFGPU_FILL, .dst = NOWHERE, .len = 4}, REFGPU_FAULT_TRANSLATION, NOWHERE, REFGPU_WRITE},
+		{{.op = REFGPU_COPY, .src = NOWHERE + 5, .dst = DATA, .len = 4},
+		 REFGPU_FAULT_TRANSLATION,
+		 NOWHERE + 5,
+		 REFGPU_READ},
+		{{.op = REFGPU_FILL, .dst = DATA + DATA_PAGES * 4096 - 100, .len = 400},
+		 REFGPU_FAULT_TRANSLATION,
+		 DATA + DATA_PAGES * 4096,
+		 REFGPU_WRITE},
+		{{.op = REFGPU_FILL, .dst = READ_ONLY + 8, .len = 4},
+		 REFGPU_FAULT_PERMISSION,
+		 READ_ONLY + 8,
+		 REFGPU_WRITE},
+		{{.op = REFGPU_ATOMIC, .dst = READ_ONLY, .value = 1}, REFGPU_FAULT_PERMISSION, READ_ONLY, REFGPU_WRITE},
+		{{.op = REFGPU_FENCE, .dst = UINT64_C(0x0001000000000000)},
+		 REFGPU_FAULT_ADDRESS_SIZE,
+		 UINT64_C(0x0001000000000000),
+		 REFGPU_WRITE},
+		{{.op = REFGPU_SET_TTBR, .dst = 1}, REFGPU_FAULT_PRIVILEGED, CMDS, REFGPU_FETCH},
+		{{.op = 99}, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH},
+		{{.op = REFGPU_FILL, .dst = DATA, .len = 3}, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH},
+		{{.op = REFGPU_NOP, .reserved = {0, 1}}, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH},
+		{{.op = REFGPU_COPY, .dst = DATA, .src = UINT64_MAX - 3, .len = 8},
+		 REFGPU_FAULT_COMMAND,
+		 CMDS,
+		 REFGPU_FETCH},
+		{{.op = REFGPU_ADD32, .dst = DATA + 2, .src = DATA, .len = 8},
+		 REFGPU_FAULT_COMMAND,
+		 CMDS,
+		 REFGPU_FETCH},
+		{{.op = REFGPU_ATOMIC, .dst = DATA + 4}, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH},
+		{{.op = REFGPU_LOAD, .dst = DATA, .src = 16000, .len = 400}, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH},
+		{{.op = REFGPU_STORE, .dst = UINT64_MAX, .src = DATA, .len = 4},
+		 REFGPU_FAULT_COMMAND,
+		 CMDS,
+		 REFGPU_FETCH},
+		{{.op = REFGPU_BLIT, .dst = DATA, .src = DATA, .width = 8, .height = 2, .dst_pitch = 7, .src_pitch = 8},
+		 REFGPU_FAULT_COMMAND,
+		 CMDS,
+		 REFGPU_FETCH},
+		{{.op = REFGPU_HANG, .value = 2}, REFGPU_FAULT_COMMAND, CMDS, REFGPU_FETCH},
 	};
 	uint64_t root;
 	struct rig g;
@@ -477,12 +492,16 @@ static void test_faults(void **state)
 	assert_int_equal(g.status->faults, sizeof(wrongs) / sizeof(wrongs[0]));
 	/* Translated, but nothing is there. */
 	rig_map(&g, root, NOWHERE, RIG_BUS + RIG_SIZE, 12, true);
-	expect_fault(&g, &(struct wrong){ { .op = REFGPU_FILL, .dst = NOWHERE + 4, .len = 4 }, REFGPU_FAULT_BUS,
-					  NOWHERE + 4, REFGPU_WRITE });
+	expect_fault(&g, &(struct wrong){{.op = REFGPU_FILL, .dst = NOWHERE + 4, .len = 4},
+					 REFGPU_FAULT_BUS,
+					 NOWHERE + 4,
+					 REFGPU_WRITE});
 	if (g.format == REFGPU_FORMAT_VMSA64) {
 		*rig_pte(&g, root, NOWHERE + 4096, 12) = BUS_DATA | 0x43; /* no AF */
-		expect_fault(&g, &(struct wrong){ { .op = REFGPU_FILL, .dst = NOWHERE + 4096, .len = 4 },
-						  REFGPU_FAULT_ACCESS_FLAG, NOWHERE + 4096, REFGPU_WRITE });
+		expect_fault(&g, &(struct wrong){{.op = REFGPU_FILL, .dst = NOWHERE + 4096, .len = 4},
+						 REFGPU_FAULT_ACCESS_FLAG,
+						 NOWHERE + 4096,
+						 REFGPU_WRITE});
 	}
 	rig_end(&g);
 }
@@ -500,7 +519,7 @@ static void test_bad_words(void **state)
 	assert_int_equal(*rig_fence(&g, 0), 72);
 	assert_int_equal(rig_fault(&g, 0)->code, REFGPU_FAULT_COMMAND);
 	assert_int_equal(rig_fault(&g, 0)->addr, CMDS);
-	rig_put_word(&g, 0, &(struct refgpu_ring_word){ .op = 77 });
+	rig_put_word(&g, 0, &(struct refgpu_ring_word){.op = 77});
 	rig_switch(&g, 0, 0x1234, ASID);
 	rig_doorbell(&g, 0);
 	rig_wait_done(&g, 0);
@@ -542,15 +561,21 @@ static void test_vanishing_memory(void **state)
 	assert_int_equal(rig_dma_map(&g, bus, 2 << 20, 3, fd, 0), 0);
 	assert_int_equal(ftruncate(fd, 0x3000), 0);
 	rig_map(&g, root, 0x80000000, bus, 21, true);
-	expect_fault(&g, &(struct wrong){ { .op = REFGPU_FILL, .dst = 0x80000010, .len = 0x10000, .value = 5 },
-					  REFGPU_FAULT_BUS, 0x80003000, REFGPU_WRITE });
-	expect_fault(&g, &(struct wrong){ { .op = REFGPU_COPY, .src = 0x80008010, .dst = DATA, .len = 0x100 },
-					  REFGPU_FAULT_BUS, 0x80008010, REFGPU_READ });
+	expect_fault(&g, &(struct wrong){{.op = REFGPU_FILL, .dst = 0x80000010, .len = 0x10000, .value = 5},
+					 REFGPU_FAULT_BUS,
+					 0x80003000,
+					 REFGPU_WRITE});
+	expect_fault(&g, &(struct wrong){{.op = REFGPU_COPY, .src = 0x80008010, .dst = DATA, .len = 0x100},
+					 REFGPU_FAULT_BUS,
+					 0x80008010,
+					 REFGPU_READ});
 	assert_int_equal(rig_dma_unmap(&g, bus, 2 << 20), 0);
 	/* What is mapped for reading only cannot be written, whatever the tables say. */
 	assert_int_equal(rig_dma_map(&g, bus, 0x3000, 1, fd, 0), 0);
-	expect_fault(&g, &(struct wrong){ { .op = REFGPU_FILL, .dst = 0x80000010, .len = 4, .value = 5 },
-					  REFGPU_FAULT_BUS, 0x80000010, REFGPU_WRITE });
+	expect_fault(&g, &(struct wrong){{.op = REFGPU_FILL, .dst = 0x80000010, .len = 4, .value = 5},
+					 REFGPU_FAULT_BUS,
+					 0x80000010,
+					 REFGPU_WRITE});
 	close(fd);
 	rig_end(&g);
 }
@@ -727,8 +752,10 @@ static void serve_remote(struct rig *g, struct rig_reply *m)
 		} else {
 			memcpy(remote_memory + (x.address - REMOTE_BUS), m->data + sizeof(x), x.count);
 		}
-		hdr = (struct vfio_user_header){ .id = m->hdr.id, .command = m->hdr.command, .size = (uint32_t)size,
-						 .flags = VFIO_USER_TYPE_REPLY };
+		hdr = (struct vfio_user_header){.id = m->hdr.id,
+						.command = m->hdr.command,
+						.size = (uint32_t)size,
+						.flags = VFIO_USER_TYPE_REPLY};
 		memcpy(bytes, &hdr, sizeof(hdr));
 		rig_send(g, bytes, size, NULL, 0);
 	}
@@ -737,7 +764,7 @@ static void serve_remote(struct rig *g, struct rig_reply *m)
 /* Serves until slot 0 is done: asks for a register again and again, so that there is always an answer to wait for. */
 static void serve_until_done(struct rig *g)
 {
-	struct vfio_user_region_access x = { 0, REFGPU_BAR_REGS, 4 };
+	struct vfio_user_region_access x = {0, REFGPU_BAR_REGS, 4};
 	struct rig_reply m;
 
 	while (rig_load(&rig_mailbox(g)->slot[0].done) != g->tail[0]) {
@@ -785,8 +812,11 @@ static void test_remote(void **state)
 
 static void reply_error(struct rig *g, const struct rig_reply *m)
 {
-	struct vfio_user_header hdr = { .id = m->hdr.id, .command = m->hdr.command, .size = sizeof(hdr),
-					.flags = VFIO_USER_TYPE_REPLY | VFIO_USER_ERROR, .error = EIO };
+	struct vfio_user_header hdr = {.id = m->hdr.id,
+				       .command = m->hdr.command,
+				       .size = sizeof(hdr),
+				       .flags = VFIO_USER_TYPE_REPLY | VFIO_USER_ERROR,
+				       .error = EIO};
 
 	rig_send(g, &hdr, sizeof(hdr), NULL, 0);
 }
@@ -794,7 +824,7 @@ static void reply_error(struct rig *g, const struct rig_reply *m)
 /* While the client owes the device an answer, the access is under way: invalidation and unmap wait for it. */
 static void test_waiting_for_accesses(void **state)
 {
-	struct vfio_user_dma_unmap unmap = { sizeof(unmap), 0, RIG_BUS + (UINT64_C(1) << 40), 4096 };
+	struct vfio_user_dma_unmap unmap = {sizeof(unmap), 0, RIG_BUS + (UINT64_C(1) << 40), 4096};
 	struct rig_reply m, dummy;
 	struct refgpu_inv *q;
 	struct rig g;
@@ -807,7 +837,7 @@ static void test_waiting_for_accesses(void **state)
 	rig_listen(&g, &m);
 	assert_int_equal(m.hdr.command, VFIO_USER_DMA_READ);
 	q = (struct refgpu_inv *)(void *)(g.mem + RIG_INVQ);
-	q[g.inv_tail++] = (struct refgpu_inv){ .op = REFGPU_INV_ALL };
+	q[g.inv_tail++] = (struct refgpu_inv){.op = REFGPU_INV_ALL};
 	assert_int_equal(rig_reg64(&g, REFGPU_REG_INVQ_TAIL, g.inv_tail), 0);
 	rig_until(g.status->invalidations == 1);
 	for (i = 0; i < 200; i++)
@@ -839,8 +869,9 @@ static void reply_read(struct rig *g, const struct rig_reply *m, uint64_t val)
 		struct vfio_user_header hdr;
 		struct vfio_user_dma_access x;
 		uint64_t val;
-	} r = { { .id = m->hdr.id, .command = m->hdr.command, .size = sizeof(r), .flags = VFIO_USER_TYPE_REPLY },
-		{ 0 }, val };
+	} r = {{.id = m->hdr.id, .command = m->hdr.command, .size = sizeof(r), .flags = VFIO_USER_TYPE_REPLY},
+	       {0},
+	       val};
 
 	memcpy(&r.x, m->data, sizeof(r.x));
 	assert_int_equal(m->hdr.command, VFIO_USER_DMA_READ);
@@ -867,7 +898,7 @@ static void test_late_walk(void **state)
 	run(&g, CMD(.op = REFGPU_FILL, .dst = va, .len = 4, .value = 1));
 	rig_listen(&g, &m);
 	q = (struct refgpu_inv *)(void *)(g.mem + RIG_INVQ);
-	q[g.inv_tail++] = (struct refgpu_inv){ .op = REFGPU_INV_RANGE, .asid = ASID, .first = va, .last = va };
+	q[g.inv_tail++] = (struct refgpu_inv){.op = REFGPU_INV_RANGE, .asid = ASID, .first = va, .last = va};
 	assert_int_equal(rig_reg64(&g, REFGPU_REG_INVQ_TAIL, g.inv_tail), 0);
 	rig_until(g.status->invalidations == 1);
 	assert_int_equal(rig_load(&rig_mailbox(&g)->invq_head), 0);
@@ -932,67 +963,70 @@ struct malformed {
 	int error;
 };
 
-#define IRQ_SET(flags, index, start, count) { 20, flags, index, start, count }
+#define IRQ_SET(flags, index, start, count)    \
+	{                                      \
+		20, flags, index, start, count \
+	}
 #define FD_TRIGGER (VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER)
 
 static const struct malformed malformed[] = {
-	{ 0, { 0 }, 0, 0, EOPNOTSUPP },
-	{ 14, { 0 }, 4, 1, EOPNOTSUPP },
-	{ VFIO_USER_DMA_READ, { 0 }, 16, 0, EOPNOTSUPP },
-	{ VFIO_USER_REGION_WRITE_MULTI, { 0 }, 16, 0, EOPNOTSUPP },
-	{ 0xffff, { 0 }, 48, 8, EOPNOTSUPP },
-	{ VFIO_USER_VERSION, { 0 }, 4, 0, EINVAL }, /* again */
-	{ VFIO_USER_VERSION, { 0 }, 3, 0, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0, 0, 0x1000, 0, 0x1000 }, 28, 1, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0, 0, 0x1000, 0, 0x1000 }, 36, 1, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 31, 3, 0, 0, 0x1000, 0, 0x1000 }, 32, 1, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 4, 0, 0, 0x1000, 0, 0x1000 }, 32, 1, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0, 0, 0x1000, 0, 0x1000 }, 32, 2, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0, 0, 0x1001, 0, 0x1000 }, 32, 1, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0, 0, 0x1000, 0, 0x1008 }, 32, 1, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 4, 0, 0x1000, 0, 0x1000 }, 32, 1, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0, 0, 0x1000, 0, 0 }, 32, 1, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0, 0, 0xfffff000, 0xffffffff, 0x2000 }, 32, 0, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0xfffff000, 0x7fffffff, 0x1000, 0, 0x1000 }, 32, 1, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0x1000, 0, 0x1000, 0, 0x1000 }, 32, 0, EINVAL },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0, 0, 0, 1, 0x1000 }, 32, 1, EEXIST },
-	{ VFIO_USER_DMA_MAP, { 32, 3, 0, 0, 0xfffff000, 0, 0x2000 }, 32, 0, EEXIST },
-	{ VFIO_USER_DMA_UNMAP, { 24, 0, 0, 1, 0x1000 }, 24, 0, ENOENT },
-	{ VFIO_USER_DMA_UNMAP, { 24, 0, 0x5000, 0, 0x1000 }, 24, 0, ENOENT },
-	{ VFIO_USER_DMA_UNMAP, { 24, 0, 0, 1, 0 }, 24, 0, ENOENT },
-	{ VFIO_USER_DMA_UNMAP, { 24, 8, 0, 1, 0x1000 }, 24, 0, EINVAL },
-	{ VFIO_USER_DMA_UNMAP, { 24, 2, 0, 1, 0x1000 }, 24, 0, EINVAL },
-	{ VFIO_USER_DMA_UNMAP, { 24, 0, 0, 1, 0x1000 }, 24, 1, EINVAL },
-	{ VFIO_USER_DEVICE_GET_INFO, { 15 }, 16, 0, EINVAL },
-	{ VFIO_USER_DEVICE_GET_INFO, { 16 }, 4, 0, EINVAL },
-	{ VFIO_USER_DEVICE_GET_REGION_INFO, { 32, 0, 9 }, 32, 0, EINVAL },
-	{ VFIO_USER_DEVICE_GET_REGION_INFO, { 8, 0, 0 }, 32, 0, EINVAL },
-	{ VFIO_USER_DEVICE_GET_IRQ_INFO, { 16, 0, 5 }, 16, 0, EINVAL },
-	{ VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 2, 0, 4), 20, 4, EINVAL },
-	{ VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 2, 0xffffffff, 2), 20, 2, EINVAL },
-	{ VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 2, 0, 2), 20, 1, EINVAL },
-	{ VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 2, 0, 1), 20, 1, EINVAL }, /* no eventfd */
-	{ VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 1, 0, 1), 20, 1, EINVAL },
-	{ VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 5, 0, 0), 20, 0, EINVAL },
-	{ VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER | 1, 2, 0, 1), 20, 1, EINVAL },
-	{ VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(VFIO_IRQ_SET_DATA_BOOL | 0x20, 2, 0, 3), 20, 0, EINVAL },
-	{ VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(VFIO_IRQ_SET_DATA_NONE | 8, 2, 0, 1), 20, 0, EINVAL },
-	{ VFIO_USER_REGION_READ, { 0, 0, 1, 4 }, 16, 0, EINVAL },
-	{ VFIO_USER_REGION_READ, { 0, 0, 99, 4 }, 16, 0, EINVAL },
-	{ VFIO_USER_REGION_READ, { 2, 0, 0, 4 }, 16, 0, EINVAL },
-	{ VFIO_USER_REGION_READ, { 0, 0, 0, 2 }, 16, 0, EINVAL },
-	{ VFIO_USER_REGION_READ, { 0x10000, 0, 0, 4 }, 16, 0, EINVAL },
-	{ VFIO_USER_REGION_READ, { 0xfffffffc, 0xffffffff, 7, 8 }, 16, 0, EINVAL },
-	{ VFIO_USER_REGION_READ, { 4092, 0, 7, 8 }, 16, 0, EINVAL },
-	{ VFIO_USER_REGION_READ, { 0, 0, 7, 0xffffffff }, 16, 0, EINVAL },
-	{ VFIO_USER_REGION_READ, { 0, 0, 7, 0 }, 16, 0, EINVAL },
-	{ VFIO_USER_REGION_WRITE, { 0x20, 0, 0, 8, 1 }, 20, 0, EINVAL },
-	{ VFIO_USER_REGION_WRITE, { 0x20, 0, 0, 4, 1, 2 }, 24, 0, EINVAL },
-	{ VFIO_USER_REGION_WRITE, { 0, 0, 2, 4, 1 }, 20, 0, EPERM },
-	{ VFIO_USER_REGION_WRITE, { REFGPU_REG_ENABLE, 0, 0, 4, 2 }, 20, 0, EINVAL },
-	{ VFIO_USER_REGION_WRITE, { REFGPU_REG_INVQ_TAIL, 0, 0, 8, 1000, 0 }, 24, 0, EINVAL },
-	{ VFIO_USER_DEVICE_RESET, { 0 }, 4, 0, EINVAL },
-	{ VFIO_USER_DEVICE_RESET, { 0 }, 0, 1, EINVAL },
+	{0, {0}, 0, 0, EOPNOTSUPP},
+	{14, {0}, 4, 1, EOPNOTSUPP},
+	{VFIO_USER_DMA_READ, {0}, 16, 0, EOPNOTSUPP},
+	{VFIO_USER_REGION_WRITE_MULTI, {0}, 16, 0, EOPNOTSUPP},
+	{0xffff, {0}, 48, 8, EOPNOTSUPP},
+	{VFIO_USER_VERSION, {0}, 4, 0, EINVAL}, /* again */
+	{VFIO_USER_VERSION, {0}, 3, 0, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0x1000, 0, 0x1000}, 28, 1, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0x1000, 0, 0x1000}, 36, 1, EINVAL},
+	{VFIO_USER_DMA_MAP, {31, 3, 0, 0, 0x1000, 0, 0x1000}, 32, 1, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 4, 0, 0, 0x1000, 0, 0x1000}, 32, 1, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0x1000, 0, 0x1000}, 32, 2, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0x1001, 0, 0x1000}, 32, 1, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0x1000, 0, 0x1008}, 32, 1, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 4, 0, 0x1000, 0, 0x1000}, 32, 1, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0x1000, 0, 0}, 32, 1, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0xfffff000, 0xffffffff, 0x2000}, 32, 0, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0xfffff000, 0x7fffffff, 0x1000, 0, 0x1000}, 32, 1, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0x1000, 0, 0x1000, 0, 0x1000}, 32, 0, EINVAL},
+	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0, 1, 0x1000}, 32, 1, EEXIST},
+	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0xfffff000, 0, 0x2000}, 32, 0, EEXIST},
+	{VFIO_USER_DMA_UNMAP, {24, 0, 0, 1, 0x1000}, 24, 0, ENOENT},
+	{VFIO_USER_DMA_UNMAP, {24, 0, 0x5000, 0, 0x1000}, 24, 0, ENOENT},
+	{VFIO_USER_DMA_UNMAP, {24, 0, 0, 1, 0}, 24, 0, ENOENT},
+	{VFIO_USER_DMA_UNMAP, {24, 8, 0, 1, 0x1000}, 24, 0, EINVAL},
+	{VFIO_USER_DMA_UNMAP, {24, 2, 0, 1, 0x1000}, 24, 0, EINVAL},
+	{VFIO_USER_DMA_UNMAP, {24, 0, 0, 1, 0x1000}, 24, 1, EINVAL},
+	{VFIO_USER_DEVICE_GET_INFO, {15}, 16, 0, EINVAL},
+	{VFIO_USER_DEVICE_GET_INFO, {16}, 4, 0, EINVAL},
+	{VFIO_USER_DEVICE_GET_REGION_INFO, {32, 0, 9}, 32, 0, EINVAL},
+	{VFIO_USER_DEVICE_GET_REGION_INFO, {8, 0, 0}, 32, 0, EINVAL},
+	{VFIO_USER_DEVICE_GET_IRQ_INFO, {16, 0, 5}, 16, 0, EINVAL},
+	{VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 2, 0, 4), 20, 4, EINVAL},
+	{VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 2, 0xffffffff, 2), 20, 2, EINVAL},
+	{VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 2, 0, 2), 20, 1, EINVAL},
+	{VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 2, 0, 1), 20, 1, EINVAL}, /* no eventfd */
+	{VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 1, 0, 1), 20, 1, EINVAL},
+	{VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER, 5, 0, 0), 20, 0, EINVAL},
+	{VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(FD_TRIGGER | 1, 2, 0, 1), 20, 1, EINVAL},
+	{VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(VFIO_IRQ_SET_DATA_BOOL | 0x20, 2, 0, 3), 20, 0, EINVAL},
+	{VFIO_USER_DEVICE_SET_IRQS, IRQ_SET(VFIO_IRQ_SET_DATA_NONE | 8, 2, 0, 1), 20, 0, EINVAL},
+	{VFIO_USER_REGION_READ, {0, 0, 1, 4}, 16, 0, EINVAL},
+	{VFIO_USER_REGION_READ, {0, 0, 99, 4}, 16, 0, EINVAL},
+	{VFIO_USER_REGION_READ, {2, 0, 0, 4}, 16, 0, EINVAL},
+	{VFIO_USER_REGION_READ, {0, 0, 0, 2}, 16, 0, EINVAL},
+	{VFIO_USER_REGION_READ, {0x10000, 0, 0, 4}, 16, 0, EINVAL},
+	{VFIO_USER_REGION_READ, {0xfffffffc, 0xffffffff, 7, 8}, 16, 0, EINVAL},
+	{VFIO_USER_REGION_READ, {4092, 0, 7, 8}, 16, 0, EINVAL},
+	{VFIO_USER_REGION_READ, {0, 0, 7, 0xffffffff}, 16, 0, EINVAL},
+	{VFIO_USER_REGION_READ, {0, 0, 7, 0}, 16, 0, EINVAL},
+	{VFIO_USER_REGION_WRITE, {0x20, 0, 0, 8, 1}, 20, 0, EINVAL},
+	{VFIO_USER_REGION_WRITE, {0x20, 0, 0, 4, 1, 2}, 24, 0, EINVAL},
+	{VFIO_USER_REGION_WRITE, {0, 0, 2, 4, 1}, 20, 0, EPERM},
+	{VFIO_USER_REGION_WRITE, {REFGPU_REG_ENABLE, 0, 0, 4, 2}, 20, 0, EINVAL},
+	{VFIO_USER_REGION_WRITE, {REFGPU_REG_INVQ_TAIL, 0, 0, 8, 1000, 0}, 24, 0, EINVAL},
+	{VFIO_USER_DEVICE_RESET, {0}, 4, 0, EINVAL},
+	{VFIO_USER_DEVICE_RESET, {0}, 0, 1, EINVAL},
 };
 
 static void test_malformed(void **state)
@@ -1034,12 +1068,12 @@ static void test_malformed(void **state)
 static void test_broken_frames(void **state)
 {
 	static const struct vfio_user_header frames[] = {
-		{ .command = VFIO_USER_VERSION, .size = 15 },
-		{ .command = VFIO_USER_VERSION, .size = 0 },
-		{ .command = VFIO_USER_REGION_WRITE, .size = UINT32_MAX },
-		{ .command = VFIO_USER_REGION_WRITE, .size = 3u << 20 },
+		{.command = VFIO_USER_VERSION, .size = 15},
+		{.command = VFIO_USER_VERSION, .size = 0},
+		{.command = VFIO_USER_REGION_WRITE, .size = UINT32_MAX},
+		{.command = VFIO_USER_REGION_WRITE, .size = 3u << 20},
 	};
-	static const uint32_t major1[1] = { 1 };
+	static const uint32_t major1[1] = {1};
 	struct rig_reply reply;
 	struct rig g;
 	int before;
@@ -1076,7 +1110,11 @@ static void test_broken_frames(void **state)
 
 static enum refgpu_format vmsa = REFGPU_FORMAT_VMSA64, x86 = REFGPU_FORMAT_X86_64;
 
-#define BOTH(f) { #f " vmsa64", f, NULL, NULL, &vmsa }, { #f " x86-64", f, NULL, NULL, &x86 }
+#define BOTH(f)                                   \
+	{#f " vmsa64", f, NULL, NULL, &vmsa},     \
+	{                                         \
+#f " x86-64", f, NULL, NULL, &x86 \
+	}
 
 int main(void)
 {

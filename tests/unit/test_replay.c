@@ -139,7 +139,7 @@ static void empty(struct books *b)
 		while ((ctx = TAILQ_FIRST(&c->contexts)))
 			books_ctx_free(b, ctx);
 		while ((e = TAILQ_FIRST(&c->all_buffers))) {
-			struct record rec = { .kind = RECORD_BUF_FREE, .client = c->id, .buf = e->buffer.id };
+			struct record rec = {.kind = RECORD_BUF_FREE, .client = c->id, .buf = e->buffer.id};
 			struct refusal why;
 
 			if (e->buffer.named)
@@ -218,7 +218,7 @@ struct bench {
 
 static struct record op(uint32_t kind, uint32_t client)
 {
-	return (struct record){ .kind = kind, .client = client };
+	return (struct record){.kind = kind, .client = client};
 }
 
 static void replay(struct bench *s, enum record_phase phase, struct record rec, int expect)
@@ -328,7 +328,7 @@ static void refuse_work(struct bench *s)
 
 static void test_refused(void **state)
 {
-	struct bench s = { 0 };
+	struct bench s = {0};
 	struct record r = op(RECORD_CLIENT_OPEN, 1);
 
 	rig_policy(&s.policy);
