@@ -228,7 +228,7 @@ static void ctx_step(struct pending *p)
 	device_wait(d, p);
 }
 
-void ctx_kill(struct ctx *ctx)
+static void ctx_kill(struct ctx *ctx)
 {
 	if (ctx->life != CTX_ALIVE)
 		return;

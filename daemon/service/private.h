@@ -108,7 +108,6 @@ struct device {
 	uint64_t ticket_asked; /* translator's, the last one */
 	uint64_t ticket_done; /* ... that is complete, as last looked at */
 	uint64_t ticket_since; /* when ticket_done last moved, or stood still for something newly asked */
-	uint64_t faults_lost;
 	struct log_limit stray; /* faults that belong to nobody */
 };
 
@@ -228,10 +227,9 @@ struct service {
 
 /* ---- service.c ---- */
 void service_client_reap(struct service_client *c); /* goes on with a closing client */
-struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, const void *body, size_t size);
-struct service_reply reply_refusal(struct service *s, const struct pasid_msg *to, const struct refusal *why);
 
 /* ---- verbs.c, bind.c ---- */
+struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, const void *body, size_t size);
 void verb_wait(struct service_client *c, struct device *d, void (*step)(struct pending *p));
 struct service_client *verb_client(struct pending *p);
 void verb_finish(struct service_client *c, const void *body, size_t size); /* pending verb: 0 */
@@ -261,7 +259,6 @@ void run_faults(struct device *d);
 /* As translator_invalidate(); the device has answer_ms for the next step of what it owes. */
 int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, uint64_t *ticket);
 void run_invalidated(struct device *d); /* looks how far that is */
-void run_control(struct device *d, unsigned int slot, enum engine_control what);
 bool run_settled(struct device *d, unsigned int slot);
 /* Pauses the slots that run `by`'s address space (all slots in `global` mode); they are still once run_held_still(). */
 void run_hold(struct device *d, struct ctx *by, bool global);
@@ -273,13 +270,11 @@ void run_stopped(struct device *d, unsigned int slot);
 void run_after_reset(struct device *d);
 void run_forget(struct device *d); /* the device is gone */
 void run_tick(struct device *d);
-void run_arm_tick(struct device *d);
 void run_jobs_changed(struct ctx *ctx);
 
 /* ---- context.c ---- */
 int ctx_start(struct service_client *c, struct device *d, struct context *books, struct fence_map *fence,
 	      struct ctx **ret);
-void ctx_kill(struct ctx *ctx); /* towards CLEARED */
 void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job); /* and tells its owner */
 void ctx_free(struct ctx *ctx); /* as soon as it is cleared */
 void ctx_device_gone(struct ctx *ctx);

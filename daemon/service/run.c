@@ -14,6 +14,9 @@
 
 #define FAULTS_A_LOOK 64u /* then the loop goes on, so that a device that floods starves nobody */
 
+static void run_control(struct device *d, unsigned int slot, enum engine_control what);
+static void run_arm_tick(struct device *d);
+
 static struct put_job *job_at(struct run *run, uint32_t i)
 {
 	return &run->jobs[(run->head + i) % RUN_JOBS];
@@ -234,7 +237,7 @@ void run_stopped(struct device *d, unsigned int slot)
 	sched_slot_service(d->sched, slot, true);
 }
 
-void run_control(struct device *d, unsigned int slot, enum engine_control what)
+static void run_control(struct device *d, unsigned int slot, enum engine_control what)
 {
 	d->eops->control(d->engine, slot, what);
 	d->runs[slot].asked_at = util_now_ns();
@@ -248,7 +251,7 @@ bool run_settled(struct device *d, unsigned int slot)
 	return d->eops->look(d->engine, slot, &look) == 0 && look.settled && look.still;
 }
 
-void run_arm_tick(struct device *d)
+static void run_arm_tick(struct device *d)
 {
 	uint32_t ms = d->config->job_limit_ms < d->config->answer_ms ? d->config->job_limit_ms : d->config->answer_ms;
 	struct timeval tv;

@@ -30,7 +30,7 @@ struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, con
 	return (struct service_reply){.data = &s->reply, .size = total};
 }
 
-struct service_reply reply_refusal(struct service *s, const struct pasid_msg *to, const struct refusal *why)
+static struct service_reply reply_refusal(struct service *s, const struct pasid_msg *to, const struct refusal *why)
 {
 	s->reply.head = (struct pasid_reply){
 		.msg = {.size = sizeof(s->reply.head), .opcode = to->opcode, .serial = to->serial},
