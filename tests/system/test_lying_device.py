@@ -327,14 +327,26 @@ class Frames(FakeDevice):
             yield
 
 
+class MarksGoBack(FakeDevice):
+    """From its second job on it says that nothing was ever done."""
+
+    jobs = 0
+
+    def doorbell(self, slot, tail):
+        self.jobs += 1
+        if self.jobs == 1:
+            super().doorbell(slot, tail)
+            return
+        self.mark(slot, fake.MARK_DONE, 0)
+        self.interrupt(0)
+
+
 class Nonsense(FakeDevice):
-    """Marks that go back, states that do not exist, requests of its own, answers to nothing."""
+    """States that do not exist, requests of its own."""
 
     def doorbell(self, slot, tail):
         super().doorbell(slot, tail)
         self.mark(slot, fake.MARK_STATE, 0xFFFFFFFF)
-        self.mark(slot, fake.MARK_DONE, 0)
-        self.interrupt(0)
         for command in (fake.DMA_READ, fake.DMA_WRITE, 99):
             head = fake.HEADER.pack(7, command, 16 + 24, 0, 0)
             self.conn.sendall(head + bytes(24))
@@ -363,7 +375,7 @@ class Floods(FakeDevice):
 
 LIARS = (DoneBeyondTail, BegunBeyondTail, FaultTailNonsense, FaultSlotNonsense, InvalidatedBeyondTail, RefusesUnmap,
          UnmapsSomethingElse, RefusesMap, HangsUpOnMap, LiesAndAnswers, NeverInvalidates, NeverInvalidatesNorResets, NeverObeys,
-         NeverReads, AnswersLate, Frames, Nonsense, AnswersNothing, Floods, FakeDevice)
+         NeverReads, AnswersLate, Frames, MarksGoBack, Nonsense, AnswersNothing, Floods, FakeDevice)
 
 
 class WhenReady(LyingTest):
@@ -514,11 +526,20 @@ class WhenReady(LyingTest):
         self.assertFalse(idle.lost)
         self.honest_works(honest)
 
+    def test_marks_that_go_back(self):
+        _, client, space, honest = self.using(MarksGoBack)
+        self.assertTrue(space.wait(space.submit(space.add_one())))
+        # Invalidated means that the daemon has looked at all marks: it has believed the first one by now.
+        client.unmap(space.ctx, client.map(space.ctx, space.buf, 0, PAGE), PAGE)
+        space.submit(space.add_one())
+        self.expect_gone(MarksGoBack, space, honest)
+
     def test_nonsense(self):
-        _, client, space, honest = self.using(Nonsense)
+        device, client, space, honest = self.using(Nonsense)
         for _ in range(3):
-            space.submit(space.add_one())
-        client.ctx_info(space.ctx)
+            self.assertTrue(space.wait(space.submit(space.add_one())))
+        self.assertTrue(self.there(client, Nonsense))
+        self.assertEqual(device.connections, self.begun)
         self.honest_works(honest)
 
     def test_flood_of_interrupts(self):
