@@ -20,7 +20,12 @@
 
 #define STASH_PAGES 1024u
 #define UNKNOWN_CONTEXT 0xfffffff0u
+/* Where things lie in the device's address space, which is no secret (docs/architecture.md). Behind the rings: marks. */
+#define RINGS_BUS 0x100000ull
+#define RINGS_BYTES 0x4a000ull
 #define TABLES_BUS 0x40000000ull
+#define FENCES_BUS 0x8000000000ull
+#define BUFFERS_BUS 0x100000000000ull
 
 struct thief {
 	struct gpu gpu;
@@ -356,7 +361,8 @@ static void read_scratch(struct thief *t)
 /* Bus addresses at which rings, fences, queues, tables and buffers may lie, used as if they were the thief's own. */
 static void reach_bus(struct thief *t)
 {
-	static const uint64_t bus[] = {0x1000, 0x10000, 0x100000, TABLES_BUS, 0x100000000000ull};
+	static const uint64_t bus[] = {0x1000,	   0x10000,    RINGS_BUS, RINGS_BUS + RINGS_BYTES,
+				       TABLES_BUS, FENCES_BUS, BUFFERS_BUS};
 	size_t i;
 
 	attempt_begin(t, "bus");
