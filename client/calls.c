@@ -20,21 +20,26 @@ static int null_argument(struct pasid *p)
 int pasid_devices(struct pasid *p, struct pasid_device *v, size_t *n)
 {
 	const struct conn_call call = {.opcode = PASID_OP_DEVICES, .reply_unit = sizeof(struct pasid_wire_device)};
-	size_t i, have, room;
+	size_t i, have, stride = 0;
 	int r;
 
-	r = n && (v || !*n) ? conn_call(p, &call) : null_argument(p);
+	if (!n || (!v && *n))
+		r = null_argument(p);
+	else if (*n && !struct_size(v, &stride))
+		r = failure(p, -EINVAL, LOCAL_STRUCT, stride, 0);
+	else
+		r = conn_call(p, &call);
 	if (r < 0)
 		return error_call(p, r, "list the devices");
 	have = conn_reply_len(p) / sizeof(struct pasid_wire_device);
-	room = *n;
-	for (i = 0; i < have && i < room; i++) {
+	for (i = 0; i < have && i < *n; i++) {
 		const struct pasid_wire_device *w = (const struct pasid_wire_device *)conn_reply(p) + i;
+		struct pasid_device full = {.mode = w->mode, .present = w->present};
+		char *at = (char *)v + i * stride;
 
-		memcpy(v[i].name, w->name, sizeof(v[i].name));
-		v[i].name[sizeof(v[i].name) - 1] = '\0';
-		v[i].mode = w->mode;
-		v[i].present = w->present;
+		memcpy(full.name, w->name, sizeof(full.name) - 1);
+		memcpy(at, &stride, sizeof(stride));
+		struct_out(at, &full, sizeof(full));
 	}
 	*n = have;
 	return 0;

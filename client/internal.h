@@ -156,6 +156,7 @@ int error_connect(const struct pasid *p, int code, const char *fmt, ...) __attri
 const char *error_lost_why(uint32_t why);
 
 /* structs.c: structs that begin with their size. false: the size cannot be. */
+bool struct_size(const void *s, size_t *size); /* false: it cannot be one */
 bool struct_in(void *dst, size_t known, const void *src);
 bool struct_out(void *dst, const void *src, size_t known);
 /* Copies a device name (NULL: the first device) into a wire field. -ENAMETOOLONG with p->why filled. */

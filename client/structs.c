@@ -9,7 +9,7 @@
 
 #include "internal.h"
 
-static bool size_ok(const void *s, size_t *size)
+bool struct_size(const void *s, size_t *size)
 {
 	memcpy(size, s, sizeof(*size));
 	return *size >= sizeof(*size) && *size <= STRUCT_SIZE_MAX;
@@ -19,7 +19,7 @@ bool struct_in(void *dst, size_t known, const void *src)
 {
 	size_t size;
 
-	if (!size_ok(src, &size))
+	if (!struct_size(src, &size))
 		return false;
 	memset(dst, 0, known);
 	memcpy(dst, src, size < known ? size : known);
@@ -30,7 +30,7 @@ bool struct_out(void *dst, const void *src, size_t known)
 {
 	size_t size, n;
 
-	if (!size_ok(dst, &size))
+	if (!struct_size(dst, &size))
 		return false;
 	n = size < known ? size : known;
 	memset((char *)dst + sizeof(size), 0, size - sizeof(size));

@@ -18,7 +18,7 @@
 #include "ipc/ipc.h"
 #include "service/service.h"
 
-#define DEFAULT_CONFIG "/etc/pasidd/pasidd.json"
+#define DEFAULT_CONFIG PASIDD_SYSCONFDIR "/pasidd/pasidd.json"
 
 struct options {
 	const char *config;

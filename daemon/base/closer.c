@@ -103,6 +103,26 @@ static void forget_closed(void)
 		closer.oldest++;
 }
 
+/* A child that somebody killed (the kernel, for want of memory) is replaced. What it was closing is closed: an fd leaves
+ * the table when close(2) begins. */
+static void replace_dead(void)
+{
+	struct shared *s = closer.shared;
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < closer.n_children; i++)
+		if (waitpid(closer.children[i], NULL, WNOHANG) == 0)
+			closer.children[kept++] = closer.children[i];
+	if (kept == closer.n_children)
+		return;
+	closer.n_children = kept;
+	/* Nobody closes what the dead one had claimed; nobody else has claimed anything if none is left. */
+	for (uint32_t i = closer.oldest; !kept && i != atomic_load(&s->next); i++)
+		atomic_store(&s->ring[i % RING].closed, 1);
+	if (!kept)
+		child_new();
+}
+
 /* Nothing is left, so nobody is stuck: one child is enough again. */
 static void retire_children(void)
 {
@@ -120,6 +140,7 @@ static void on_patience(evutil_socket_t fd, short what, void *arg)
 	struct shared *s = closer.shared;
 	uint32_t next = atomic_load(&s->next);
 
+	replace_dead();
 	forget_closed();
 	if (next != atomic_load(&s->tail) && next == closer.last_next) {
 		log_limited(&closer.limit, LOG_WARN,

@@ -31,7 +31,20 @@ struct log_limit {
 	uint32_t dropped;
 };
 
-__attribute__((format(printf, 3, 4))) void log_limited(struct log_limit *limit, enum log_level level, const char *fmt,
-						       ...);
+/* Whom a line is about: fields in the journal, beside the text that names them, too. 0 and NULL: nobody. */
+struct log_about {
+	const char *device; /* PASIDD_DEVICE */
+	uint32_t context; /* PASIDD_CONTEXT */
+	int32_t pid; /* PASIDD_CLIENT_PID, and with it */
+	uint32_t uid; /* PASIDD_CLIENT_UID */
+};
+
+/* about NULL: nobody in particular; limit NULL: none. */
+__attribute__((format(printf, 4, 5))) void log_about(const struct log_about *about, struct log_limit *limit,
+						     enum log_level level, const char *fmt, ...);
+
+#define log_limited(limit, level, ...) log_about(NULL, limit, level, __VA_ARGS__)
+
+extern const char *log_journal_path; /* for tests, before the first line */
 
 #endif

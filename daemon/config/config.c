@@ -38,18 +38,36 @@ struct key {
 };
 
 /* "file: path: found X; allowed is Y". */
-__attribute__((format(printf, 3, 4))) static int wrong(struct place *p, struct json_object *found, const char *fmt, ...)
+static void say_wrong(struct place *p, const char *found, const char *fmt, va_list ap)
+	__attribute__((format(printf, 3, 0)));
+
+static void say_wrong(struct place *p, const char *found, const char *fmt, va_list ap)
 {
-	char allowed[160], shown[80];
+	char allowed[160];
+
+	vsnprintf(allowed, sizeof(allowed), fmt, ap);
+	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s%sfound %.79s; allowed is %s", p->file, p->path,
+		 p->path[0] ? ": " : "", found, allowed);
+}
+
+__attribute__((format(printf, 3, 4))) static int wrong_text(struct place *p, const char *found, const char *fmt, ...)
+{
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(allowed, sizeof(allowed), fmt, ap);
+	say_wrong(p, found, fmt, ap);
 	va_end(ap);
-	snprintf(shown, sizeof(shown), "%s",
-		 json_object_to_json_string_ext(found, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
-	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s%sfound %s; allowed is %s", p->file, p->path,
-		 p->path[0] ? ": " : "", shown, allowed);
+	return -EINVAL;
+}
+
+__attribute__((format(printf, 3, 4))) static int wrong(struct place *p, struct json_object *found, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	say_wrong(p, json_object_to_json_string_ext(found, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE), fmt,
+		  ap);
+	va_end(ap);
 	return -EINVAL;
 }
 
@@ -123,6 +141,11 @@ static int number(struct place *p, struct json_object *v, const struct key *key,
 {
 	uint64_t n = json_object_get_uint64(v);
 
+	/* json-c keeps no larger number, and says that one instead. */
+	if (n == UINT64_MAX && json_object_is_type(v, json_type_int))
+		return wrong_text(p, "a number of 18446744073709551615 or more",
+				  "a whole number from %llu to %llu", (unsigned long long)key->min,
+				  (unsigned long long)key->max);
 	/* What is negative as an int64 is 0 as a uint64. */
 	if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v) < 0 || n < key->min || n > key->max)
 		return wrong(p, v, "a whole number from %llu to %llu", (unsigned long long)key->min,

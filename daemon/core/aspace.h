@@ -81,7 +81,8 @@ void aspace_fini(struct aspace *as);
  * Refusals, the first that holds: TOO_MANY (n beyond PASID_BIND_MAX), EMPTY (also n == 0), UNALIGNED (iova, off, len by
  * 4096), WRAPS (iova, off), BUFFER_END, READ_ONLY, APERTURE (maps and unmaps), OVERLAP (n1..n2 the mapping in the way,
  * the lowest if there are several), NO_ROOM, NOT_MAPPED (an unmap must be covered by mappings of `owner` without a
- * hole; n1..n2 is the first hole, clipped to the range, and cut short after 64 mappings of others), QUOTA_MEMORY. iova
+ * hole; n1..n2 is the first hole, clipped to the range, and cut short after 64 mappings of others), UNMAPS_MANY (the list
+ * would take away more than ASPACE_TAKE_MAX mappings), QUOTA_MEMORY. iova
  * counts only for unmaps and fixed maps, buf, off and writable only for maps.
  * An unmap may cut mappings; cutting the middle of one makes two of it.
  * A map that is not fixed goes to a free range with `guard` bytes free on both sides (or the aperture's end), aligned

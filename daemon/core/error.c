@@ -30,6 +30,7 @@ int refusal_code(uint32_t reason)
 	case PASID_WHY_BIND_OP:
 	case PASID_WHY_NO_HELLO:
 	case PASID_WHY_TOO_MANY:
+	case PASID_WHY_UNMAPS_MANY:
 		return -EINVAL;
 	case PASID_WHY_NO_CONTEXT:
 	case PASID_WHY_NO_BUFFER:

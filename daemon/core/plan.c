@@ -243,7 +243,7 @@ static int find_cover(struct plan *p, struct range r, struct mapping **first, st
 	*last = NULL;
 	for (;; n = itree_next(n)) {
 		if (++p->n_taken > ASPACE_TAKE_MAX)
-			return refuse(why, PASID_WHY_TOO_MANY, p->n_taken, ASPACE_TAKE_MAX);
+			return refuse(why, PASID_WHY_UNMAPS_MANY, p->n_taken, ASPACE_TAKE_MAX);
 		if (!n || n->first > r.first || mapping_of(n)->owner != p->owner)
 			return refuse_hole(p, r, n, why);
 		if (n->last >= r.last)

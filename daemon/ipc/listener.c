@@ -34,6 +34,7 @@ struct ipc {
 
 static void greet(struct ipc *i, int fd)
 {
+	struct log_about about = {0};
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
 	int r;
@@ -42,19 +43,21 @@ static void greet(struct ipc *i, int fd)
 		closer_close(fd, (uid_t)-1);
 		return;
 	}
+	about.pid = cred.pid;
+	about.uid = cred.uid;
 	if (closer_stuck(cred.uid) > STUCK_MAX) {
-		log_limited(&i->limit, LOG_WARN,
-			    "connection of pid %d, uid %u refused: more than %u fds that it sent "
-			    "cannot be closed",
-			    cred.pid, cred.uid, STUCK_MAX);
+		log_about(&about, &i->limit, LOG_WARN,
+			  "connection of pid %d, uid %u refused: more than %u fds that it sent "
+			  "cannot be closed",
+			  cred.pid, cred.uid, STUCK_MAX);
 		closer_close(fd, cred.uid);
 		return;
 	}
 	r = session_new(&i->sessions, i->base, i->service, fd, cred.uid, cred.pid);
 	if (r == 0)
 		return;
-	log_limited(&i->limit, LOG_WARN, "connection of pid %d, uid %u refused: %s", cred.pid, cred.uid,
-		    r == -EDQUOT ? "it has as many as it may have" : strerror(-r));
+	log_about(&about, &i->limit, LOG_WARN, "connection of pid %d, uid %u refused: %s", cred.pid, cred.uid,
+		  r == -EDQUOT ? "it has as many as it may have" : strerror(-r));
 	closer_close(fd, cred.uid);
 }
 

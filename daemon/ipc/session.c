@@ -46,7 +46,7 @@ struct session {
 	struct refusal refused; /* what its HELLO is answered */
 	struct event *readable, *writable, *drain, *resume;
 	uint64_t serial; /* of the last request that was carried out, or is pending */
-	uint64_t admitted; /* of the last request that the rate limit let pass */
+	bool admitted; /* the rate limit has let the message at the front pass */
 	bool pending; /* the service works on the request of `serial` */
 	bool ahead; /* there was another request behind the last one */
 	unsigned int wakes;
@@ -102,7 +102,8 @@ struct session *session_free(struct session *s)
 
 static void session_drop(struct session *s, const char *why)
 {
-	log_limited(&limit, LOG_WARN, "client pid %d, uid %u is disconnected: %s", s->pid, s->uid, why);
+	log_about(&(struct log_about){.pid = s->pid, .uid = s->uid}, &limit, LOG_WARN,
+		  "client pid %d, uid %u is disconnected: %s", s->pid, s->uid, why);
 	session_free(s);
 }
 
@@ -170,6 +171,7 @@ static void consume(struct session *s)
 		n = recv(s->fd, NULL, 0, MSG_DONTWAIT | MSG_TRUNC);
 	while (n < 0 && errno == EINTR);
 	(void)n; /* nothing else reads this socket, and a client that is gone shows at the next peek */
+	s->admitted = false;
 	for (size_t i = 0; i < s->n_fds; i++)
 		closer_close(s->fds[i], s->uid);
 	s->n_fds = 0;
@@ -324,16 +326,16 @@ static bool is_repeat(const struct session *s, uint64_t serial)
 	return serial && serial <= s->serial && s->serial - serial < PASID_IN_FLIGHT;
 }
 
-static bool rate_allows(struct session *s, uint64_t serial)
+static bool rate_allows(struct session *s)
 {
 	uint64_t wait;
 	struct timeval tv;
 
-	if (s->admitted == serial)
+	if (s->admitted)
 		return true; /* it is made again because the service asked for that */
 	wait = account_rate(service_client_account(s->client), util_now_ns());
 	if (!wait) {
-		s->admitted = serial;
+		s->admitted = true;
 		return true;
 	}
 	tv = (struct timeval){(time_t)(wait / 1000000000), (suseconds_t)(wait / 1000 % 1000000 + 1)};
@@ -392,6 +394,7 @@ static bool fds_keep_up(struct session *s)
 /* One request; false if there is none, or it is not over yet, or the session is gone. */
 static bool work_once(struct session *s)
 {
+	bool repeat;
 	ssize_t n;
 
 	if (!fds_keep_up(s))
@@ -399,16 +402,17 @@ static bool work_once(struct session *s)
 	n = peek(s);
 	if (n <= 0)
 		return false;
-	if (is_repeat(s, message.head.serial))
-		return answer(s, message.head.serial) && !s->owed;
-	if (message.head.serial != s->serial + 1) {
+	repeat = is_repeat(s, message.head.serial);
+	if (!repeat && message.head.serial != s->serial + 1) {
 		session_drop(s, "a serial that is neither the next one nor a kept one");
 		return false;
 	}
-	if (!rate_allows(s, message.head.serial)) {
+	if (!rate_allows(s)) {
 		put_back_fds(s);
 		return false;
 	}
+	if (repeat)
+		return answer(s, message.head.serial) && !s->owed;
 	return carry_out(s, (size_t)n);
 }
 

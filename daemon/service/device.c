@@ -205,8 +205,9 @@ static void device_ready(struct device *d)
 	d->ticket_asked = d->ticket_done = 0;
 	d->backoff_ms = BACKOFF_FIRST_MS;
 	d->lost_logged = false;
-	log_info("device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
-		 d->eops->name, d->n_slots, d->config->format, d->books->traits.global ? "global" : "gpu-mmu");
+	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
+		  "device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
+		  d->eops->name, d->n_slots, d->config->format, d->books->traits.global ? "global" : "gpu-mmu");
 	event_device_back(d);
 	device_poke(d);
 }
@@ -248,8 +249,9 @@ static void on_opened(void *owner)
 	d->tops->ids(d->t, &ids);
 	d->eops = engine_find(&ids);
 	if (!d->eops) {
-		log_warn("device %s: no driver for PCI %04x:%04x at %s; see docs/architecture.md for those there are",
-			 d->config->name, ids.vendor, ids.device, d->config->spec);
+		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
+			  "device %s: no driver for PCI %04x:%04x at %s; see docs/architecture.md for those there are",
+			  d->config->name, ids.vendor, ids.device, d->config->spec);
 		device_fail(d, "no driver");
 		return;
 	}
@@ -274,7 +276,8 @@ static void on_extended(void *arg, int err)
 		return;
 	if (err < 0) {
 		d->extend_failed = true;
-		log_error("device %s: cannot map more table pages: %s", d->config->name, strerror(-err));
+		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_ERROR,
+			  "device %s: cannot map more table pages: %s", d->config->name, strerror(-err));
 	} else {
 		extent = table_pool_extent(d->pool) + TABLE_CHUNK;
 		if (extent > table_pool_max(d->pool))
@@ -339,7 +342,8 @@ void device_reset(struct device *d, const char *why)
 {
 	if (d->state != DEVICE_READY)
 		return;
-	log_warn("device %s: reset: %s", d->config->name, why);
+	log_about(&(struct log_about){.device = d->config->name}, &d->hung, LOG_WARN, "device %s: reset: %s",
+		  d->config->name, why);
 	d->state = DEVICE_RESETTING;
 	if (d->tops->reset(d->t, on_reset, d) < 0)
 		device_fail(d, "it cannot be reset");
@@ -397,7 +401,8 @@ void device_fail(struct device *d, const char *why)
 	if (d->state == DEVICE_GONE)
 		return;
 	if (was_ready || !d->lost_logged)
-		log_error("device %s: %s: %s; its contexts are lost, it is tried again every %u ms at the latest",
+		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_ERROR,
+			  "device %s: %s: %s; its contexts are lost, it is tried again every %u ms at the latest",
 			  d->config->name, was_ready ? "lost" : "not reachable", why, BACKOFF_MAX_MS);
 	d->lost_logged = true;
 	d->state = DEVICE_GONE;

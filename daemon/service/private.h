@@ -109,6 +109,8 @@ struct device {
 	uint64_t ticket_done; /* ... that is complete, as last looked at */
 	uint64_t ticket_since; /* when ticket_done last moved, or stood still for something newly asked */
 	struct log_limit stray; /* faults that belong to nobody */
+	struct log_limit hung; /* jobs that are stopped, and resets: clients cause them */
+	struct log_limit came_and_went; /* lost and ready again: the device causes them */
 };
 
 enum ctx_life {

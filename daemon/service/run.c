@@ -273,9 +273,11 @@ static void slot_hung(struct device *d, unsigned int slot)
 	struct run *run = &d->runs[slot];
 	struct ctx *ctx = run->ctx;
 
-	log_warn("device %s: job %" PRIu64 " of context %u (pid %d, uid %u) ran beyond %u ms on slot %u; it is stopped",
-		 d->config->name, job_at(run, 0)->number, ctx->books->id, ctx->books->client->pid,
-		 ctx->books->client->uid, d->config->job_limit_ms, slot);
+	log_about(&(struct log_about){d->config->name, ctx->books->id, ctx->books->client->pid, ctx->books->client->uid},
+		  &d->hung, LOG_WARN,
+		  "device %s: job %" PRIu64 " of context %u (pid %d, uid %u) ran beyond %u ms on slot %u; it is stopped",
+		  d->config->name, job_at(run, 0)->number, ctx->books->id, ctx->books->client->pid,
+		  ctx->books->client->uid, d->config->job_limit_ms, slot);
 	ctx_lose(ctx, PASID_LOST_HANG, job_at(run, 0)->number);
 }
 
@@ -431,10 +433,10 @@ static void fault_route(struct device *d, const struct translator_fault *f)
 	if (ctx)
 		fault_charge(ctx, f);
 	else
-		log_limited(&d->stray, LOG_WARN,
-			    "device %s: fault at %#" PRIx64 " on slot %u, asid %u, job %" PRIu64
-			    " belongs to no running context; nobody is charged",
-			    d->config->name, f->addr, f->slot, f->asid, f->job);
+		log_about(&(struct log_about){.device = d->config->name}, &d->stray, LOG_WARN,
+			  "device %s: fault at %#" PRIx64 " on slot %u, asid %u, job %" PRIu64
+			  " belongs to no running context; nobody is charged",
+			  d->config->name, f->addr, f->slot, f->asid, f->job);
 	if (!f->stalled)
 		return;
 	if (d->runs[f->slot].held_by)
@@ -456,8 +458,8 @@ void run_faults(struct device *d)
 		fault_route(d, &f);
 	}
 	if (lost)
-		log_limited(&d->stray, LOG_WARN, "device %s: %" PRIu64 " faults lost, its queue was full",
-			    d->config->name, lost);
+		log_about(&(struct log_about){.device = d->config->name}, &d->stray, LOG_WARN,
+			  "device %s: %" PRIu64 " faults lost, its queue was full", d->config->name, lost);
 	if (r < 0)
 		device_fail(d, "its fault queue makes no sense");
 }

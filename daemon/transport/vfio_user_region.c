@@ -176,14 +176,16 @@ static bool file_is_safe(int fd, uint64_t end)
 
 static void *area_map(const struct vfu_region *r, const struct vfu_area *a)
 {
+	static struct log_limit limit; /* a device may come back as often as it likes */
 	uint64_t end = r->offset + a->at.last + 1;
 	int prot = (r->flags & VFIO_REGION_INFO_FLAG_WRITE) ? PROT_READ | PROT_WRITE : PROT_READ;
 	void *map;
 
 	if (!file_is_safe(r->fd, end)) {
-		log_warn("vfio-user: a region's file is no memfd of at least %llu bytes sealed against shrinking: not "
-			 "mapped",
-			 (unsigned long long)end);
+		log_limited(&limit, LOG_WARN,
+			    "vfio-user: a region's file is no memfd of at least %llu bytes sealed against shrinking: "
+			    "not mapped",
+			    (unsigned long long)end);
 		return NULL;
 	}
 	map = mmap(NULL, (size_t)range_len(a->at), prot, MAP_SHARED, r->fd, (off_t)(r->offset + a->at.first));

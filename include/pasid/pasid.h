@@ -44,6 +44,7 @@ enum pasid_mode {
 #define PASID_FEATURE_STALL 8u
 
 struct pasid_device {
+	size_t size; /* sizeof(struct pasid_device); the stride of the array */
 	char name[32];
 	uint32_t mode;
 	uint32_t present; /* 0: gone at the moment; wait for PASID_EVENT_DEVICE_BACK */
@@ -166,7 +167,7 @@ int pasid_fd(const struct pasid *p);
 int pasid_next_event(struct pasid *p, struct pasid_event *ev);
 
 /* Lists devices: *n is the room in v on entry and the number of devices on return, which may be larger (then the
- * first ones are in v). */
+ * first ones are in v). v[0].size is set by the caller if there is room for one, the others' by the call. */
 int pasid_devices(struct pasid *p, struct pasid_device *v, size_t *n);
 
 /* device NULL: the first one, here and in all calls. -ENOENT; -ENAMETOOLONG beyond 31 bytes. */
@@ -199,8 +200,8 @@ int pasid_buf_free(struct pasid *p, uint32_t buf);
  * of the aperture or the buffer, -EACCES writing to a read-only buffer, -ENOENT, -EDQUOT, -EIO context lost. */
 int pasid_map(struct pasid *p, uint32_t ctx, uint32_t buf, uint64_t off, uint64_t len, uint32_t flags, uint64_t *iova);
 
-/* Unmaps exactly this range, all of which the context must have mapped (-ENOENT). It may cover several mappings or a
- * part of one. When it returns 0, no access through the old mapping can still happen; a later one faults. */
+/* Unmaps exactly this range, all of which the context must have mapped (-ENOENT). It may cover several mappings (at most
+ * 16,384, else -EINVAL) or a part of one. When it returns 0, no access through the old mapping can still happen; a later one faults. */
 int pasid_unmap(struct pasid *p, uint32_t ctx, uint64_t iova, uint64_t len);
 
 /* Many maps and unmaps in one message, in order, all or none. On failure *failed (may be NULL) is the index of the

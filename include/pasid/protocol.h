@@ -76,6 +76,7 @@ enum pasid_reason {
 	PASID_WHY_BIND_OP = 9, /* n1 the kind of operation */
 	PASID_WHY_NO_HELLO = 10, /* a request before HELLO, or a second HELLO */
 	PASID_WHY_TOO_MANY = 11, /* n1 operations, n2 allowed */
+	PASID_WHY_UNMAPS_MANY = 12, /* n1 mappings, or more, would go; n2 may go by one list */
 	/* -ENOENT */
 	PASID_WHY_NO_CONTEXT = 20, /* n1 the id */
 	PASID_WHY_NO_BUFFER = 21, /* n1 the id */

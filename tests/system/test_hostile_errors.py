@@ -362,6 +362,23 @@ class Total(HostileCase):
         d.buf_import(self.sparse(20 * MIB))
 
 
+class ManyMappings(HostileCase):
+    def test_an_unmap_of_too_many(self):
+        c = self.connect()
+        w = Workspace(self, c)
+        base, most = 1 << 32, 16384
+        # So few at a time that the tables promised for them do not make the daemon's pool grow, which would stay.
+        for first in range(0, most + 1, 128):
+            c.bind(w.ctx, [(pc.MAP, pc.READ | pc.FIXED, w.buf, 0, base + n * PAGE, PAGE)
+                           for n in range(first, min(first + 128, most + 1))])
+        error = self.refused(12, c.unmap, w.ctx, base, (most + 1) * PAGE)
+        self.assertEqual((error.n1, error.n2), (most + 1, most))
+        self.assertEqual(c.ctx_info(w.ctx)["mappings"], most + 3)
+        c.unmap(w.ctx, base, most * PAGE)
+        c.unmap(w.ctx, base + most * PAGE, PAGE)
+        self.assertEqual(c.ctx_info(w.ctx)["mappings"], 2)
+
+
 class Rate(HostileCase):
     """The rate of messages is backpressure: never an error, never the end."""
 
@@ -376,6 +393,17 @@ class Rate(HostileCase):
             serials.append(c.send(pc.DEVICES))
         for serial in serials:
             c.reply(serial)
+        self.assertGreater(time.monotonic() - began, 0.5)
+
+    def test_repeats_count(self):
+        c = self.connect()
+        serial = c.send(pc.DEVICES)
+        c.reply(serial)
+        message = struct.pack("<IHHQ", 16, pc.DEVICES, 0, serial)
+        began = time.monotonic()
+        for _ in range(700):
+            c.sock.send(message)
+            self.assertEqual(struct.unpack_from("<Q", c.sock.recv(1 << 16), 8)[0], serial)
         self.assertGreater(time.monotonic() - began, 0.5)
 
 

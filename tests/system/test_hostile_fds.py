@@ -109,6 +109,22 @@ class Fds(HostileCase):
             client.reply(serial)
         return caught.exception
 
+    def test_whoever_closes_is_killed(self):
+        """As the kernel does for want of memory: fds are closed all the same."""
+        c = self.connect()
+        fd = self.memory(PAGE)[0]
+        pid, open_fds = self.stack.daemon.pid, self.stack.fds()
+        for _ in range(3):
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
+                closers = [int(child) for child in f.read().split()]
+            self.assertTrue(closers)
+            for closer in closers:
+                os.kill(closer, signal.SIGKILL)
+            for _ in range(4):
+                self.refused(8, c.call, pc.DEVICES, b"", [fd] * 8)
+            wait_until(lambda: self.snapshot()["children"] == self.before["children"], "a child that lives")
+            wait_until(lambda: self.stack.fds() == open_fds, "all are closed")
+
     def test_fds_in_flight_when_the_connection_ends(self):
         fd = self.memory(PAGE)[0]
         for i in range(20):

@@ -372,7 +372,11 @@ static void test_devices(void **state)
 {
 	struct fake *f = *state;
 	struct pasid_wire_device w[3] = {{"gpu0", PASID_MODE_GPU_MMU, 1}, {"gpu1", PASID_MODE_GLOBAL, 0}, {"x", 1, 1}};
-	struct pasid_device v[2];
+	struct pasid_device v[2] = {{.size = sizeof(v[0])}};
+	struct {
+		struct pasid_device device;
+		uint64_t newer;
+	} w2[2] = {{.device.size = sizeof(w2[0]), .newer = 5}, {.newer = 5}};
 	size_t n = 2;
 	char none;
 
@@ -384,6 +388,17 @@ static void test_devices(void **state)
 	assert_string_equal(v[1].name, "gpu1");
 	assert_int_equal(v[1].mode, PASID_MODE_GLOBAL);
 	assert_int_equal(v[1].present, 0);
+
+	/* A program that is newer than the library has a longer struct, and finds zeros in what is new. */
+	fake_reply(f, PASID_OP_DEVICES, w, sizeof(w));
+	assert_int_equal(pasid_devices(f->p, &w2[0].device, &(size_t){2}), 0);
+	fake_request(f, PASID_OP_DEVICES, &none, 0, NULL);
+	assert_string_equal(w2[1].device.name, "gpu1");
+	assert_int_equal(w2[1].device.size, sizeof(w2[0]));
+	assert_int_equal(w2[0].newer, 0);
+	assert_int_equal(w2[1].newer, 0);
+	w2[0].device.size = 1;
+	assert_int_equal(pasid_devices(f->p, &w2[0].device, &(size_t){2}), -EINVAL);
 
 	n = 0;
 	fake_reply(f, PASID_OP_DEVICES, NULL, 0);
@@ -978,7 +993,7 @@ static uint32_t any_buf;
 
 static int call_devices(struct pasid *p)
 {
-	struct pasid_device v[2];
+	struct pasid_device v[2] = {{.size = sizeof(v[0])}};
 	size_t n = 2;
 
 	return pasid_devices(p, v, &n);

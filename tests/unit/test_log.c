@@ -123,6 +123,36 @@ static void test_errno_is_kept(void **state)
 	assert_string_equal(captured(), "");
 	assert_int_equal(err, ENOTTY);
 	close(null);
+	capture();
+	log_error("found");
+	assert_string_equal(captured(), "<3> found (1 lines before this one were dropped)\n");
+}
+
+/* Whoever reads our lines has stopped reading: they are dropped and counted, and nobody waits. */
+static void test_full_pipe(void **state)
+{
+	const char *text;
+	int size;
+
+	capture();
+	size = fcntl(pipe_out, F_SETPIPE_SZ, 4096);
+	assert_true(size > 0);
+	for (int i = 0; i < size; i++)
+		log_info("line %d", i);
+	/* The test would hang here if one of them had waited. */
+	assert_true(read(pipe_out, (char[65536]){0}, 65536) > 0);
+	log_info("room again");
+	text = captured();
+	assert_non_null(strstr(text, "<6> room again ("));
+	assert_non_null(strstr(text, " lines before this one were dropped)\n"));
+	assert_int_equal(lines(text), 1);
+}
+
+static void test_one_line_stays_one(void **state)
+{
+	capture();
+	log_info("a\nb\tc%cd", 7);
+	assert_string_equal(captured(), "<6> a?b?c?d\n");
 }
 
 /* Without the clock: a budget that was refilled just now, or some time ago. */
@@ -195,6 +225,8 @@ int main(void)
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_long_line),
 		cmocka_unit_test(test_errno_is_kept),
+		cmocka_unit_test(test_full_pipe),
+		cmocka_unit_test(test_one_line_stays_one),
 		cmocka_unit_test(test_budget),
 		cmocka_unit_test(test_budget_counts_no_hidden_lines),
 		cmocka_unit_test(test_dropped_is_bounded),
