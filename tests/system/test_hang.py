@@ -410,5 +410,24 @@ class Two(HangTest):
         self.expect_usable(other)
 
 
+class LogLines(HangTest):
+    """A client whose jobs hang and hang has its lines in the log counted, not written."""
+
+    devices = [{"slots": 4, "job_limit_ms": 10, "answer_ms": ANSWER_MS}]
+
+    def test_a_flood_of_hangs(self):
+        begun, hangs = time.monotonic(), 60
+        space = self.space()
+        for _ in range(hangs):
+            self.assertFalse(space.wait(space.submit(HANG_SOFT)))
+            space.free()
+            space.renew()
+        with open(os.path.join(self.stack.dir, "pasidd.log"), encoding="utf-8") as log:
+            lines = sum("it is stopped" in line for line in log)
+        self.assertGreaterEqual(lines, 10)
+        self.assertLessEqual(lines, 10 + (time.monotonic() - begun) + 1)
+        self.assertLess(lines, hangs)
+
+
 if __name__ == "__main__":
     unittest.main()
