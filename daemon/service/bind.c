@@ -34,47 +34,75 @@ static bool *busy_flag(struct ctx *ctx)
 
 /* ---- taking everything that the list needs ---- */
 
-/* An exhausted pool or quota must not stop a list that only unmaps: it needs pages only where it cuts a block. */
-static uint32_t tables_needed(const struct ctx *ctx, const struct plan *plan, bool *unmaps, bool *splits)
+/* Was any of r mapped by a step before the n-th? Mostly answered by all that was mapped, as one range. */
+static bool mapped_before(const struct aspace_step *step, size_t n, struct range all, struct range r)
 {
+	if (!range_overlaps(all, r))
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (step[i].kind == ASPACE_MAP && range_overlaps(step[i].iova, r))
+			return true;
+	return false;
+}
+
+struct needs {
+	uint64_t tables; /* pages; the sum may be more than there could ever be */
+	bool maps, unmaps;
+	bool splits; /* a block that is live by then is cut */
+};
+
+/* An exhausted pool or quota must not stop a list that only unmaps: it needs pages only where it cuts a block. A block
+ * that the list itself has mapped is not in the tables yet, so that arithmetic has to say whether it may be cut. */
+static struct needs list_needs(const struct ctx *ctx, const struct plan *plan)
+{
+	struct range mapped = {UINT64_MAX, 0};
 	const struct aspace_step *step;
-	uint32_t need = 0, unmap_need = 0, now;
-	bool maps = false;
+	struct needs needs = {0};
+	uint64_t unmap_need = 0;
+	uint32_t now;
 	size_t n;
 
-	*unmaps = *splits = false;
 	step = plan_steps(plan, &n);
 	for (size_t i = 0; i < n; i++) {
 		if (step[i].kind == ASPACE_MAP) {
-			maps = true;
-			need += pgtable_map_need(step[i].iova, step[i].bus);
+			needs.maps = true;
+			needs.tables += pgtable_map_need(step[i].iova, step[i].bus);
+			mapped.first = step[i].iova.first < mapped.first ? step[i].iova.first : mapped.first;
+			mapped.last = step[i].iova.last > mapped.last ? step[i].iova.last : mapped.last;
 			continue;
 		}
-		*unmaps = true;
-		need += pgtable_unmap_need(step[i].iova);
+		needs.unmaps = true;
+		needs.tables += pgtable_unmap_need(step[i].iova);
 		now = pgtable_unmap_need_now(ctx->pt, step[i].iova);
 		unmap_need += now;
-		*splits |= now > 0;
+		needs.splits |= now > 0 || (needs.maps && pgtable_unmap_need(step[i].iova) > 0 &&
+					    mapped_before(step, i, mapped, step[i].iova));
 	}
-	return maps ? need : unmap_need;
+	if (!needs.maps)
+		needs.tables = unmap_need;
+	return needs;
 }
 
-static int take_tables(struct ctx *ctx, uint32_t need, struct refusal *why)
+/* Charged first: whoever may not have them does not make the pool grow either. */
+static int take_tables(struct ctx *ctx, uint64_t need, struct refusal *why)
 {
 	struct device *d = ctx->dev;
-	int r = device_reserve_tables(d, need);
+	int r;
 
-	if (r == -EAGAIN)
+	if (need > table_pool_max(d->pool))
+		return refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + need, table_pool_max(d->pool));
+	r = is_global(ctx) ? 0
+			   : charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, need, why);
+	if (r < 0)
 		return r;
-	if (r < 0)
-		return refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + (uint64_t)need,
-			      table_pool_max(d->pool));
-	if (is_global(ctx))
+	r = device_reserve_tables(d, (uint32_t)need);
+	if (r == 0)
 		return 0;
-	r = charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, need, why);
-	if (r < 0)
-		table_pool_unreserve(d->pool, need);
-	return r;
+	if (!is_global(ctx))
+		charge_return(&ctx->books->c_tables, need);
+	return r == -EAGAIN ? r
+			    : refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + need,
+				     table_pool_max(d->pool));
 }
 
 /* What is charged is what the tables hold, plus what is promised to them. */
@@ -240,6 +268,12 @@ static bool still_possible(struct service_client *c, struct ctx *ctx)
 	return false;
 }
 
+/* May the device remember translations of this address space? */
+static bool ever_installed(const struct ctx *ctx)
+{
+	return ids_state(ctx->dev->books->asids, ctx->books->asid) == ID_INSTALLED;
+}
+
 static void bind_step(struct pending *p)
 {
 	struct service_client *c = verb_client(p);
@@ -259,6 +293,8 @@ static void bind_step(struct pending *p)
 			device_poke(d);
 			goto wait;
 		}
+		/* It may have run for the first time between two slices. */
+		v->invalidate |= v->n_gone && ever_installed(ctx);
 		commit(c, ctx, v->rec, v->plan, v->invalidate);
 	}
 	if (d->state != DEVICE_READY || !v->invalidate || forgotten(ctx, v)) {
@@ -326,18 +362,13 @@ static struct ctx *judge_context(struct service_client *c, uint32_t id)
 	return ctx;
 }
 
-/* May the device remember translations of this address space? */
-static bool ever_installed(const struct ctx *ctx)
-{
-	return ids_state(ctx->dev->books->asids, ctx->books->asid) == ID_INSTALLED;
-}
-
 enum service_outcome bind_request(struct service_client *c, const void *body, size_t size, struct service_reply *reply)
 {
 	const struct pasid_bind_head *head = body;
 	struct record *rec = &c->svc->request.rec;
 	struct verb *v = &c->verb;
-	bool later, unmaps, splits, hold;
+	struct needs needs;
+	bool later, hold, sliced;
 	struct plan *plan;
 	struct ctx *ctx;
 	size_t out;
@@ -362,18 +393,21 @@ enum service_outcome bind_request(struct service_client *c, const void *body, si
 	memcpy(rec->ops, head + 1, head->count * sizeof(rec->ops[0]));
 	if (books_bind(c->svc->books, ctx->books, rec, &plan, &c->verb.why) < 0)
 		return verb_refused(c, reply);
-	v->budget = tables_needed(ctx, plan, &unmaps, &splits);
-	r = take_tables(ctx, v->budget, &v->why);
+	needs = list_needs(ctx, plan);
+	r = take_tables(ctx, needs.tables, &v->why);
 	if (r < 0) {
 		books_bind_undo(c->svc->books, ctx->books, plan);
 		return r == -EAGAIN ? verb_later(c, ctx->dev) : verb_refused(c, reply);
 	}
+	v->budget = (uint32_t)needs.tables;
 	v->begun_ns = util_now_ns();
 	v->next = v->at = v->n_gone = 0;
 	v->committed = v->sliced = false;
-	v->invalidate = unmaps && ever_installed(ctx);
-	hold = v->invalidate && (splits || plan_replaces(plan));
-	if (v->invalidate || v->budget > SLICE_MOST)
+	sliced = v->budget > SLICE_MOST;
+	v->invalidate = needs.unmaps && ever_installed(ctx);
+	/* What goes in slices may find work running that did not run yet. */
+	hold = needs.unmaps && (v->invalidate || sliced) && (needs.splits || plan_replaces(plan));
+	if (v->invalidate || sliced)
 		return bind_pending(c, ctx, rec, plan, hold, reply);
 	while (!change_tables(ctx, v, plan))
 		;

@@ -320,6 +320,13 @@ class DeviceView(LyingTest):
         self.one.map(space.ctx, buf, 0, 512 * PAGE, pc.READ | pc.FIXED, base)
         self.changes_under_work(space, [(pc.UNMAP, 0, 0, 0, base + 7 * PAGE, PAGE)])
 
+    def test_splitting_what_the_list_has_mapped_pauses_the_slot(self):
+        space = self.running()
+        buf, _ = self.buffer(512)
+        base = 0x40000000
+        self.changes_under_work(space, [(pc.MAP, pc.READ | pc.FIXED, buf, 0, base, 512 * PAGE),
+                                        (pc.UNMAP, 0, 0, 0, base + 7 * PAGE, PAGE)])
+
     def test_who_waits_is_woken(self):
         space = self.running()
         slept = errno.EAGAIN
