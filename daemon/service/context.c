@@ -145,15 +145,22 @@ static void stop_begin(struct ctx *ctx)
 		run_stop(d, (unsigned int)ctx->slot);
 }
 
+/* Nothing of it runs any more, and no fault of it is left to be told of somebody who comes after it on the slot. False:
+ * not yet, or the device was lost meanwhile and the context may be gone. */
 static bool stop_done(struct ctx *ctx)
 {
 	struct device *d = ctx->dev;
 
-	if (ctx->slot >= 0 && !run_settled(d, (unsigned int)ctx->slot))
-		return false;
-	if (ctx->slot >= 0)
+	if (ctx->slot >= 0) {
+		if (!run_settled(d, (unsigned int)ctx->slot))
+			return false;
+		run_faults(d);
+		if (d->state != DEVICE_READY)
+			return false;
 		run_stopped(d, (unsigned int)ctx->slot);
-	ctx->slot = -1;
+		ctx->slot = -1;
+	}
+	ctx->life = CTX_INVALIDATING;
 	return true;
 }
 
@@ -218,8 +225,11 @@ static void ctx_step(struct pending *p)
 			device_wait(d, p);
 		return; /* gone: ctx_device_gone() finishes it */
 	}
-	if (ctx->life == CTX_STOPPING && stop_done(ctx))
-		ctx->life = CTX_INVALIDATING;
+	if (ctx->life == CTX_STOPPING && !stop_done(ctx)) {
+		if (d->state == DEVICE_READY)
+			device_wait(d, p);
+		return;
+	}
 	if (ctx->life == CTX_INVALIDATING && (ctx->ticket || invalidate_begin(ctx)) && ctx->ticket <= d->ticket_done) {
 		invalidate_done(ctx);
 		clear_begin(ctx);

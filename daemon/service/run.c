@@ -393,20 +393,18 @@ void run_forget(struct device *d)
 
 /* ---- faults ---- */
 
-/* The context that a fault can be charged to: it alone has work on that slot, under that ASID, with that job, and the
- * slot waits for us. NULL if there is any doubt. */
-static struct ctx *fault_owner(struct device *d, const struct translator_fault *f)
+/* Does the fault come from what we know to be on its slot: that address space, one of these jobs? If not, it is a record
+ * of somebody who was stopped, or a lie. */
+static bool fault_is_current(const struct device *d, const struct translator_fault *f)
 {
-	struct run *run = &d->runs[f->slot];
+	const struct run *run = &d->runs[f->slot];
 
-	if (!f->stalled || !run->ctx || !run->count || run->ctx->life != CTX_ALIVE)
-		return NULL;
-	if (run->ctx->books->asid != f->asid)
-		return NULL;
+	if (!run->ctx || run->stopping || run->ctx->books->asid != f->asid)
+		return false;
 	for (uint32_t i = 0; i < run->count; i++)
-		if (job_at(run, i)->number == f->job)
-			return run->ctx;
-	return NULL;
+		if (run->jobs[(run->head + i) % RUN_JOBS].number == f->job)
+			return true;
+	return false;
 }
 
 static void fault_charge(struct ctx *ctx, const struct translator_fault *f)
@@ -426,21 +424,22 @@ static void fault_charge(struct ctx *ctx, const struct translator_fault *f)
 	__atomic_add_fetch(&ctx->line->disrupted, 1, __ATOMIC_RELEASE);
 }
 
+/* A fault is charged to a context only if it can be nobody else's: its slot waits for us, and is where the context's job
+ * is. Only then is there something to end. */
 static void fault_route(struct device *d, const struct translator_fault *f)
 {
-	struct ctx *ctx = fault_owner(d, f);
+	struct run *run = &d->runs[f->slot];
 
-	if (ctx)
-		fault_charge(ctx, f);
-	else
+	if (!f->stalled || !fault_is_current(d, f)) {
 		log_about(&(struct log_about){.device = d->config->name}, &d->stray, LOG_WARN,
 			  "device %s: fault at %#" PRIx64 " on slot %u, asid %u, job %" PRIu64
 			  " belongs to no running context; nobody is charged",
 			  d->config->name, f->addr, f->slot, f->asid, f->job);
-	if (!f->stalled)
 		return;
-	if (d->runs[f->slot].held_by)
-		d->runs[f->slot].owes_terminate = true;
+	}
+	fault_charge(run->ctx, f);
+	if (run->held_by)
+		run->owes_terminate = true;
 	else
 		run_control(d, f->slot, ENGINE_TERMINATE);
 }

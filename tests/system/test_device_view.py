@@ -26,7 +26,7 @@ NAME = "Slow"
 PATIENCE_MS = 20000  # nothing here may be ended by a deadline of the daemon's
 REG_INVQ, INVQ_ENTRIES, INV_RANGE, INV_ASID = 0x28, 1024, 1, 2
 INV = struct.Struct("<IIQQQ")
-CTRL_PAUSE, CTRL_STOP = 1, 4
+CTRL_PAUSE, CTRL_TERMINATE, CTRL_STOP = 1, 3, 4
 ENGINE, TABLES, FENCES, BUFFERS = 0x100000, 0x40000000, 0x8000000000, 0x100000000000
 READ, WRITE = 1, 2
 
@@ -350,7 +350,7 @@ class DeviceView(LyingTest):
             self.assertGreater(high - low, PAGE, "the end of one is the beginning of the next")
 
     def test_fault_of_another_asid(self):
-        """Slot, job and stall are right, the ASID is not: nobody is charged."""
+        """Slot, job and stall are right, the ASID is not: nobody is charged, and nobody's job is ended for it."""
         space = self.running()
         self.device.held = ("work",)
         job = space.submit(space.add_one())
@@ -361,10 +361,12 @@ class DeviceView(LyingTest):
             op, owner = self.device.word(slot, n)[:2]
             asid = owner if op == 2 else asid  # SET_TTBR
         self.device.post_faults([(slot, asid + 1, 0xDEAD000, 2, 1, 1, job)])
-        harness.wait_until(lambda: self.device.controls, "the slot is told to go on")
-        self.assertEqual(self.one.ctx_info(space.ctx)["faults"], 0)
+        self.device.post_faults([(slot, asid, 0xBEEF000, 2, 1, 1, job + 1)])
         self.device.post_faults([(slot, asid, 0xDEAD000, 2, 1, 1, job)])
         self.assertEqual(self.one.next_fault()[2][0][:2], (job, 0xDEAD000))
+        harness.wait_until(lambda: self.device.controls, "the slot is told to go on")
+        self.assertEqual(self.one.ctx_info(space.ctx)["faults"], 1)
+        self.assertEqual(self.device.controls, [(slot, CTRL_TERMINATE)])
         self.device.release("work")
         self.assertTrue(space.wait(job))
 
