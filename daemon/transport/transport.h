@@ -76,7 +76,7 @@ struct transport_ops {
 	/* Undoes exactly one dma_map. When done says 0 the device can no longer reach the range. */
 	int (*dma_unmap)(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg);
 
-	/* Posted register write of 4 or 8 bytes: no answer; ordered after earlier ones, and after the caller's earlier
+	/* Posted register write of 4 or 8 bytes: no answer; if it cannot be made, the device is lost; ordered after earlier ones, and after the caller's earlier
 	 * stores to memory that the device maps. */
 	int (*region_write)(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value);
 

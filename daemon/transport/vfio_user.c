@@ -74,7 +74,7 @@ static struct vfu_pending *pending_oldest(struct vfu *v)
 
 static void pending_pop(struct vfu *v)
 {
-	v->pending_head = (v->pending_head + 1) % VFU_MAX_PENDING;
+	v->pending_head = (v->pending_head + 1) % ARRAY_SIZE(v->pending);
 	v->pending_count--;
 	if (v->pending_count == 0) {
 		event_del(&v->ev_answer);
@@ -89,12 +89,12 @@ int vfu_request(struct vfu *v, const struct vfu_pending *p, const void *payload,
 	struct vfu_pending *slot;
 	int r;
 
-	if (v->pending_count == VFU_MAX_PENDING)
+	if (v->pending_count >= VFU_MAX_PENDING + (p->command == VFIO_USER_DEVICE_RESET))
 		return -EBUSY;
 	r = send_message(v, p->command, VFIO_USER_TYPE_COMMAND, payload, len, fds, n_fds);
 	if (r < 0)
 		return r;
-	slot = &v->pending[(v->pending_head + v->pending_count) % VFU_MAX_PENDING];
+	slot = &v->pending[(v->pending_head + v->pending_count) % ARRAY_SIZE(v->pending)];
 	*slot = *p;
 	slot->id = v->next_id++;
 	if (v->pending_count++ == 0)
@@ -150,6 +150,11 @@ static void refuse(struct vfu *v, const struct vfio_user_header *h)
 
 	if (h->flags & VFIO_USER_NO_REPLY)
 		return;
+	if (v->conn.out_messages >= VFU_MAX_REFUSALS) {
+		vfu_conn_fail(&v->conn, -ENOBUFS, "the device asks and asks and leaves %u messages unread",
+			      v->conn.out_messages);
+		return;
+	}
 	r = vfu_conn_send(&v->conn, &reply, sizeof(reply), NULL, 0);
 	if (r < 0)
 		vfu_conn_fail(&v->conn, r, "refusing the device's request %u failed with error %d of our own",
@@ -444,7 +449,11 @@ static int vfu_region_write(struct transport *t, uint32_t region, uint64_t off, 
 	reg = &v->regions[region];
 	if (!(reg->flags & VFIO_REGION_INFO_FLAG_WRITE) || reg->size < width || off > reg->size - width)
 		return -EINVAL;
-	return vfu_send_region_write(v, NULL, region, off, width, value);
+	r = vfu_send_region_write(v, NULL, region, off, width, value);
+	/* Nobody would know which doorbell is missing. */
+	if (r < 0 && r != -ENODEV)
+		vfu_conn_fail(&v->conn, r, "a register write failed with error %d of our own", -r);
+	return r;
 }
 
 static volatile void *vfu_map_region(struct transport *t, uint32_t region, uint64_t off, uint64_t len)

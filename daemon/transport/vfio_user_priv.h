@@ -22,10 +22,12 @@
 #define VFU_MAX_REPLY 4096u
 /* What we tell the device to be the longest data of its own requests. They are refused, so nothing is kept of it. */
 #define VFU_MAX_XFER 65536u
-/* What may wait for the device to read it. A driver rings doorbells and maps buffers; whoever leaves a thousand of
- * those unread is not coming back. Each waiting DMA_MAP also holds a file descriptor of ours. */
-#define VFU_MAX_QUEUE 1024u
-#define VFU_MAX_QUEUE_BYTES (1u << 20)
+/* What may wait for the device to read it. Whether it reads is judged by time alone; this bounds what we keep. Requests
+ * have a bound of their own, VFU_MAX_PENDING; the rest are register writes, of which the end of a context takes two, and
+ * a device may have 65,535 contexts that end in one go. */
+#define VFU_MAX_QUEUE (4u * 65536u)
+#define VFU_MAX_QUEUE_BYTES (16u << 20)
+#define VFU_MAX_REFUSALS 1024u /* messages that wait already when one more request of the device is answered */
 /* Eventfds in one SET_IRQS: fewer if the device says so. */
 #define VFU_MAX_SEND_FDS 16u
 
@@ -111,7 +113,8 @@ volatile void *vfu_region_map(struct vfu_region *r, uint64_t off, uint64_t len);
 
 /* ---- The device. ----------------------------------------------------------------------------------------------- */
 
-/* Requests without an answer yet. More are refused with -EBUSY; it bounds what a slow device makes us keep. */
+/* Requests without an answer yet. More are refused with -EBUSY; it bounds what a slow device makes us keep, and the file
+ * descriptors of ours that wait with each DMA_MAP. A reset has a place of its own. */
 #define VFU_MAX_PENDING 1024u
 
 struct vfu_pending {
@@ -161,7 +164,7 @@ struct vfu {
 
 	uint16_t next_id;
 	uint32_t pending_head, pending_count;
-	struct vfu_pending pending[VFU_MAX_PENDING]; /* a ring, oldest first */
+	struct vfu_pending pending[VFU_MAX_PENDING + 1]; /* a ring, oldest first */
 	uint64_t answer_since_ns; /* when the oldest became the oldest */
 	struct event ev_answer;
 };

@@ -113,6 +113,37 @@ class Killed(HostileCase):
                 victim.kill()
 
 
+class Much(HostileCase):
+    """A client that leaves much behind, all at once."""
+
+    devices = [{"slots": 8}]
+
+    def test_the_device_is_not_lost_by_what_is_left_to_do(self):
+        innocent = self.connect()
+        w = Workspace(self, innocent)
+        page, greedy = self.sparse(PAGE), [pc.Client(self.stack.socket) for _ in range(2)]
+        for c in greedy:
+            buf = c.buf_import(page)[0]
+            contexts = [c.ctx_new() for _ in range(256)]
+            for ctx in contexts:
+                c.map(ctx, buf, 0, PAGE, pc.READ | pc.WRITE | pc.FIXED, 1 << 20)
+            jobs = [(ctx, c.submit(ctx, 1 << 20, 64)) for ctx in contexts]  # nothing to do, but it ran
+            for ctx, job in jobs:
+                self.assertTrue(c.wait(ctx, job))
+            for _ in range(2000):
+                c.buf_import(page)
+        for c in greedy:
+            c.close()
+        wait_until(lambda: self.snapshot()["dma_maps"] < 100, "all is given back", 30)
+        self.assertTrue(innocent.wait(w.ctx, w.submit(w.put(command(FILL, 1, w.iova, length=PAGE)))))
+        self.assertEqual(self.stack.status()["clients"], 1)
+        innocent.close()
+        rest = self.stack.await_rest()
+        self.assertEqual(rest["fds"], self.before["fds"])
+        self.assertLessEqual(rest["dma_maps"], self.before["dma_maps"] + 2)  # chunks of the table pool, which stay
+        self.before = self.snapshot()
+
+
 class Many(HostileCase):
     config = {"limits": {"uid": {"connections": CONNECTIONS + 100, "contexts": 4000}}}
 
