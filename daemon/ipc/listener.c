@@ -19,7 +19,7 @@
 
 #define BACKLOG 128
 #define ACCEPTS_A_TURN 16
-#define STUCK_MAX 32u /* fds of a uid that do not close: each holds a child process of ours */
+#define QUEUE_MAX 512 /* messages that a socket can hold; the kernel's default for send buffers gives less than 300 */
 #define OUT_OF_FDS_MS 100 /* how long to leave connections waiting when the daemon has no fds left */
 
 struct ipc {
@@ -31,6 +31,30 @@ struct ipc {
 	struct event *accept, *again;
 	struct log_limit limit;
 };
+
+/* Takes everything out of a socket that nobody sends to any more. False: there are fds in it. A message without bytes
+ * looks like the end, so that the end is sure only after as many as there can be. */
+static bool drain(int fd)
+{
+	for (int n = 0; n < QUEUE_MAX; n++) {
+		struct msghdr msg = {0};
+
+		if (recvmsg(fd, &msg, MSG_PEEK | MSG_DONTWAIT) < 0 || (msg.msg_flags & MSG_CTRUNC))
+			return false;
+		recv(fd, NULL, 0, MSG_DONTWAIT | MSG_TRUNC);
+	}
+	return true;
+}
+
+/* The closer is busy with this uid's files for good. A socket that holds none can be closed here and now. */
+static void turn_off(int fd, uid_t uid)
+{
+	shutdown(fd, SHUT_RDWR);
+	if (drain(fd))
+		close(fd);
+	else
+		closer_close(fd, uid);
+}
 
 static void greet(struct ipc *i, int fd)
 {
@@ -45,17 +69,17 @@ static void greet(struct ipc *i, int fd)
 	}
 	about.pid = cred.pid;
 	about.uid = cred.uid;
-	if (closer_stuck(cred.uid) > STUCK_MAX) {
+	if (closer_exhausted(cred.uid)) {
 		log_about(&about, &i->limit, LOG_WARN,
-			  "connection of pid %d, uid %u refused: more than %u fds that it sent "
-			  "cannot be closed",
-			  cred.pid, cred.uid, STUCK_MAX);
-		closer_close(fd, cred.uid);
+			  "connection of pid %d, uid %u refused: too many fds that it sent cannot be closed", cred.pid,
+			  cred.uid);
+		turn_off(fd, cred.uid);
 		return;
 	}
 	r = session_new(&i->sessions, i->base, i->service, fd, cred.uid, cred.pid);
 	if (r == 0)
 		return;
+	shutdown(fd, SHUT_RDWR); /* it need not wait until the closer gets there */
 	log_about(&about, &i->limit, LOG_WARN, "connection of pid %d, uid %u refused: %s", cred.pid, cred.uid,
 		  r == -EDQUOT ? "it has as many as it may have" : strerror(-r));
 	closer_close(fd, cred.uid);

@@ -27,7 +27,7 @@
 #define TURN 16 /* requests before others get a look in */
 #define PROBE 8 /* wake-ups, see session_work() */
 #define REFUSED_MAX 32u /* connections beyond a limit that wait to be told so; more are just closed */
-#define CROWDED_MS 2 /* how long to leave a client that sends many fds while as many wait to be closed */
+#define CROWDED_MS 2 /* how long to leave a client that sends fds for nothing while many wait to be closed */
 #define FDS_MAX 253 /* SCM_MAX_FD of the kernel: no message carries more */
 
 struct kept_reply {
@@ -56,7 +56,7 @@ struct session {
 	struct kept_reply kept[PASID_IN_FLIGHT]; /* by serial */
 	int fds[FDS_MAX]; /* of the message at hand */
 	size_t n_fds;
-	bool many_fds; /* it has sent more with a message than any request takes */
+	bool litters; /* it has sent fds that nothing came of */
 };
 
 static struct log_limit limit; /* of all sessions: a line a client can cause */
@@ -172,8 +172,10 @@ static void consume(struct session *s)
 	while (n < 0 && errno == EINTR);
 	(void)n; /* nothing else reads this socket, and a client that is gone shows at the next peek */
 	s->admitted = false;
-	for (size_t i = 0; i < s->n_fds; i++)
+	for (size_t i = 0; i < s->n_fds; i++) {
+		s->litters |= s->fds[i] >= 0;
 		closer_close(s->fds[i], s->uid);
+	}
 	s->n_fds = 0;
 }
 
@@ -289,7 +291,6 @@ static bool peek_fds(struct session *s)
 	if (recvmsg(s->fd, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
 		return false;
 	take_fds(s, &msg);
-	s->many_fds |= s->n_fds > 1;
 	return !(msg.msg_flags & MSG_CTRUNC);
 }
 
@@ -379,12 +380,12 @@ static bool carry_out(struct session *s, size_t size)
 	return answer(s, s->serial) && !s->owed;
 }
 
-/* A client that sends many fds is read no faster than they are closed, so that they do not pile up here. */
+/* A client that sends fds for nothing is read no faster than they are closed, so that they do not pile up here. */
 static bool fds_keep_up(struct session *s)
 {
 	static const struct timeval wait = {0, CROWDED_MS * 1000};
 
-	if (!s->many_fds || !closer_crowded())
+	if (!s->litters || !closer_crowded(s->uid))
 		return true;
 	event_del(s->readable);
 	evtimer_add(s->resume, &wait);

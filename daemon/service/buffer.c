@@ -56,7 +56,7 @@ static void buf_gone(struct buf *b)
 	struct service_client *c = b->books->client->tag;
 
 	books_buf_gone(s->books, b->books);
-	closer_close(b->fd, c->books->uid); /* perhaps the last one: then gigabytes are freed */
+	closer_close(b->fd, CLOSER_OURS); /* perhaps the last one: then gigabytes are freed */
 	if (c->verb.buf == b)
 		c->verb.buf = NULL;
 	device_poke(b->dev);

@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import pasid_client as pc  # noqa: E402
 import stuck_fuse  # noqa: E402
 from harness import DEADLINE, wait_until  # noqa: E402
-from hostile import COPY, DEVICE_BODY, FILL, MIB, PAGE, HostileCase, Workspace, command  # noqa: E402
+from hostile import COPY, DEVICE_BODY, FILL, MIB, PAGE, HostileCase, Workspace, command, raise_nofile  # noqa: E402
 
 # Linux's fcntl.h and memfd.h
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 1, 2, 4, 8, 16
@@ -30,6 +30,33 @@ SCM_MAX_FD = 253
 def need_fds_in_flight(case):
     if os.getuid() != 0:
         case.skipTest("takes root: the kernel bounds the fds that a uid has in flight, and daemon and clients share it")
+
+
+class AnotherUser:
+    """A process of another uid that waits to be asked, then connects so many times, one after the other."""
+
+    def __init__(self, path, connections):
+        read, self.go = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(read)
+            return
+        status = 1
+        try:
+            os.close(self.go)
+            os.read(read, 1)
+            os.setgid(61003)
+            os.setuid(61003)
+            for _ in range(connections):
+                with pc.Client(path) as client:
+                    client.devices()
+            status = 0
+        finally:
+            os._exit(status)
+
+    def result(self):
+        os.close(self.go)
+        return os.waitpid(self.pid, 0)[1]
 
 
 class Fds(HostileCase):
@@ -319,18 +346,79 @@ class Fds(HostileCase):
             os.close(fd)
         # tearDown: now that the file system is gone, so are those who waited for it.
 
+    def test_one_that_cannot_be_closed_and_many_that_can(self):
+        """However many fds come after it: none of them waits for it for ever."""
+        try:
+            files = stuck_fuse.StuckFiles()
+        except stuck_fuse.Unavailable as why:
+            self.skipTest(f"no file system that blocks: {why}")
+        with files:
+            c = self.connect()
+            fd, good = files.open(), self.memory(PAGE)[0]
+            self.refused(8, c.call, pc.DEVICES, b"", [fd])
+            wait_until(lambda: files.stuck(stuck_fuse.FLUSH), "a close that is stuck")
+            open_fds = self.stack.fds()
+            for _ in range(70):
+                serials = [c.send(pc.DEVICES, b"", [good] * SCM_MAX_FD) for _ in range(4)]
+                for serial in serials:
+                    self.refused(8, c.reply, serial)
+            wait_until(lambda: self.stack.fds() <= open_fds, "all but one are closed")
+            os.close(fd)
+
+    def test_a_uid_whose_fds_do_not_close_stands_alone(self):
+        if os.getuid() != 0:
+            self.skipTest("takes root: to be two users")
+        try:
+            files = stuck_fuse.StuckFiles()
+        except stuck_fuse.Unavailable as why:
+            self.skipTest(f"no file system that blocks: {why}")
+        os.chmod(self.stack.dir, 0o711)
+        os.chmod(self.stack.socket, 0o666)
+        # Before there is a file whose close blocks, which a process inherits that is made later.
+        other = AnotherUser(self.stack.socket, 100)
+        with files:
+            c = self.connect()
+            fd = files.open()
+            for _ in range(60):
+                self.refused(8, c.call, pc.DEVICES, b"", [fd] * 2)
+            wait_until(lambda: files.stuck(stuck_fuse.FLUSH) >= 16, "as many as there may be")
+            wait_until(lambda: self.turned_away(), "its uid is turned away")
+            open_fds = self.stack.fds()
+            for _ in range(100):
+                self.assertTrue(self.turned_away())
+            self.assertEqual(other.result(), 0, "another uid was not served")
+            wait_until(lambda: self.stack.fds() <= open_fds, "what others leave is closed")
+            os.close(fd)
+        c.close()
+
+    def turned_away(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.connect(self.stack.socket)
+            s.settimeout(5)
+            try:
+                s.send(pc.HEADER.pack(32, pc.HELLO, 0, 1) + struct.pack("<IIQ", 0x44534150, 1, 0))
+                return not s.recv(1 << 16)
+            except (BrokenPipeError, ConnectionResetError):
+                return True
+
+    def test_many_sockets_that_linger(self):
+        """More than there are children to wait for them, with one message."""
+        self.linger(40, together=True)
+
     def test_sockets_that_linger(self):
+        self.linger(6)
+
+    def linger(self, count, together=False):
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.addCleanup(listener.close)
         c = self.connect()
-        peers = []
-        # While the daemon reads nothing, so that its references are the last ones: this process must not linger itself.
-        self.stack.daemon.send_signal(signal.SIGSTOP)
-        self.addCleanup(self.stack.daemon.send_signal, signal.SIGCONT)
-        for i in range(6):
+        raise_nofile()
+        peers, senders = [], []
+        for _ in range(count):
             s = socket.create_connection(listener.getsockname())
             peers.append(listener.accept()[0])
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             s.setblocking(False)
             try:
                 while True:
@@ -339,12 +427,20 @@ class Fds(HostileCase):
                 pass
             s.setblocking(True)
             s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+            senders.append(s)
+        # While the daemon reads nothing, so that its references are the last ones: this process must not linger itself.
+        self.stack.daemon.send_signal(signal.SIGSTOP)
+        self.addCleanup(self.stack.daemon.send_signal, signal.SIGCONT)
+        for i, s in enumerate([] if together else senders):
             c.send(pc.BUF_IMPORT if i % 2 else pc.DEVICES, DEVICE_BODY if i % 2 else b"", [s.fileno()])
+        if together:
+            c.send(pc.DEVICES, b"", [s.fileno() for s in senders])
+        for s in senders:
             s.close()  # the daemon's are the last references, and closing them waits for an hour
         self.stack.daemon.send_signal(signal.SIGCONT)
-        for serial in range(c.serial - 6, c.serial):
+        for serial in range(c.serial - (1 if together else count), c.serial):
             self.assertIn(self.refused_any(c, serial).reason, (8, 70))
-        wait_until(lambda: self.lingering(listener) >= 6, "sockets that linger")
+        wait_until(lambda: self.lingering(listener) >= count, "sockets that linger", 30)
         self.assert_served()
         self.assertTrue(c.devices())
         for peer in peers:
