@@ -177,19 +177,25 @@ uint64_t aspace_drop_owner(struct aspace *as, uint32_t owner, void (*gone)(void 
 	return put_away(as, take_out(as, owner, false, gone, arg), unused, arg);
 }
 
-bool aspace_drop_some(struct aspace *as, uint64_t max, void (*unused)(void *arg, struct buffer *buf), void *arg)
+bool aspace_drop_some(struct aspace *as, uint32_t owner, uint64_t *from, uint64_t max,
+		      void (*gone)(void *arg, struct range r), void (*unused)(void *arg, struct buffer *buf), void *arg)
 {
 	struct itree_node *n, *next;
 
-	assert(!as->plan && !as->mixed);
-	for (n = itree_first(&as->tree); n && max--; n = next) {
+	assert(!as->plan);
+	for (n = itree_at_or_above(&as->tree, *from); n && max--; n = next) {
 		next = itree_next(n);
+		if (mapping_of(n)->owner != owner)
+			continue;
 		itree_erase(&as->tree, n);
 		as->count--;
 		as->bytes -= n->last - n->first + 1;
+		if (gone)
+			gone(arg, (struct range){n->first, n->last});
 		n->left = NULL;
 		put_away(as, mapping_of(n), unused, arg);
 	}
+	*from = n ? n->first : 0;
 	return n;
 }
 

@@ -82,6 +82,8 @@ struct context {
 	struct aspace own; /* not in `global` mode */
 	struct aspace *aspace; /* &own or &device->shared */
 	uint64_t mappings, bytes; /* of this context */
+	uint64_t cleared; /* of these mappings, by books_ctx_clear_some() */
+	uint64_t clear_from; /* where that goes on */
 	struct job *jobs; /* ring of jobs not ended, by number & (jobs_size - 1) */
 	uint32_t jobs_size;
 	uint64_t submitted; /* last job number given */
@@ -129,8 +131,9 @@ struct buffer_entry *books_buffer(struct client *c, uint32_t id, struct refusal 
 int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, struct context **ret);
 /* Its mappings and jobs are dropped; gone() (may be NULL) is told each range. Idempotent. */
 void books_ctx_clear(struct books *b, struct context *ctx, void (*gone)(void *arg, struct range r), void *arg);
-/* The same by instalments: at most 16,384 mappings of a private address space at a time. True if there are more. */
-bool books_ctx_clear_some(struct books *b, struct context *ctx);
+/* The same by instalments: each looks at no more than 16,384 mappings, others' in a shared address space included. True if
+ * there are more. */
+bool books_ctx_clear_some(struct books *b, struct context *ctx, void (*gone)(void *arg, struct range r), void *arg);
 void books_ctx_lost(struct books *b, struct context *ctx);
 /* The device has forgotten it by then: its ids go into quarantine, or are free at once if it never ran. */
 void books_ctx_free(struct books *b, struct context *ctx);

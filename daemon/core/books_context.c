@@ -169,6 +169,14 @@ static void clearing_unused(void *arg, struct buffer *buf)
 	books_buffer_unused(c->books, buf);
 }
 
+static void clear_end(struct context *ctx)
+{
+	ctx->mappings = 0;
+	ctx->bytes = 0;
+	charge_return_all(&ctx->c_mappings);
+	books_jobs_done(ctx, ctx->submitted);
+}
+
 void books_ctx_clear(struct books *b, struct context *ctx, void (*gone)(void *arg, struct range r), void *arg)
 {
 	struct clearing c = {b, gone, arg};
@@ -176,17 +184,22 @@ void books_ctx_clear(struct books *b, struct context *ctx, void (*gone)(void *ar
 	/* In a shared address space somebody else's bind list may be open by now; one without mappings is not bothered. */
 	if (ctx->mappings)
 		aspace_drop_owner(ctx->aspace, ctx->id, clearing_gone, clearing_unused, &c);
-	ctx->mappings = 0;
-	ctx->bytes = 0;
-	charge_return_all(&ctx->c_mappings);
-	books_jobs_done(ctx, ctx->submitted);
+	clear_end(ctx);
 }
 
-bool books_ctx_clear_some(struct books *b, struct context *ctx)
+bool books_ctx_clear_some(struct books *b, struct context *ctx, void (*gone)(void *arg, struct range r), void *arg)
 {
-	if (ctx->aspace == &ctx->own && aspace_drop_some(&ctx->own, ASPACE_TAKE_MAX, books_buffer_unused, b))
+	struct clearing c = {b, gone, arg};
+	uint64_t before = ctx->aspace->count;
+	bool more = false;
+
+	if (ctx->mappings > ctx->cleared)
+		more = aspace_drop_some(ctx->aspace, ctx->id, &ctx->clear_from, ASPACE_TAKE_MAX, clearing_gone,
+					clearing_unused, &c);
+	ctx->cleared += before - ctx->aspace->count;
+	if (more && ctx->cleared < ctx->mappings)
 		return true;
-	books_ctx_clear(b, ctx, NULL, NULL);
+	clear_end(ctx);
 	return false;
 }
 

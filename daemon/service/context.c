@@ -98,16 +98,27 @@ static void ctx_cleared(struct ctx *ctx)
 		ctx_release(ctx);
 }
 
-/* True if there are more. */
+static void unmap_shared(void *arg, struct range r)
+{
+	struct ctx *ctx = arg;
+	uint32_t no_budget = 0; /* whole mappings: nothing is split */
+
+	pgtable_unmap(ctx->pt, r, &no_budget);
+}
+
+/* The next instalment, if others have had their turn since the last one. True if there are more. */
 static bool clear_some(struct ctx *ctx)
 {
 	struct service *s = ctx->dev->svc;
 	uint64_t before = ctx->books->aspace->count;
-	bool more = books_ctx_clear_some(s->books, ctx->books);
+	bool more;
 
-	ctx->dev->cleared += before - ctx->books->aspace->count;
+	if (ctx->dev->cleared >= ASPACE_TAKE_MAX)
+		return true;
+	more = books_ctx_clear_some(s->books, ctx->books, ctx->pt ? unmap_shared : NULL, ctx);
+	/* In a shared address space it has looked at more than it has taken away. */
+	ctx->dev->cleared += more || ctx_global(ctx) ? ASPACE_TAKE_MAX : before - ctx->books->aspace->count;
 	buf_take_unused(s, &ctx->unused);
-	buf_unmap_unused(&ctx->unused);
 	return more;
 }
 
@@ -115,10 +126,15 @@ static bool clear_some(struct ctx *ctx)
  * another's million mappings, in one context or in hundreds. */
 static void clear_step(struct ctx *ctx)
 {
-	if (ctx->dev->cleared < ASPACE_TAKE_MAX && !clear_some(ctx)) {
+	/* In a shared address space a bind list may be open. */
+	bool free_of_others = !ctx_global(ctx) || !ctx->dev->shared_busy || !ctx->books->mappings;
+
+	if (free_of_others && !clear_some(ctx)) {
+		buf_unmap_unused(&ctx->unused);
 		ctx_cleared(ctx);
 		return;
 	}
+	buf_unmap_unused(&ctx->unused);
 	device_wait(ctx->dev, &ctx->pending);
 	device_poke(ctx->dev);
 }
@@ -164,23 +180,16 @@ static bool stop_done(struct ctx *ctx)
 	return true;
 }
 
-static void unmap_shared(void *arg, struct range r)
-{
-	struct ctx *ctx = arg;
-	uint32_t no_budget = 0; /* whole mappings: nothing is split */
-
-	pgtable_unmap(ctx->pt, r, &no_budget);
-}
-
 /* In the shared address space only its own mappings go; they are unmapped before the invalidation. */
 static bool clear_shared(struct ctx *ctx)
 {
 	if (ctx->dev->shared_busy && !ctx->busy)
 		return false;
 	ctx->dev->shared_busy = ctx->busy = true;
-	books_ctx_clear(ctx->dev->svc->books, ctx->books, unmap_shared, ctx);
-	buf_take_unused(ctx->dev->svc, &ctx->unused);
-	return true;
+	if (!clear_some(ctx))
+		return true;
+	device_poke(ctx->dev);
+	return false;
 }
 
 static bool invalidate_begin(struct ctx *ctx)
@@ -304,7 +313,7 @@ void ctx_device_gone(struct ctx *ctx)
 
 void ctx_clear_now(struct ctx *ctx)
 {
-	while (books_ctx_clear_some(ctx->dev->svc->books, ctx->books))
+	while (books_ctx_clear_some(ctx->dev->svc->books, ctx->books, NULL, NULL))
 		;
 	buf_take_unused(ctx->dev->svc, &ctx->unused);
 	buf_unmap_unused(&ctx->unused);

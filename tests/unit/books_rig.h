@@ -367,7 +367,7 @@ static inline void rig_end_context(struct rig *g, struct m_context *x, uint32_t 
 	rig_say(g, RECORD_INTENT, &rec, false);
 	m_drop_mappings(g, x);
 	x->ended = x->submitted;
-	while (draw(2) && books_ctx_clear_some(g->books, x->c))
+	while (draw(2) && books_ctx_clear_some(g->books, x->c, NULL, NULL))
 		check(!"so few mappings go at once");
 	if (kind == RECORD_CTX_FREE) {
 		books_ctx_free(g->books, x->c);
