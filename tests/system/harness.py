@@ -7,6 +7,7 @@ it says about them is seen from outside: /proc, and the counters of the GPU's st
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,8 @@ import tempfile
 import time
 
 DEADLINE = 10.0  # s: for a process to begin or to end, and for a predicate to come true
+
+SANITIZER = re.compile(r"Sanitizer|runtime error")
 
 _STATUS_HEAD = "magic version slots formats".split()
 _STATUS_COUNTERS = ("resets tlb_hits tlb_misses walks stale_hits tlb_entries conflicts faults switches jobs "
@@ -99,14 +102,21 @@ class Stack:
         self.stop()
 
     def stop(self):
-        try:
-            self.stop_daemon()
-            for i in range(len(self.gpus)):
-                self.stop_gpu(i)
-        finally:
-            for log in self._logs:
-                log.close()
-            shutil.rmtree(self.dir, ignore_errors=True)
+        """Ends all that is left. Whoever did not end well, or said what a sanitizer says, fails the test."""
+        bad = []
+        for stop, *args in [(self.stop_daemon,)] + [(self.stop_gpu, i) for i in range(len(self.gpus))]:
+            try:
+                stop(*args)
+            except HarnessError as error:
+                bad.append(str(error))
+        if not bad and self._logs and SANITIZER.search(self.log_tail(None)):
+            bad.append(f"a sanitizer spoke\n{self.log_tail()}")
+        for log in self._logs:
+            log.close()
+        self._logs = []
+        shutil.rmtree(self.dir, ignore_errors=True)
+        if bad:
+            raise HarnessError("\n".join(bad))
 
     def _start(self, name, args, env=None):
         log = open(os.path.join(self.dir, name + ".log"), "ab")
@@ -114,19 +124,24 @@ class Stack:
         return subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                 env={**os.environ, **(env or {})})
 
-    def _end(self, process, sig=signal.SIGTERM):
-        """The exit status; a process that does not end by itself is killed and the test fails."""
+    def _end(self, process, sig):
+        """The test fails unless the process ends when it is told to, and not before, with status 0: sanitizers and leaks
+        give others. One that was killed, here or by a test, has no say in it."""
         if process is None:
-            return None
-        if process.poll() is None:
+            return
+        told = process.poll() is None
+        if told:
             process.send_signal(signal.SIGCONT)
             process.send_signal(sig)
         try:
-            return process.wait(DEADLINE)
+            status = process.wait(DEADLINE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise HarnessError(f"process {process.args[0]} did not end\n{self.log_tail()}") from None
+            raise HarnessError(f"{process.args[0]} did not end\n{self.log_tail()}") from None
+        if status != -signal.SIGKILL and (status or not told):
+            when = "when it was told to" if told else "by itself"
+            raise HarnessError(f"{process.args[0]} ended {when}, with status {status}\n{self.log_tail()}")
 
     def _await_socket(self, process, path, kind):
         def ready():
@@ -158,7 +173,7 @@ class Stack:
 
     def stop_gpu(self, i=0, sig=signal.SIGTERM):
         process, self.gpus[i] = self.gpus[i], None
-        return self._end(process, sig)
+        self._end(process, sig)
 
     @property
     def socket(self):
@@ -180,16 +195,17 @@ class Stack:
 
     def stop_daemon(self, sig=signal.SIGTERM):
         process, self.daemon = self.daemon, None
-        return self._end(process, sig)
+        self._end(process, sig)
 
     # Looking from outside.
 
     def log_tail(self, lines=40):
+        """The last lines of each log; all of them if lines is None."""
         text = ""
         for name in sorted(os.listdir(self.dir)):
             if name.endswith(".log"):
                 with open(os.path.join(self.dir, name), errors="replace", encoding="utf-8") as f:
-                    text += f"--- {name}\n" + "".join(f.readlines()[-lines:])
+                    text += f"--- {name}\n" + "".join(f.readlines()[-lines if lines else None:])
         return text
 
     def status(self, i=0):

@@ -34,8 +34,7 @@ class GoneTest(StackTest):
 
     def revive(self, i=0):
         """Whatever a test did to it: the device is there again."""
-        if self.stack.gpus[i] is None or self.stack.gpus[i].poll() is not None:
-            self.stack.gpus[i] = None
+        if self.stack.gpus[i] is None:
             self.stack.start_gpu(i)
         self.stack.gpus[i].send_signal(signal.SIGCONT)
         with pc.Client(self.stack.socket) as c:

@@ -144,7 +144,7 @@ class DeviceView(LyingTest):
     def setUpClass(cls):
         cls.stack = SlowStack([{"slots": 4}])
         cls.stack.kinds = (Slow,)
-        cls.addClassCleanup(cls._end)
+        cls.addClassCleanup(cls.stack.stop)
         cls.stack.__enter__()
 
     def setUp(self):

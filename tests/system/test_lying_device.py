@@ -48,10 +48,12 @@ class LyingStack(harness.Stack):
             json.dump(config, f)
 
     def stop(self):
-        for device in self.served.values():
-            device.close()
-        self.served = {}
-        super().stop()
+        try:
+            super().stop()
+        finally:
+            for device in self.served.values():
+                device.close()
+            self.served = {}
 
     def fake_path(self, name):
         return os.path.join(self.dir, name + ".sock")
@@ -66,7 +68,7 @@ class LyingTest(StackTest):
         print(f"# seed {SEED}")
         cls.stack = LyingStack([{"slots": 4}])
         cls.stack.fakes, cls.stack.kinds = cls.fakes, cls.kinds
-        cls.addClassCleanup(cls._end)
+        cls.addClassCleanup(cls.stack.stop)
         cls.stack.__enter__()
         with pc.Client(cls.stack.socket) as c:
             for name in ["gpu0", *cls.stack.served]:
