@@ -98,7 +98,8 @@ run_mutants() {
 	python3 tests/mutants/run.py --results "$results" || true
 }
 
-packages=("${PACKAGES[@]}" g++ fuse3 libfuse3-dev)
+# fuse3: a user who is not root mounts through its fusermount3 (tests/system/stuck_fuse.py).
+packages=("${PACKAGES[@]}" g++ fuse3)
 [[ $what == tests ]] || packages+=(patch)
 need_packages "$setup" "${packages[@]}"
 if [[ $what == all ]]; then
