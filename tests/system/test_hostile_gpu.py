@@ -15,6 +15,7 @@ import pasid_client as pc  # noqa: E402
 from hostile import COPY, FILL, HANG, MIB, PAGE, PATIENCE, HostileCase, Workspace, command  # noqa: E402
 
 SET_TTBR = 10
+MARKS = (0x148000, 0x14A000)  # what the device writes: marks behind 0x48000 bytes of rings, and fault records
 FLOOD_S = 2.0
 
 
@@ -53,10 +54,11 @@ class Gpu(HostileCase):
         self.assertEqual(c.next_fault()[2][0][:4], (job, w.cmd_iova, 4, 5))
 
     def test_the_daemons_own_bus_addresses(self):
-        """Rings, tables and fences lie at bus addresses; a GPU program names virtual ones and reaches none of them."""
+        """Rings, marks, tables, fences and buffers lie at bus addresses; a GPU program names virtual ones and reaches none
+        of them."""
         c = self.connect()
         w = Workspace(self, c)
-        for bus in (0x100000, 0x101000, 0x40000000, 0x8000000000, 0x100000000000):
+        for bus in (0x100000, 0x101000, *MARKS, 0x40000000, 0x8000000000, 0x100000000000):
             for text in (command(FILL, 0xBAD, bus, length=PAGE), command(COPY, 0, w.iova, bus, PAGE)):
                 job = w.submit(w.put(text))
                 self.assertTrue(c.wait(w.ctx, job))
