@@ -3,10 +3,10 @@
  * The bank: draws a statement into its surface on the GPU and keeps it there, with parts of it in the GPU's scratch
  * memory, while somebody else uses the same GPU. At the end it looks whether its surface is still what it drew.
  *
- *   demo-bank DIRECTORY    prints "ready", works on nothing until a line comes on stdin, then checks and ends
+ *   demo-bank DIRECTORY    prints "ready", then does what lines on stdin say: "look", or "end", which ends it
  *
- * Leaves in DIRECTORY: truth.bin (what the statement must be, drawn by the CPU), surface.bin and bank.png (what the
- * surface is at the end).
+ * Leaves in DIRECTORY: truth.bin (what the statement must be, drawn by the CPU), surface.bin (what the surface is, at
+ * each look and at the end) and bank.png (the same as a picture, at the end).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -181,6 +181,14 @@ static void open_bank(struct bank *bank)
 	gpu_memory_map(&bank->gpu, bank->gpu.ctx, &bank->surface, BANK_SURFACE, PICTURE_BYTES);
 }
 
+static void keep_surface(struct bank *bank, const char *directory)
+{
+	char path[4096];
+
+	snprintf(path, sizeof(path), "%s/surface.bin", directory);
+	gpu_dump(&bank->gpu, path, bank->surface.map, PICTURE_BYTES);
+}
+
 static void check_and_leave(struct bank *bank, const char *directory)
 {
 	unsigned int faults = gpu_events(&bank->gpu, "bank");
@@ -190,8 +198,7 @@ static void check_and_leave(struct bank *bank, const char *directory)
 	uint32_t i;
 	int r;
 
-	snprintf(path, sizeof(path), "%s/surface.bin", directory);
-	gpu_dump(&bank->gpu, path, bank->surface.map, PICTURE_BYTES);
+	keep_surface(bank, directory);
 	snprintf(path, sizeof(path), "%s/bank.png", directory);
 	r = picture_write_png(path, bank->surface.map);
 	if (r < 0)
@@ -200,6 +207,24 @@ static void check_and_leave(struct bank *bank, const char *directory)
 	for (i = 0; i < bank->n_vaults; i++)
 		gpu_record_switches(&bank->gpu, bank->vaults[i]);
 	record("checked\tbytes=%u\tchanged_cpu=%zu\tchanged_gpu=%zu\tfaults=%u", PICTURE_BYTES, on_cpu, on_gpu, faults);
+}
+
+/* Does what is asked for on stdin. False: nobody asked for the end. */
+static bool obey(struct bank *bank, const char *directory)
+{
+	char line[16];
+
+	while (fgets(line, sizeof(line), stdin)) {
+		if (!strcmp(line, "end\n")) {
+			check_and_leave(bank, directory);
+			return true;
+		}
+		if (!strcmp(line, "look\n")) {
+			keep_surface(bank, directory);
+			record("looked");
+		}
+	}
+	return false;
 }
 
 int main(int argc, char **argv)
@@ -224,10 +249,8 @@ int main(int argc, char **argv)
 	gpu_dump(&bank.gpu, path, bank.truth, PICTURE_BYTES);
 	record("ready\tctx=%u\tmode=%u\tslots=%u\titems=%zu\tvaults=%u", bank.gpu.ctx, bank.gpu.mode, bank.gpu.slots,
 	       bank.n_items, bank.n_vaults);
-	while (getchar() != '\n')
-		if (feof(stdin) || ferror(stdin))
-			return 2;
-	check_and_leave(&bank, argv[1]);
+	if (!obey(&bank, argv[1]))
+		return 2;
 	bank.gpu.pasid = pasid_disconnect(bank.gpu.pasid);
 	return 0;
 }

@@ -3,8 +3,9 @@
 """The bank and the thief on one GPU.
 
 Starts pasid-refgpu and pasidd in a temporary directory, then the bank, then the thief; counts the bytes that the thief
-got and the bytes of the bank that it changed. Counting is done here, from the bytes that the two programs left behind:
-the thief's own opinion of its success is printed and not believed.
+got and the bytes of the bank that it changed, by looking at the bank's surface after each attempt. Counting is done
+here, from the bytes that the two programs left behind: the thief's own opinion of its success is printed and not
+believed.
 
 Exit status: 0 nothing leaked, 1 something leaked, 2 it could not be run.
 """
@@ -52,6 +53,7 @@ ATTEMPTS = [
     ("atomic", "ATOMIC on the bank's surface", False),
     ("blit", "BLIT over the bank's surface", False),
 ]
+SCRIBBLES = ("fill", "atomic", "blit")  # attempts that want to change something
 
 
 class CannotRun(Exception):
@@ -108,18 +110,22 @@ class Records:
         fields = line.rstrip("\n").split("\t")
         return fields[0], dict(f.split("=", 1) for f in fields[1:] if "=" in f)
 
-    def read_until(self, kind):
-        """Reads up to the first record of this kind and returns it."""
+    def read_until(self, *kinds):
+        """Reads up to the first record of one of these kinds and returns it, with its kind."""
         for line in self.process.popen.stdout:
             name, fields = self.parse(line)
             self.all.append((name, fields))
             if name == "died":
                 raise CannotRun(f"the {self.process.name} could not {fields.get('what')}: {fields.get('text')} "
                                 f"({fields.get('code')})")
-            if name == kind:
-                return fields
+            if name in kinds:
+                return name, fields
         status = self.process.popen.wait()
-        raise CannotRun(f"the {self.process.name} ended with status {status} before it said \"{kind}\"")
+        raise CannotRun(f"the {self.process.name} ended with status {status} before it said \"{kinds[0]}\"")
+
+    def tell(self, line):
+        self.process.popen.stdin.write(line + "\n")
+        self.process.popen.stdin.flush()
 
     def of(self, kind):
         return [fields for name, fields in self.all if name == kind]
@@ -231,19 +237,37 @@ class Stage:
         self.start_gpu()
         self.start_daemon()
         self.bank = self.start_program("bank", self.uids[0])
-        self.ready = self.bank.read_until("ready")
+        self.ready = self.bank.read_until("ready")[1]
+        self.damage = Damage((self.top / "bank/truth.bin").read_bytes())
+        if self.damage.add("nobody", self.look()):
+            raise CannotRun("the bank's surface is not as drawn before the thief has come")
         self.before = self.status()
         self.thief = self.start_program("thief", self.uids[1], self.ready["ctx"])
-        self.thief.read_until("end")
+        self.watch_thief()
         self.after = self.status()
-        self.bank.process.popen.stdin.write("\n")
-        self.bank.process.popen.stdin.flush()
-        self.checked = self.bank.read_until("checked")
+        self.bank.tell("end")
+        self.checked = self.bank.read_until("checked")[1]
+        self.damage.add("the end", (self.top / "bank/surface.bin").read_bytes())
         for records in (self.bank, self.thief):
             status = records.process.popen.wait(10)
             if status:
                 raise CannotRun(f"the {records.process.name} ended with status {status}")
         self.end_services()
+
+    def look(self):
+        """The bank's surface as it is now."""
+        self.bank.tell("look")
+        self.bank.read_until("looked")
+        return (self.top / "bank/surface.bin").read_bytes()
+
+    def watch_thief(self):
+        """One attempt after the other: the next one only when it has been seen what the last one has changed."""
+        while True:
+            kind, fields = self.thief.read_until("attempt", "end")
+            if kind == "end":
+                return
+            self.damage.add(fields["name"], self.look())
+            self.thief.tell("")
 
     def end_services(self):
         for child in (self.daemon, self.gpu):
@@ -265,15 +289,43 @@ class Stage:
                 yield path.name, lines
 
 
+class Damage:
+    """Bytes of the bank's surface that stopped being as drawn, by the attempt after which that was so."""
+
+    def __init__(self, truth):
+        self.truth = self.last = truth
+        self.by = {}
+        self.mended = 0  # bytes that an attempt changed back into what they had been, by chance
+
+    def add(self, attempt, surface):
+        """Looks at the surface after an attempt. Returns how many bytes have changed that had not."""
+        if len(surface) != len(self.truth):
+            raise CannotRun("the surfaces have different sizes")
+        changed = 0
+        for at in range(0, len(surface), 4096):
+            now, last = surface[at:at + 4096], self.last[at:at + 4096]
+            if now != last:
+                for old, new, true in zip(last, now, self.truth[at:at + 4096]):
+                    changed += old == true != new
+                    self.mended += old != true == new
+        self.last = surface
+        self.by[attempt] = self.by.get(attempt, 0) + changed
+        return changed
+
+    @property
+    def total(self):
+        return sum(self.by.values())
+
+
 class Count:
     """What the thief holds, by the bank's truth."""
 
     def __init__(self, stage):
-        self.truth = (stage.top / "bank/truth.bin").read_bytes()
-        self.surface = (stage.top / "bank/surface.bin").read_bytes()
+        self.truth = stage.damage.truth
+        self.damage = stage.damage
         self.loot = (stage.top / "thief/loot.bin").read_bytes()
         self.stash = (stage.top / "thief/stash.bin").read_bytes()
-        if not len(self.truth) == len(self.surface) == len(self.loot):
+        if len(self.truth) != len(self.loot):
             raise CannotRun("the surfaces have different sizes")
         if {0, OWN, POISON} & set(self.truth):
             raise CannotRun("the statement contains bytes that mark memory")
@@ -289,7 +341,7 @@ class Count:
             if part["attempt"] == "scratch":
                 innocent.add(0)
             self.count(part["attempt"], self.stash[off:off + length], int(part["iova"], 16), innocent)
-        self.changed = sum(a != b for a, b in zip(self.surface, self.truth))
+        self.changed = sum(a != b for a, b in zip(self.damage.last, self.truth))
 
     def count(self, attempt, data, iova, innocent):
         """Adds up bytes that came from iova on."""
@@ -313,6 +365,8 @@ class Count:
             parts.append(f"{self.stolen[name]} STATEMENT BYTES")
         if self.foreign.get(name):
             parts.append(f"{self.foreign[name]} other foreign bytes")
+        if self.damage.by.get(name) or name in SCRIBBLES:
+            parts.append(f"{self.damage.by[name]} bytes of the bank changed")
         return ", ".join(parts) or "nothing"
 
 
@@ -334,7 +388,7 @@ def print_attempts(stage, count):
     """One line for each attempt. Returns what the thief did that it must not be able to do, as sentences."""
     by_name = {a["name"]: a for a in stage.thief.of("attempt")}
     breaches = []
-    print(f"\n{'the thief tries to':<46}{'tries':>6}{'done':>6}{'fault':>6}{'refused':>8}  and got")
+    print(f"\n{'the thief tries to':<46}{'tries':>6}{'done':>6}{'fault':>6}{'refused':>8}  and what came of it")
     for name, title, may_complete in ATTEMPTS:
         a = by_name.get(name)
         if a is None or a["tries"] == "0":
@@ -347,6 +401,8 @@ def print_attempts(stage, count):
         print(f"{title:<46}{tries:>6}{done:>6}{faulted:>6}{refused:>8}  {gave}{note}")
         if done and not may_complete:
             breaches.append(f"{done} of {tries} tries to {title} went through")
+        if count.damage.by[name]:
+            breaches.append(f"{count.damage.by[name]} bytes of the bank changed while the thief tried to {title}")
         if name == "unmapped" and not a["note"].startswith("0 "):
             breaches.append(f"{a['note']} after unmapping")
     return breaches
@@ -400,6 +456,9 @@ def print_surfaces(stage, count):
     gpu = int(stage.checked["changed_gpu"])
     print("\nsurfaces, every byte:")
     print(f"  bank   {total - count.changed} of {total} bytes as drawn by the CPU's view, {total - gpu} by the GPU's")
+    if count.damage.total:
+        print("         changed: " + ", ".join(f"{n} by {name}" for name, n in count.damage.by.items() if n)
+              + (f"; {count.damage.mended} of these changed back by a later one" if count.damage.mended else ""))
     held = sum(count.held[i] for i in range(total) if count.loot[i] == count.truth[i])
     print(f"  thief  {held} of {total} bytes are the statement's, {count.loot.count(POISON)} untouched")
     for name, source in (("bank", "bank/bank.png"), ("thief", "thief/thief.png")):

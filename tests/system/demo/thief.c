@@ -3,7 +3,7 @@
  * The thief: an app with a context of its own on the bank's GPU, which tries everything that an app can try to get at
  * the bank's memory. What may destroy something comes last, so that what can be stolen is stolen whole.
  *
- *   demo-thief DIRECTORY BANK-CONTEXT
+ *   demo-thief DIRECTORY BANK-CONTEXT    waits for a line on stdin after each attempt, so that others can look
  *
  * It claims nothing: it reports what each attempt returned and leaves in DIRECTORY all bytes that it got: loot.bin (the
  * bank's surface, page by page), stash.bin (all else; records tell what lies where) and thief.png (loot.bin as a
@@ -52,9 +52,16 @@ static void attempt_begin(struct thief *t, const char *name)
 
 static void attempt_end(struct thief *t, const char *note)
 {
+	int c;
+
 	gpu_events(&t->gpu, t->attempt);
 	record("attempt\tname=%s\ttries=%u\tdone=%u\tfaulted=%u\trefused=%u\tnote=%s", t->attempt, t->tries, t->done,
 	       t->faulted, t->refused, note);
+	do {
+		c = getchar();
+		if (c == EOF)
+			exit(2);
+	} while (c != '\n');
 }
 
 /* Runs one job of n commands as a try of this attempt. Returns 1 if it completed. */
