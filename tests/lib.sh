@@ -63,7 +63,7 @@ need_packages() {
 build() {
 	local dir=$1 log
 	shift
-	log=$(mktemp)
+	log=$(mktemp) || return 1
 	# shellcheck disable=SC2086
 	if ! { { [[ -f "$dir/build.ninja" ]] || meson setup "$dir" "$@"; } && ninja -C "$dir" ${targets:-}; } >"$log" 2>&1; then
 		grep -v '^\[[0-9]*/[0-9]*\] ' "$log" | tail -n 60 >&2

@@ -281,12 +281,11 @@ class Stage:
         for child in reversed(self.children):
             child.kill()
 
-    def logs(self):
+    def show_logs(self):
         """The end of what each program said on stderr."""
         for path in sorted((self.top / "log").iterdir()):
-            lines = path.read_text(errors="replace").splitlines()[-20:]
-            if lines:
-                yield path.name, lines
+            for line in path.read_text(errors="replace").splitlines()[-20:]:
+                complain(f"{path.name}: {line}", sys.stderr)
 
 
 class Damage:
@@ -506,37 +505,63 @@ def parse_arguments():
 
 
 def run(args):
+    """The status of a verdict. Whatever comes in between is raised; nothing stays behind in any case."""
     top = Path(tempfile.mkdtemp(prefix="pasidd-demo."))
-    stage = Stage(args, top)
+    stage = None
     try:
+        stage = Stage(args, top)
         args.out.mkdir(parents=True, exist_ok=True)
         stage.run()
-        status = verdict(stage)
-    except (CannotRun, OSError, subprocess.SubprocessError, KeyError, ValueError) as problem:
-        stage.clean_up()
-        for name, lines in stage.logs():
-            for line in lines:
-                print(f"{name}: {line}", file=sys.stderr)
-        print(f"COULD NOT RUN: {problem}", flush=True)
-        status = 2
+        return verdict(stage)
+    except Exception:
+        ignore_signals()
+        if stage:
+            stage.clean_up()
+            stage.show_logs()
+        raise
     finally:
-        signal.alarm(0)
-        stage.clean_up()
+        ignore_signals()
+        if stage:
+            stage.clean_up()
         shutil.rmtree(top, ignore_errors=True)
-    return status
+
+
+def ignore_signals():
+    """From here on only cleaning up is left to do, and that is not to be cut short."""
+    signal.alarm(0)
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def complain(line, *streams):
+    """Prints a line, if anybody listens."""
+    for stream in streams:
+        try:
+            print(line, file=stream, flush=True)
+            return
+        except (OSError, ValueError):
+            pass
 
 
 def main():
-    args = parse_arguments()
-    signal.signal(signal.SIGALRM, on_alarm)
-    signal.signal(signal.SIGTERM, on_terminate)
-    signal.signal(signal.SIGINT, on_terminate)
-    signal.alarm(TIME_LIMIT)
-    status = run(args)
+    """The exit status. 1 is said of a leak and of nothing else, and a verdict that could not be printed is none."""
+    try:
+        args = parse_arguments()
+        signal.signal(signal.SIGALRM, on_alarm)
+        signal.signal(signal.SIGTERM, on_terminate)
+        signal.signal(signal.SIGINT, on_terminate)
+        signal.alarm(TIME_LIMIT)
+        status = run(args)
+        sys.stdout.flush()
+    except Exception as problem:  # pylint: disable=broad-except
+        what = problem if isinstance(problem, (CannotRun, OSError)) else repr(problem)
+        complain(f"COULD NOT RUN: {what}", sys.stdout, sys.stderr)
+        return 2
     if args.expect is not None:
         return 0 if status == args.expect else 3
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not sys.exit(): what could not be written would be tried again there, and give a status of Python's own.
+    os._exit(main())
