@@ -5,6 +5,7 @@ The programs are $PASID_REFGPU and $PASIDD. Stack is a context manager; it ends 
 it says about them is seen from outside: /proc, and the counters of the GPU's status page.
 """
 
+import collections
 import json
 import os
 import re
@@ -224,6 +225,23 @@ class Stack:
         """Bytes of resident memory."""
         with open(f"/proc/{(process or self.daemon).pid}/statm", encoding="ascii") as f:
             return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def memory(self, process=None):
+        """From smaps: how many mappings of memfds there are, by name; bytes of shared memory that are resident; bytes that
+        the process has written to in memory of its own."""
+        memfds, shared, private, name = collections.Counter(), 0, 0, ""
+        with open(f"/proc/{(process or self.daemon).pid}/smaps", encoding="utf-8", errors="replace") as f:
+            for line in f:
+                words = line.split(maxsplit=5)
+                if not words[0].endswith(":"):
+                    name = words[5].strip() if len(words) > 5 else ""
+                    if name.startswith("/memfd:"):
+                        memfds[name.removeprefix("/memfd:").removesuffix(" (deleted)")] += 1
+                elif name.startswith(("/memfd:", "/dev/zero")):
+                    shared += int(words[1]) * 1024 if words[0] == "Rss:" else 0
+                elif words[0] == "Private_Dirty:":
+                    private += int(words[1]) * 1024
+        return memfds, shared, private
 
     def snapshot(self):
         """What must be the same after a test as before it."""

@@ -145,6 +145,7 @@ class Much(HostileCase):
 
 
 class Many(HostileCase):
+    connections = CONNECTIONS
     config = {"limits": {"uid": {"connections": CONNECTIONS + 100, "contexts": 4000}}}
 
     def test_a_thousand_connections(self):
