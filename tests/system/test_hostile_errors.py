@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Every error that docs/protocol.md lists, produced by a hostile or a greedy client; and quotas given back."""
 
+import errno
 import os
+import resource
 import signal
 import struct
 import sys
@@ -24,7 +26,6 @@ CONTEXTS, BUFFERS, MAPPINGS, BYTES, HUGE, TABLES, JOBS, RATE, CONNECTIONS = rang
 IMPOSSIBLE = {
     82: "TIMEOUT is libpasid's own and never sent",
     131: "QUOTA_IDS takes 65535 live contexts on one device; tests/unit/test_books.c meets it",
-    133: "QUOTA_MEMORY takes a daemon that malloc() refuses, which sanitizers do not survive",
     UID + RATE: "the rate is backpressure and no error",
     CONNECTION + RATE: "the rate is backpressure and no error",
     CONNECTION + CONNECTIONS: "a connection is one connection: it has no limit on them",
@@ -255,6 +256,39 @@ class Errors(Greedy):
         self.assertEqual((opcode, serial), (pc.HELLO, 1))
         c.ctx_free(ctx)
         c.ctx_free(c.ctx_new("gpu1"))
+
+
+class NoMemory(HostileCase):
+    """A connection takes an fd, and its fence memory two more: if these cannot be had, the daemon is out of memory."""
+
+    def leave_fds(self, free):
+        """The daemon can open so many more fds, until the test ends."""
+        pid = self.stack.daemon.pid
+        used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+        limit = 0
+        while free or limit in used:
+            free -= limit not in used
+            limit += 1
+        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
+        self.addCleanup(resource.prlimit, pid, resource.RLIMIT_NOFILE, (hard, hard))
+
+    def test_no_fds_for_fence_memory(self):
+        c = self.connect()
+        fds = self.stack.await_rest()["fds"]
+        for free in (1, 2, 3) * 5:
+            with self.subTest(free=free):
+                self.leave_fds(free)
+                d = self.connect(hello=False)
+                if free < 3:
+                    error = self.refused(133, d.hello)
+                    self.assertEqual((error.code, error.n1, error.n2), (-errno.EDQUOT, 0, 0))
+                    self.assert_dropped(d)
+                else:
+                    d.hello()
+                self.assertTrue(c.devices())
+                d.close()
+                wait_until(lambda: self.stack.fds() == fds, "the connection is closed")
 
 
 class UidLimits(Greedy):
