@@ -119,14 +119,14 @@ static struct dma_map *map_with(const struct dma_map *old, size_t at, const stru
 	return map;
 }
 
-static struct dma_map *map_without(const struct dma_map *old, size_t at)
+static struct dma_map *map_without(const struct dma_map *old, size_t at, size_t n)
 {
-	struct dma_map *map = map_new(old->n - 1);
+	struct dma_map *map = map_new(old->n - n);
 
 	if (!map)
 		return NULL;
 	memcpy(map->region, old->region, at * sizeof(map->region[0]));
-	memcpy(map->region + at, old->region + at + 1, (old->n - at - 1) * sizeof(map->region[0]));
+	memcpy(map->region + at, old->region + at + n, (old->n - at - n) * sizeof(map->region[0]));
 	return map;
 }
 
@@ -183,42 +183,45 @@ static void region_drop(struct dma *d, const struct dma_region *r)
 	status_add(&d->status->dma_bytes, -size);
 }
 
-int dma_remove(struct dma *d, uint64_t bus, uint64_t size)
-{
-	const struct dma_map *old = atomic_load(&d->map);
-	size_t at = map_seek(old, bus);
-	struct dma_region gone;
-	struct dma_map *map;
-
-	if (!size || at == old->n || old->region[at].first != bus || old->region[at].last - bus != size - 1)
-		return -ENOENT;
-	gone = old->region[at];
-	map = map_without(old, at);
-	if (!map)
-		return -ENOMEM;
-	map_publish(d, map);
-	retired_free(d);
-	region_drop(d, &gone);
-	return 0;
-}
-
-void dma_remove_all(struct dma *d)
+static int regions_remove(struct dma *d, size_t at, size_t n)
 {
 	struct dma_map *old = atomic_load(&d->map), *map;
 	size_t i;
 
-	if (!old->n)
-		return;
-	map = map_new(0);
+	if (!n)
+		return 0;
+	map = map_without(old, at, n);
 	if (!map)
-		return; /* no memory even for an empty map: the old one stays */
+		return -ENOMEM;
 	atomic_store(&d->map, map);
+	status_set(&d->status->dma_maps, map->n);
 	dma_quiesce(d, d->idle, d->idle_arg);
-	for (i = 0; i < old->n; i++)
+	for (i = at; i < at + n; i++)
 		region_drop(d, &old->region[i]);
 	free(old);
 	retired_free(d);
-	status_set(&d->status->dma_maps, 0);
+	return 0;
+}
+
+int dma_remove(struct dma *d, uint64_t bus, uint64_t size)
+{
+	const struct dma_map *old = atomic_load(&d->map);
+	uint64_t last = bus + size - 1;
+	size_t at = map_seek(old, bus), end = at;
+
+	if (!size || last < bus)
+		return -EINVAL;
+	while (end < old->n && old->region[end].first <= last)
+		end++;
+	if (end > at && (old->region[at].first < bus || old->region[end - 1].last > last))
+		return -EINVAL;
+	return regions_remove(d, at, end - at);
+}
+
+void dma_remove_all(struct dma *d)
+{
+	/* With no memory even for an empty map, the old one stays. */
+	regions_remove(d, 0, atomic_load(&d->map)->n);
 }
 
 int bus_span(struct bus_port *port, uint64_t bus, uint64_t len, uint32_t rights, struct bus_span *ret)

@@ -71,7 +71,10 @@ void dma_fini(struct dma *d);
 
 /* Maps; takes a copy of fd (-1: none), the caller keeps its own. -EINVAL, -EEXIST, -ENOSPC or mmap's error. */
 int dma_add(struct dma *d, uint64_t bus, uint64_t size, uint32_t rights, int fd, uint64_t offset);
-/* Unmaps exactly what one dma_add mapped; -ENOENT. Waits for the accesses in flight. */
+/*
+ * Unmaps what lies in the range, which may be nothing; -EINVAL if its ends cut a mapping, and then nothing is unmapped.
+ * Waits for the accesses in flight.
+ */
 int dma_remove(struct dma *d, uint64_t bus, uint64_t size);
 void dma_remove_all(struct dma *d);
 

@@ -580,6 +580,36 @@ static void test_vanishing_memory(void **state)
 	rig_end(&g);
 }
 
+/* An IOMMU's unmap names a range, whatever was mapped in it; what it would cut stays whole. */
+static void test_unmap_ranges(void **state)
+{
+	const uint64_t bus = UINT64_C(0x8000000000), page = 0x1000;
+	struct rig g;
+	uint64_t i;
+
+	start(&g, state);
+	for (i = 0; i < 8; i++)
+		assert_int_equal(rig_dma_map(&g, bus + 2 * i * page, page, 3, g.memfd, i * page), 0);
+	assert_int_equal(rig_dma_map(&g, bus + 16 * page, 4 * page, 3, g.memfd, 0), 0);
+	assert_int_equal(rig_dma_unmap(&g, bus + page, page), 0); /* a hole */
+	assert_int_equal(rig_dma_unmap(&g, bus + 14 * page, 4 * page), EINVAL); /* its end lies in the last one */
+	assert_int_equal(rig_dma_unmap(&g, bus + 18 * page, 8 * page), EINVAL);
+	assert_int_equal(rig_dma_unmap(&g, bus + 17 * page, page), EINVAL);
+	assert_int_equal(g.status->dma_maps, 10);
+	assert_int_equal(g.status->dma_bytes, RIG_SIZE + 12 * page);
+	assert_int_equal(rig_dma_unmap(&g, bus + 3 * page, 6 * page), 0); /* pages 4, 6 and 8, with holes around */
+	assert_int_equal(g.status->dma_maps, 7);
+	assert_int_equal(g.status->dma_bytes, RIG_SIZE + 9 * page);
+	assert_int_equal(rig_dma_map(&g, bus + 4 * page, 5 * page, 3, g.memfd, 0), 0);
+	assert_int_equal(rig_dma_map(&g, bus + 2 * page, 2 * page, 3, g.memfd, 0), EEXIST);
+	assert_int_equal(rig_dma_unmap(&g, bus, UINT64_C(1) << 39), 0);
+	assert_int_equal(g.status->dma_maps, 1);
+	assert_int_equal(g.status->dma_bytes, RIG_SIZE);
+	run(&g, CMD(.op = REFGPU_NOP));
+	rig_wait_done(&g, 0);
+	rig_end(&g);
+}
+
 /* ---- Control. ---- */
 
 static void test_stall(void **state)
@@ -991,9 +1021,10 @@ static const struct malformed malformed[] = {
 	{VFIO_USER_DMA_MAP, {32, 3, 0x1000, 0, 0x1000, 0, 0x1000}, 32, 0, EINVAL},
 	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0, 1, 0x1000}, 32, 1, EEXIST},
 	{VFIO_USER_DMA_MAP, {32, 3, 0, 0, 0xfffff000, 0, 0x2000}, 32, 0, EEXIST},
-	{VFIO_USER_DMA_UNMAP, {24, 0, 0, 1, 0x1000}, 24, 0, ENOENT},
-	{VFIO_USER_DMA_UNMAP, {24, 0, 0x5000, 0, 0x1000}, 24, 0, ENOENT},
-	{VFIO_USER_DMA_UNMAP, {24, 0, 0, 1, 0}, 24, 0, ENOENT},
+	{VFIO_USER_DMA_UNMAP, {24, 0, 0, 1, 0x1000}, 24, 0, EINVAL}, /* a part of a mapping: its first page */
+	{VFIO_USER_DMA_UNMAP, {24, 0, 0xfffff000, 0, 0x2000}, 24, 0, EINVAL},
+	{VFIO_USER_DMA_UNMAP, {24, 0, 0, 1, 0}, 24, 0, EINVAL},
+	{VFIO_USER_DMA_UNMAP, {24, 0, 0xfffff000, 0xffffffff, 0x2000}, 24, 0, EINVAL},
 	{VFIO_USER_DMA_UNMAP, {24, 8, 0, 1, 0x1000}, 24, 0, EINVAL},
 	{VFIO_USER_DMA_UNMAP, {24, 2, 0, 1, 0x1000}, 24, 0, EINVAL},
 	{VFIO_USER_DMA_UNMAP, {24, 0, 0, 1, 0x1000}, 24, 1, EINVAL},
@@ -1131,6 +1162,7 @@ int main(void)
 		BOTH(test_faults),
 		BOTH(test_bad_words),
 		BOTH(test_vanishing_memory),
+		BOTH(test_unmap_ranges),
 		BOTH(test_stall),
 		BOTH(test_pause),
 		BOTH(test_reset_of_hang),
