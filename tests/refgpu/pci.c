@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The bytes of configuration space. Registers that the device itself would act on are few: BARs only remember, the
- * command register too, MSI-X is armed by message; Device Control's bit 15 resets.
+ * command register too, MSI-X is armed by message; Device Control's bit 15 resets. PASID, ATS and PRI can be enabled
+ * and then do nothing: vfio-user carries no PASIDs, and whoever connects translates (or not) before it asks.
  *
- * Source: PCI Local Bus 3.0, 6.1 and 6.8.2; PCI Express Base 7.5.3.
+ * Source: PCI Local Bus 3.0, 6.1 and 6.8.2; PCI Express Base 7.5.3, 7.8.9 (PASID), 10.5.1 (ATS), 10.5.2 (PRI).
  */
 #include "pci.h"
 
@@ -17,6 +18,12 @@
 #define CAP_MSIX 0x80u
 #define EXPRESS_CAP_VERSION 2u
 #define LINK_X1_2_5GT 0x11u
+#define EXT_PASID 0x100u
+#define EXT_ATS 0x110u
+#define EXT_PRI 0x120u
+#define EXT_VERSION 1u
+#define PASID_WIDTH 20u
+#define PRI_REQUESTS 64u
 
 static void put16(struct pci *p, uint32_t at, uint32_t val, uint32_t writable)
 {
@@ -46,6 +53,8 @@ static void put_express(struct pci *p)
 	put16(p, CAP_EXPRESS + PCI_EXP_DEVCTL, 0, 0x7fff);
 	put32(p, CAP_EXPRESS + PCI_EXP_LNKCAP, LINK_X1_2_5GT, 0);
 	put16(p, CAP_EXPRESS + PCI_EXP_LNKSTA, LINK_X1_2_5GT, 0);
+	/* The prefixes of a transaction are where a PASID travels. */
+	put32(p, CAP_EXPRESS + PCI_EXP_DEVCAP2, PCI_EXP_DEVCAP2_EE_PREFIX, 0);
 	put16(p, CAP_EXPRESS + PCI_EXP_LNKCTL2, 1, 0);
 }
 
@@ -55,6 +64,26 @@ static void put_msix(struct pci *p)
 	put16(p, CAP_MSIX + PCI_MSIX_FLAGS, REFGPU_VECTORS - 1, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
 	put32(p, CAP_MSIX + PCI_MSIX_TABLE, REFGPU_MSIX_TABLE | REFGPU_BAR_REGS, 0);
 	put32(p, CAP_MSIX + PCI_MSIX_PBA, REFGPU_MSIX_PBA | REFGPU_BAR_REGS, 0);
+}
+
+static void put_ext(struct pci *p, uint32_t at, uint32_t id, uint32_t next)
+{
+	put32(p, at, id | EXT_VERSION << 16 | next << 20, 0);
+}
+
+static void put_pasid(struct pci *p)
+{
+	put_ext(p, EXT_PASID, PCI_EXT_CAP_ID_PASID, EXT_ATS);
+	put16(p, EXT_PASID + PCI_PASID_CAP, PASID_WIDTH << 8, 0);
+	put16(p, EXT_PASID + PCI_PASID_CTRL, 0, PCI_PASID_CTRL_ENABLE);
+	put_ext(p, EXT_ATS, PCI_EXT_CAP_ID_ATS, EXT_PRI);
+	put16(p, EXT_ATS + PCI_ATS_CAP, PCI_ATS_CAP_PAGE_ALIGNED, 0);
+	put16(p, EXT_ATS + PCI_ATS_CTRL, 0, PCI_ATS_CTRL_ENABLE | PCI_ATS_CTRL_STU(UINT32_MAX));
+	put_ext(p, EXT_PRI, PCI_EXT_CAP_ID_PRI, 0);
+	put16(p, EXT_PRI + PCI_PRI_CTRL, 0, PCI_PRI_CTRL_ENABLE);
+	put16(p, EXT_PRI + PCI_PRI_STATUS, PCI_PRI_STATUS_STOPPED, 0);
+	put32(p, EXT_PRI + PCI_PRI_MAX_REQ, PRI_REQUESTS, 0);
+	put32(p, EXT_PRI + PCI_PRI_ALLOC_REQ, 0, UINT32_MAX);
 }
 
 void pci_init(struct pci *p)
@@ -74,6 +103,7 @@ void pci_init(struct pci *p)
 	put16(p, PCI_INTERRUPT_LINE, 0, 0xff);
 	put_express(p);
 	put_msix(p);
+	put_pasid(p);
 }
 
 void pci_read(const struct pci *p, uint32_t offset, void *buf, uint32_t len)
@@ -89,8 +119,6 @@ bool pci_write(struct pci *p, uint32_t offset, const void *buf, uint32_t len)
 
 	for (i = 0; i < len; i++) {
 		at = offset + i;
-		if (at >= PCI_HEADER_SIZE)
-			break;
 		if (at == CAP_EXPRESS + PCI_EXP_DEVCTL + 1 && (from[i] & PCI_EXP_DEVCTL_BCR_FLR >> 8))
 			reset = true;
 		p->value[at] = (uint8_t)((p->value[at] & ~p->writable[at]) | (from[i] & p->writable[at]));

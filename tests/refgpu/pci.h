@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * PCI configuration space: a header, PCI Express and MSI-X capabilities, and nothing behind them.
+ * PCI configuration space: a header, PCI Express and MSI-X capabilities, and behind them what a kernel looks for before
+ * it attaches PASIDs.
  */
 #ifndef REFGPU_PCI_H
 #define REFGPU_PCI_H
@@ -9,11 +10,10 @@
 #include <stdint.h>
 
 #define PCI_CONFIG_SIZE 4096u
-#define PCI_HEADER_SIZE 256u
 
 struct pci {
 	uint8_t value[PCI_CONFIG_SIZE];
-	uint8_t writable[PCI_HEADER_SIZE]; /* the bits that the client may change */
+	uint8_t writable[PCI_CONFIG_SIZE]; /* the bits that the client may change */
 };
 
 void pci_init(struct pci *p);

@@ -15,6 +15,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#include <linux/pci_regs.h>
+
 #include "rig.h"
 
 /* GPU addresses of the usual context: commands, data in scattered pages, data in a 2 MiB block, a read-only page. */
@@ -144,6 +146,83 @@ static void test_identity(void **state)
 	assert_int_equal(g.status->magic, REFGPU_MAGIC);
 	assert_int_equal(g.status->dma_maps, 1);
 	assert_int_equal(g.status->dma_bytes, RIG_SIZE);
+	rig_end(&g);
+}
+
+static uint32_t config_read(struct rig *g, uint32_t offset, uint32_t len)
+{
+	struct vfio_user_region_access x = {offset, VFIO_PCI_CONFIG_REGION_INDEX, len};
+	struct rig_reply reply;
+	uint32_t val = 0;
+
+	assert_int_equal(rig_call(g, VFIO_USER_REGION_READ, &x, sizeof(x), NULL, 0, &reply), 0);
+	memcpy(&val, reply.data + sizeof(x), len);
+	return val;
+}
+
+static void config_write(struct rig *g, uint32_t offset, uint32_t len, uint32_t val)
+{
+	assert_int_equal(rig_region_write(g, VFIO_PCI_CONFIG_REGION_INDEX, offset, len, val), 0);
+}
+
+/* The offset of an extended capability; 0: it has none. */
+static uint32_t config_ext(struct rig *g, uint32_t id)
+{
+	uint32_t at = PCI_CFG_SPACE_SIZE, head;
+
+	do {
+		head = config_read(g, at, 4);
+		if (PCI_EXT_CAP_ID(head) == id)
+			return at;
+		at = PCI_EXT_CAP_NEXT(head);
+	} while (at);
+	return 0;
+}
+
+/* The offset of a capability; 0: it has none. */
+static uint32_t config_cap(struct rig *g, uint32_t id)
+{
+	uint32_t at = config_read(g, PCI_CAPABILITY_LIST, 1);
+
+	while (at && config_read(g, at, 1) != id)
+		at = config_read(g, at + PCI_CAP_LIST_NEXT, 1);
+	return at;
+}
+
+/* What Linux asks for before it attaches a PASID; what it writes there stays, and nothing else does. */
+static void test_pasid_capabilities(void **state)
+{
+	uint32_t express, pasid, ats, pri, i;
+	uint64_t resets;
+	struct rig g;
+
+	start(&g, state);
+	express = config_cap(&g, PCI_CAP_ID_EXP);
+	assert_true(express && config_cap(&g, PCI_CAP_ID_MSIX));
+	assert_true(config_read(&g, express + PCI_EXP_DEVCAP2, 4) & PCI_EXP_DEVCAP2_EE_PREFIX);
+	pasid = config_ext(&g, PCI_EXT_CAP_ID_PASID);
+	ats = config_ext(&g, PCI_EXT_CAP_ID_ATS);
+	pri = config_ext(&g, PCI_EXT_CAP_ID_PRI);
+	assert_true(pasid && ats && pri && !config_ext(&g, PCI_EXT_CAP_ID_SRIOV));
+	assert_int_equal(config_read(&g, pasid + PCI_PASID_CAP, 2), 20 << 8);
+	assert_int_equal(config_read(&g, pri + PCI_PRI_STATUS, 2), PCI_PRI_STATUS_STOPPED);
+	assert_true(config_read(&g, pri + PCI_PRI_MAX_REQ, 4) > 0);
+	resets = g.status->resets;
+	for (i = PCI_CFG_SPACE_SIZE; i < PCI_CFG_SPACE_EXP_SIZE; i += 4)
+		config_write(&g, i, 4, UINT32_MAX);
+	assert_int_equal(g.status->resets, resets);
+	assert_int_equal(config_ext(&g, PCI_EXT_CAP_ID_PRI), pri);
+	assert_int_equal(config_read(&g, pasid + PCI_PASID_CAP, 4), 20 << 8 | PCI_PASID_CTRL_ENABLE << 16);
+	assert_int_equal(config_read(&g, ats + PCI_ATS_CTRL, 2), PCI_ATS_CTRL_ENABLE | PCI_ATS_CTRL_STU(UINT32_MAX));
+	assert_int_equal(config_read(&g, pri + PCI_PRI_CTRL, 4), PCI_PRI_CTRL_ENABLE | PCI_PRI_STATUS_STOPPED << 16);
+	assert_int_equal(config_read(&g, pri + PCI_PRI_ALLOC_REQ, 4), UINT32_MAX);
+	assert_int_equal(config_read(&g, PCI_CFG_SPACE_EXP_SIZE - 4, 4), 0);
+	config_write(&g, pasid + PCI_PASID_CTRL, 2, 0);
+	assert_int_equal(config_read(&g, pasid + PCI_PASID_CTRL, 2), 0);
+	/* The next client finds what a fresh device has. */
+	rig_hang_up(&g);
+	rig_bring_up(&g);
+	assert_int_equal(config_read(&g, ats + PCI_ATS_CTRL, 2), 0);
 	rig_end(&g);
 }
 
@@ -1151,6 +1230,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		BOTH(test_identity),
+		BOTH(test_pasid_capabilities),
 		BOTH(test_linear),
 		BOTH(test_block_and_words),
 		BOTH(test_blit),
