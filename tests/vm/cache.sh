@@ -1,0 +1,267 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Makes what the tests in a virtual machine run on, once per machine, outside of the checkout.
+#
+#   tests/vm/cache.sh              makes what is missing; the last lines of its output are those of --paths
+#   tests/vm/cache.sh --paths      only says where things are: NAME=VALUE lines; 3 if something is missing
+#   tests/vm/cache.sh --update     forgets the Debian root, so that the newest versions are fetched
+#   ... --no-setup                 installs no packages, even as root
+#
+# All of it comes from Debian's packages, from the mirror that this machine's apt is configured for. Steps, each of
+# which is made under another name and then renamed, so that it is there whole or not at all:
+#
+#   root      a minimal Debian (trixie) with backports: the kernel's packages (fetched, not installed), a static
+#             busybox, and QEMU unless this machine has one that knows vfio-user-pci
+#   stock     Debian's own kernel with its VFIO modules
+#   iommufd   a kernel from Debian's source with tests/vm/kernel.fragment
+#
+# The cache is $PASIDD_VM_CACHE, else $XDG_CACHE_HOME/pasidd-vm, else ~/.cache/pasidd-vm.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/../lib.sh"
+
+SUITE=trixie
+# Raise it when what a step makes changes other than by versions and fragment.
+RECIPE=1
+PACKAGES=(debootstrap debian-archive-keyring gcc libc6-dev make flex bison bc libelf-dev libssl-dev xz-utils python3)
+# In the order in which they have to be loaded.
+STOCK_MODULES=(irqbypass vfio vfio_iommu_type1 vfio-pci-core vfio-pci)
+
+cache=${PASIDD_VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pasidd-vm}
+root=$cache/root-$SUITE-$RECIPE
+fragment=$here/kernel.fragment
+
+# fact NAME: what the root's making found out.
+fact() {
+	sed -n "s/^$1=//p" "$root/facts"
+}
+
+# Known once there is a root.
+set_paths() {
+	local hash
+	hash=$(sha256sum "$fragment")
+	linux=$cache/linux-$(fact linux_version)
+	stock=$linux/stock-$RECIPE
+	iommufd=$linux/iommufd-$RECIPE-${hash:0:12}
+}
+
+# The versions of what is there, for reports.
+qemu_version() {
+	if [[ -n $(fact qemu) ]]; then
+		"$(fact qemu)" --version | sed -n '1s/.*version \([^ ]*\).*/\1/p'
+	else
+		sed -n '/^Package: qemu-system-x86$/,/^$/s/^Version: //p' "$root/var/lib/dpkg/status"
+	fi
+}
+
+print_paths() {
+	printf '%s=%s\n' root "$root" qemu "$(fact qemu)" qemu_version "$(qemu_version)" busybox "$root/packages/busybox" \
+		linux_version "$(fact linux_version)" stock "$stock" stock_modules "${STOCK_MODULES[*]}" iommufd "$iommufd"
+}
+
+# mirror: the address of the Debian mirror that apt is configured for. apt itself reads its files, in either format.
+mirror() {
+	local codename uri
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	# shellcheck disable=SC2016
+	uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+		awk -v name="$codename" '($2 == name || $2 ~ /^(stable|testing|unstable|sid)$/) && $3 == "main" { print $1; exit }')
+	[[ -n $uri ]] || die "apt on this machine has no Debian mirror configured (a line with component main and a suite)"
+	echo "$uri"
+}
+
+# qemu_knows_vfio_user PROGRAM...: is it 10.1 or later, that is, has it the device?
+qemu_knows_vfio_user() {
+	"$@" -device help 2>/dev/null | grep -q '"vfio-user-pci"'
+}
+
+in_root() {
+	local dir=$1
+	shift
+	chroot "$dir" /usr/bin/env DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+
+configure_apt() {
+	local dir=$1 mirror=$2
+	cat >"$dir/etc/apt/sources.list" <<-END
+		deb $mirror $SUITE main
+		deb $mirror $SUITE-backports main
+	END
+	cat >"$dir/etc/apt/preferences.d/backports" <<-END
+		Package: *
+		Pin: release n=$SUITE-backports
+		Pin-Priority: 600
+	END
+	# The proxies of this machine's apt, if it has any.
+	apt-config dump | grep -iE '^Acquire::https?::Proxy' >"$dir/etc/apt/apt.conf.d/90proxy" || true
+}
+
+# fetch DIRECTORY PACKAGE...: the .debs into the root's /packages. All of them now, because mirrors forget old versions
+# of backports.
+fetch() {
+	local dir=$1
+	shift
+	in_root "$dir" sh -ec 'mkdir -p /packages; cd /packages; apt-get -o APT::Sandbox::User=root download "$@"' sh "$@"
+}
+
+# depends DIRECTORY PACKAGE PATTERN: those packages that this one depends on whose name fits.
+depends() {
+	in_root "$1" apt-cache depends --important "$2" | sed -n "s/^ *Depends: \($3\)$/\1/p"
+}
+
+write_facts() {
+	local dir=$1 image=$2 qemu=$3
+	{
+		echo "linux_version=$(in_root "$dir" dpkg-deb -f "$(in_root "$dir" sh -c "echo /packages/${image}_*.deb")" Version)"
+		echo "qemu=$qemu"
+	} >"$dir/facts"
+}
+
+make_root() {
+	local dir=$1 mirror image qemu kernel
+	command -v debootstrap >/dev/null || die "debootstrap is not installed"
+	mirror=$(mirror)
+	qemu=$(command -v qemu-system-x86_64 || true)
+	debootstrap --variant=minbase --include=ca-certificates "$SUITE" "$dir" "$mirror"
+	configure_apt "$dir" "$mirror"
+	in_root "$dir" apt-get update
+	image=$(depends "$dir" linux-image-amd64 'linux-image-[0-9].*')
+	# Newer ones are split: the image proper is in linux-binary-*, the modules are in linux-modules-*.
+	mapfile -t kernel < <(depends "$dir" "$image" 'linux-\(binary\|modules\)-[0-9].*')
+	fetch "$dir" "$image" "${kernel[@]}" "$(depends "$dir" linux-source 'linux-source-[0-9].*')" busybox-static
+	dpkg-deb --fsys-tarfile "$dir"/packages/busybox-static_*.deb | tar -xO ./usr/bin/busybox >"$dir/packages/busybox"
+	chmod 755 "$dir/packages/busybox"
+	if [[ -z $qemu ]] || ! qemu_knows_vfio_user "$qemu"; then
+		in_root "$dir" apt-get install -y --no-install-recommends qemu-system-x86
+		qemu=
+	fi
+	in_root "$dir" apt-get clean
+	write_facts "$dir" "$image" "$qemu"
+}
+
+make_stock() {
+	local dir=$1 tree=$1/tree name file
+	mkdir "$tree"
+	for file in "$root"/packages/linux-{image,binary,modules}-*.deb; do
+		[[ ! -f $file ]] || dpkg-deb -x "$file" "$tree"
+	done
+	# It has been in /boot, and beside its modules.
+	file=$(find "$tree" -name 'vmlinuz*' -type f -print -quit)
+	[[ -n $file ]] || die "Debian's kernel packages have no vmlinuz"
+	cp "$file" "$dir/vmlinuz"
+	mkdir "$dir/modules"
+	for name in "${STOCK_MODULES[@]}"; do
+		file=$(find "$tree" -name "$name.ko*" -print -quit)
+		[[ -n $file ]] || die "Debian's kernel has no module $name"
+		case $file in
+		*.xz) xz -dc "$file" >"$dir/modules/$name.ko" ;;
+		*) cp "$file" "$dir/modules/$name.ko" ;;
+		esac
+	done
+	rm -r "$tree"
+}
+
+# The sources stay, with their objects: another fragment then takes a part of the time.
+make_source() {
+	dpkg-deb --fsys-tarfile "$root"/packages/linux-source-*.deb | tar -xO --wildcards './usr/src/linux-source-*.tar.xz' |
+		tar -xJ -C "$1" --strip-components=1
+}
+
+# Which lines of the fragment did "make olddefconfig" not keep?
+check_config() {
+	local line lost=0
+	while read -r line; do
+		[[ $line == CONFIG_* ]] || continue
+		grep -qxF "$line" "$1" && continue
+		echo "kernel.fragment: make olddefconfig did not keep $line"
+		lost=1
+	done <"$fragment"
+	[[ $lost -eq 0 ]]
+}
+
+make_iommufd() {
+	local dir=$1 tree=$linux/source
+	(
+		cd "$tree"
+		make -s tinyconfig
+		scripts/kconfig/merge_config.sh -m .config "$fragment" >/dev/null
+		make -s olddefconfig
+		check_config .config
+		nice make -s -j"$(nproc)" bzImage
+	)
+	cp "$tree/arch/x86/boot/bzImage" "$dir/vmlinuz"
+	cp "$tree/.config" "$dir/config"
+}
+
+# step TEXT DIRECTORY FUNCTION: calls FUNCTION with an empty directory, which then becomes DIRECTORY.
+step() {
+	local text=$1 final=$2 function=$3 log=$2.log started=$SECONDS alone=()
+	if [[ -d $final ]]; then
+		echo "vm cache: $text: there"
+		return
+	fi
+	echo "vm cache: $text: being made ..."
+	mkdir -p "$(dirname "$final")"
+	rm -rf --one-file-system "$final.new"
+	mkdir "$final.new"
+	# A shell of its own: "set -e" does not work in what is tested. Its mounts end with it.
+	! unshare --mount true 2>/dev/null || alone=(unshare --mount)
+	if ! "${alone[@]}" "$BASH" "$here/cache.sh" --step "$function" "$final.new" >"$log" 2>&1; then
+		tail -n 15 "$log" >&2
+		die "$text could not be made; see $log"
+	fi
+	mv -T "$final.new" "$final"
+	echo "vm cache: $text: made in $((SECONDS - started)) s"
+}
+
+fill() {
+	[[ $(dpkg --print-architecture) == amd64 ]] || die "the virtual machines are amd64, and so has to be what makes them"
+	[[ -d $root || $EUID -eq 0 ]] || die "making the VM cache takes root, for debootstrap"
+	mkdir -p "$cache"
+	exec 9>"$cache/lock"
+	flock 9
+	step "Debian $SUITE with QEMU" "$root" make_root
+	set_paths
+	step "Debian's kernel $(fact linux_version)" "$stock" make_stock
+	step "the source of Linux $(fact linux_version)" "$linux/source" make_source
+	step "a kernel with iommufd" "$iommufd" make_iommufd
+}
+
+missing() {
+	printf 'the VM cache lacks %s: run tests/vm/cache.sh\n' "$*" >&2
+	exit 3
+}
+
+what=fill
+setup=1
+for argument; do
+	case $argument in
+	--paths) what=paths ;;
+	--update) what=update ;;
+	--no-setup) setup=0 ;;
+	--step)
+		[[ ! -d $root ]] || set_paths
+		"$2" "$3"
+		exit
+		;;
+	-h | --help)
+		sed -n '3,21s/^# \{0,1\}//p' "$here/cache.sh"
+		exit 0
+		;;
+	*) die "unknown option $argument; see --help" ;;
+	esac
+done
+
+if [[ $what == update ]]; then
+	rm -rf --one-file-system "$root"
+	what=fill
+fi
+if [[ $what == fill ]]; then
+	need_packages "$setup" "${PACKAGES[@]}"
+	fill
+fi
+[[ -d $root ]] || missing "its Debian root"
+set_paths
+[[ -d $stock ]] || missing "Debian's kernel"
+[[ -d $iommufd ]] || missing "the kernel with iommufd"
+print_paths
