@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""The cases: which guest, with which devices, runs what. docs/vm.md tells how to add one."""
+
+import dataclasses
+import json
+
+EDU = "edu,id=edu0,dma_mask=0xffffffffffffffff"
+# QEMU's VT-d as the kernel with iommufd likes it: first-stage tables, PASIDs.
+VTD = "intel-iommu,intremap=on,scalable-mode=on,fsts=on"
+# For a device that is another process: it is told of mappings only if the guest has to announce them ("caching mode").
+VTD_USER = "intel-iommu,intremap=on,scalable-mode=on,caching-mode=on,pasid-bits=20,device-iotlb=on"
+# What device_del is to take out of a guest sits behind one of these.
+ROOT_PORT = "pcie-root-port,id=port0,chassis=1,slot=1"
+EDU_SPARE = {"edu0": {"driver": "edu", "id": "edu0", "bus": "port0"}}
+DMA_FAULT = r"DMAR: .*(fault|DMA (Read|Write))"
+
+
+def refgpu(name="refgpu0", **properties):
+    """A reference GPU of this name among the case's companions, as QEMU's device."""
+    socket = {"type": "unix", "path": f"$run/{name}.socket"}
+    return json.dumps({"driver": "vfio-user-pci", "id": name, "socket": socket, **properties})
+
+
+@dataclasses.dataclass
+class Case:
+    """One boot of one guest. In devices and companions $run is a directory of the case's own, $build the programs'."""
+
+    name: str
+    kernel: str  # "stock" or "iommufd"
+    script: str  # in tests/vm/guest
+    args: str = ""
+    iommu: str = VTD
+    devices: list = dataclasses.field(default_factory=list)  # each an argument of QEMU's -device
+    companions: dict = dataclasses.field(default_factory=dict)  # name: command line; it makes $run/NAME.socket
+    spares: dict = dataclasses.field(default_factory=dict)  # name: properties, for "host device_add NAME"
+    python: bool = False  # does the guest need one?
+    virtual_time: bool = False  # the guest's clock runs by instructions; edu's 100 ms then pass at once
+    cmdline: str = ""
+    memory: str = "1G"
+    shared_memory: bool = True  # if not, a device that is another process has to ask QEMU for each access
+    allowed: list = dataclasses.field(default_factory=list)  # patterns of complaints in the kernel's log that are due
+    timeout: int = 120
+
+
+def refgpu_companion(*options):
+    return ["$build/tests/refgpu/pasid-refgpu", "--socket", "$run/refgpu0.socket", *options]
+
+
+CASES = [
+    Case("boot-stock", "stock", "boot.sh", devices=[EDU]),
+    Case("boot-iommufd", "iommufd", "boot.sh", "iommufd", devices=[EDU]),
+    Case("refgpu-pci", "iommufd", "refgpu_pci.py", iommu=VTD_USER, devices=[refgpu()], python=True,
+         companions={"refgpu0": refgpu_companion()}),
+    Case("refgpu-pci-no-fds", "iommufd", "refgpu_pci.py", iommu=VTD_USER, devices=[refgpu()], python=True,
+         companions={"refgpu0": refgpu_companion()}, shared_memory=False),
+    Case("unplug-stock", "stock", "unplug.sh", devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE),
+    Case("unplug-iommufd", "iommufd", "unplug.sh", devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE),
+]

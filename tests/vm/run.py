@@ -1,0 +1,494 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs the tests in virtual machines: boots a small Linux with freshly built programs, and takes its verdict.
+
+    run.py [--build DIR] [--results FILE] [--case NAME]... [--time-limit SECONDS] [--keep] [--no-setup]
+    run.py --list
+
+Cases are in cases.py. What they run on comes from cache.sh, which this program runs first; where that cannot be made,
+all cases are skipped, and the reason is said. Each case's log is in DIR/vm. --keep keeps its other files, too.
+--results appends lines as tests/run.py does.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import selectors
+import shutil
+import signal
+import socket
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cases
+import initramfs
+
+HERE = Path(__file__).resolve().parent
+TOP = HERE.parent.parent
+GUEST_SOURCE = "/src"
+# What a kernel says when something is wrong with it, or when a device did what it may not.
+COMPLAINT = re.compile(r"WARNING:|BUG:|BUG at|Oops|[Cc]all [Tt]race|general protection|Kernel panic|UBSAN:|"
+                       r"blocked for more|self-detected stall|refcount_t:|unable to handle|"
+                       r"DMAR: .*(fault|DMA (Read|Write))|"
+                       # QEMU's, on the same stream: the device did not do what the guest's IOMMU asked for.
+                       r"error reply|vfio_container_dma|vfio_user_\w+: ")
+POWEROFF_SECONDS = 15
+COMPANION_SECONDS = 10
+QMP_SECONDS = 20
+SHOWN_COMPLAINTS = 10
+
+
+def load_test_runner():
+    """tests/run.py, which has the same name as this file."""
+    spec = importlib.util.spec_from_file_location("test_runner", HERE.parent / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+runner = load_test_runner()
+
+
+class Unavailable(Exception):
+    """The cases cannot be run on this machine; why."""
+
+
+class Lines:
+    """Bytes in, whole lines out."""
+
+    def __init__(self):
+        self.rest = b""
+
+    def feed(self, data):
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        return [line.decode(errors="replace").rstrip("\r") for line in lines]
+
+
+class Listener:
+    """A unix socket that QEMU connects to when it starts."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(str(path))
+        self.socket.listen(1)
+
+    def accept(self, seconds):
+        self.socket.settimeout(seconds)
+        connection, _ = self.socket.accept()
+        self.socket.close()
+        return connection
+
+
+class Qmp:
+    """QEMU's monitor: a command and its answer at a time; events are kept."""
+
+    def __init__(self, connection):
+        connection.settimeout(QMP_SECONDS)
+        self.connection = connection
+        self.file = connection.makefile("rw", encoding="utf-8")
+        self.events = []
+        json.loads(self.file.readline())  # the greeting
+        self.call("qmp_capabilities")
+
+    def _read(self):
+        line = self.file.readline()
+        if not line:
+            raise OSError("QEMU closed its monitor")
+        return json.loads(line)
+
+    def call(self, command, **arguments):
+        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            message = self._read()
+            if "error" in message:
+                raise OSError(message["error"]["desc"])
+            if "return" in message:
+                return message["return"]
+            self.events.append(message)
+
+    def wait_event(self, name, **data):
+        """Waits for an event with these data, also one that came before; it is used up."""
+        until = time.monotonic() + QMP_SECONDS
+        while time.monotonic() < until:
+            for event in self.events:
+                if event["event"] == name and data.items() <= event.get("data", {}).items():
+                    self.events.remove(event)
+                    return
+            self.events.append(self._read())
+        raise OSError(f"no {name} within {QMP_SECONDS} s")
+
+
+class Companion:
+    """A process beside QEMU that the case's devices need, such as a GPU behind a socket."""
+
+    def __init__(self, name, command, run, log):
+        self.socket = run / f"{name}.socket"
+        self.command = command
+        self.log = log
+        self.process = None
+
+    def start(self):
+        # pylint: disable=consider-using-with
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        until = time.monotonic() + COMPANION_SECONDS
+        while not self.socket.exists():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise OSError(f"{self.command[0]} did not make {self.socket}")
+            time.sleep(0.01)
+
+    def send(self, number):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def stop(self, number=signal.SIGTERM):
+        if not self.process:
+            return
+        self.send(signal.SIGCONT)
+        self.send(number)
+        try:
+            self.process.wait(COMPANION_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Host:
+    """What a guest may ask for: "@host VERB ARGUMENT..."."""
+
+    def __init__(self, case, companions, qmp):
+        self.case = case
+        self.companions = companions
+        self.qmp = qmp
+
+    def answer(self, words):
+        verb, *args = words or [""]
+        method = getattr(self, f"do_{verb}", None)
+        if not method:
+            return f"error there is no verb {verb}"
+        try:
+            return f"ok {method(*args) or ''}".rstrip()
+        except (OSError, KeyError, TypeError) as error:
+            return f"error {' '.join(str(error).split())}"
+
+    def do_ping(self):
+        pass
+
+    def do_device_del(self, device):
+        """Asks the guest to let the device go; it is the guest that sees when it is gone."""
+        self.qmp.call("device_del", id=device)
+
+    def do_device_gone(self, device):
+        """Waits until the guest has let it go."""
+        self.qmp.wait_event("DEVICE_DELETED", device=device)
+
+    def do_device_add(self, spare):
+        self.qmp.call("device_add", **self.case.spares[spare])
+
+    def do_stop(self, name):
+        self.companions[name].stop()
+
+    def do_kill(self, name):
+        self.companions[name].stop(signal.SIGKILL)
+
+    def do_pause(self, name):
+        self.companions[name].send(signal.SIGSTOP)
+
+    def do_resume(self, name):
+        self.companions[name].send(signal.SIGCONT)
+
+    def do_start(self, name):
+        self.companions[name].start()
+
+
+class Machine:
+    """One boot: QEMU, its two serial ports, its monitor."""
+
+    def __init__(self, case, images, run, log):
+        self.case = case
+        self.run = run
+        self.log = log
+        self.host = None
+        self.started = 0
+        self.output = []  # what the script printed
+        self.complaints = []  # what is wrong, and a line that shows it
+        self.status = None  # the script's
+        self.verdict_at = None
+        substitutes = {"run": run, "build": images.build}
+        self.companions = {
+            name: Companion(name, [string.Template(word).substitute(substitutes) for word in command], run, log)
+            for name, command in case.companions.items()}
+        devices = [string.Template(device).substitute(substitutes) for device in case.devices]
+        self.command = images.qemu + qemu_arguments(case, devices, images, run)
+
+    def write_log(self, port, line):
+        self.log.write(f"{time.monotonic() - self.started:7.2f} {port} {line}\n".encode())
+
+    def on_kernel(self, line):
+        self.write_log("kernel", line)
+        if COMPLAINT.search(line) and not any(re.search(pattern, line) for pattern in self.case.allowed):
+            self.complaints.append(("nothing is wrong in the kernel's log", line))
+
+    def on_script(self, line, port):
+        self.write_log("script", line)
+        word, *rest = line.split() or [""]
+        if word == "@host":
+            answer = self.host.answer(rest)
+            self.write_log("answer", answer)
+            port.sendall(f"{answer}\n".encode())
+        elif word == "@done":
+            self.status = int(rest[0])
+            self.verdict_at = time.monotonic()
+        elif word != "@run":
+            self.output.append(line)
+
+    def talk(self, process, control, until):
+        """Until the guest's power is off. True if it had to be given up."""
+        console, script = Lines(), Lines()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            selector.register(control, selectors.EVENT_READ)
+            while selector.get_map():
+                if self.verdict_at:
+                    until = min(until, self.verdict_at + POWEROFF_SECONDS)
+                ready = selector.select(max(0, until - time.monotonic()))
+                if not ready:
+                    return self.status is None
+                for key, _ in ready:
+                    data = os.read(key.fd, 65536)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                    for line in (script if key.fileobj is control else console).feed(data):
+                        if key.fileobj is control:
+                            self.on_script(line, control)
+                        else:
+                            self.on_kernel(line)
+        return False
+
+    def boot(self, until):
+        """Runs the case. True if its time was up."""
+        self.started = time.monotonic()
+        self.log.write(f"{' '.join(self.command)}\n".encode())
+        try:
+            for companion in self.companions.values():
+                companion.start()
+            return self.boot_qemu(until)
+        except OSError as error:
+            self.complaints.append(("the machine starts", " ".join(str(error).split())))
+            return False
+        finally:
+            for companion in self.companions.values():
+                companion.stop()
+
+    def boot_qemu(self, until):
+        listeners = [Listener(self.run / name) for name in ("control", "qmp")]
+        with subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT) as process:
+            try:
+                control, monitor = (listener.accept(COMPANION_SECONDS) for listener in listeners)
+                with control, monitor:
+                    control.setblocking(True)
+                    self.host = Host(self.case, self.companions, Qmp(monitor))
+                    return self.talk(process, control, until)
+            except OSError as error:
+                process.kill()
+                said = process.stdout.read().decode(errors="replace")[-1000:]
+                raise OSError(f"QEMU: {error}: {said}") from error
+            finally:
+                process.kill()
+
+
+def qemu_arguments(case, devices, images, run):
+    memory = f"memory-backend-{'memfd,share=on' if case.shared_memory else 'ram'},id=memory,size={case.memory}"
+    cmdline = f"console=ttyS0 loglevel=5 panic=-1 intel_iommu=on,sm_on vm_script={case.script} {case.cmdline}"
+    if case.args:
+        cmdline += f' vm_args="{case.args}"'
+    words = ["-accel", "tcg,thread=multi", "-smp", "2"]
+    if case.virtual_time:
+        words = ["-accel", "tcg,thread=single", "-icount", "shift=3,sleep=off", "-smp", "1"]
+    words += ["-machine", "q35,kernel-irqchip=split,memory-backend=memory", "-object", memory, "-m", case.memory,
+              "-cpu", "max", "-display", "none", "-nodefaults", "-no-reboot",
+              "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+              "-chardev", f"socket,id=control,path={run}/control", "-serial", "chardev:control",
+              "-qmp", f"unix:{run}/qmp,server=off",
+              "-kernel", images.kernel(case.kernel), "-initrd", images.initramfs(case), "-append", cmdline]
+    for device in [case.iommu, *devices]:
+        words += ["-device", device]
+    return [str(word) for word in words]
+
+
+class Images:
+    """What cache.sh made, and initial file systems made of the build."""
+
+    def __init__(self, paths, build, directory):
+        self.paths = paths
+        self.build = build
+        self.directory = directory
+        self.qemu = qemu_command(paths)
+        self.made = {}
+
+    def kernel(self, which):
+        return Path(self.paths[which]) / "vmlinuz"
+
+    def initramfs(self, case):
+        """One for each kind, shared by the cases of a run."""
+        kind = (case.kernel, case.python)
+        if kind not in self.made:
+            output = self.directory / f"{case.kernel}{'-python' if case.python else ''}.cpio"
+            words = ["--output", output, "--busybox", self.paths["busybox"],
+                     "--build", f"{self.build}={GUEST_SOURCE}/build-vm"]
+            for tree in ("tests", "configs", "include"):
+                words += ["--tree", f"{TOP}/{tree}={GUEST_SOURCE}/{tree}"]
+            if case.kernel == "stock":
+                for name in self.paths["stock_modules"].split():
+                    words += ["--module", f"{self.paths['stock']}/modules/{name}.ko"]
+            words += ["--python"] if case.python else []
+            initramfs.main([str(word) for word in words])
+            self.made[kind] = output
+        return self.made[kind]
+
+
+def qemu_command(paths):
+    """The machine's own, or that of the Debian root, run with the root's libraries and without a chroot."""
+    if paths["qemu"]:
+        return [paths["qemu"]]
+    root = Path(paths["root"])
+    words = [root / "lib64/ld-linux-x86-64.so.2", "--library-path", root / "usr/lib/x86_64-linux-gnu",
+             root / "usr/bin/qemu-system-x86_64", "-L", root / "usr/share/qemu", "-L", root / "usr/share/seabios"]
+    return [str(word) for word in words]
+
+
+def fill_cache(setup):
+    """Runs cache.sh, passes on what it says, and returns the paths that it ends with."""
+    command = ["bash", HERE / "cache.sh"] + ([] if setup else ["--no-setup"])
+    paths, said = {}, []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            name, equals, value = line.rstrip("\n").partition("=")
+            if equals and name.isidentifier():
+                paths[name] = value
+            else:
+                said.append(line.strip())
+                print(line, end="", flush=True)
+    if process.returncode:
+        raise Unavailable((said or ["tests/vm/cache.sh failed"])[-1])
+    return paths
+
+
+def build_programs(build):
+    """Without sanitizers, which are too slow in an emulated processor."""
+    script = 'source tests/lib.sh; build "$@"'
+    words = ["bash", "-c", script, "bash", str(build), "-Dbuildtype=debugoptimized"]
+    if subprocess.run(words, cwd=TOP, check=False).returncode:
+        raise Unavailable(f"the build in {build} failed")
+
+
+class Described:
+    """A case as tests/run.py's outcomes want it."""
+
+    def __init__(self, case):
+        self.name = f"vm/{case.name}"
+        self.timeout = case.timeout
+
+
+def judge(machine, case, timed_out):
+    outcome = runner.Outcome(Described(case))
+    if not timed_out and machine.status is None and not machine.complaints:
+        machine.complaints.append(("the guest gives a verdict", "it ended without one"))
+    for title, line in machine.complaints[:SHOWN_COMPLAINTS]:
+        machine.output.append(f"not ok 0 - {title}\n# {line}")
+    outcome.output = "".join(f"{line}\n" for line in machine.output)
+    outcome.judge(machine.status or 0, timed_out)
+    outcome.seconds = (machine.verdict_at or time.monotonic()) - machine.started
+    return outcome
+
+
+def run_case(case, images, logs, limit, keep):
+    run = Path(tempfile.mkdtemp(prefix="pasidd-vm-"))
+    path = logs / f"{case.name}.log"
+    try:
+        with open(path, "wb", buffering=0) as log:
+            machine = Machine(case, images, run, log)
+            timed_out = machine.boot(time.monotonic() + min(case.timeout, limit))
+        outcome = judge(machine, case, timed_out)
+    finally:
+        if keep:
+            print(f"kept: {run}")
+        else:
+            shutil.rmtree(run, ignore_errors=True)
+    runner.show(outcome)
+    for word, _, reason in outcome.lines:
+        if word == "fail" and reason:
+            print(f"     {reason}")
+    if outcome.count("fail"):
+        print(f"     the log: {path}")
+    return outcome.lines
+
+
+def run_cases(chosen, args, build):
+    """Returns lines for the results."""
+    paths = fill_cache(not args.no_setup)
+    build_programs(build)
+    logs = build / "vm"
+    logs.mkdir(exist_ok=True)
+    print(f"QEMU {paths['qemu_version']}, Linux {paths['linux_version']}")
+    lines = []
+    until = time.monotonic() + args.time_limit
+    with tempfile.TemporaryDirectory(prefix="pasidd-vm-images-") as directory:
+        images = Images(paths, build, Path(directory))
+        for case in chosen:
+            left = until - time.monotonic()
+            if left > 0:
+                lines += run_case(case, images, logs, left, args.keep)
+            else:
+                lines.append(("fail", f"vm/{case.name}", f"not begun within {args.time_limit} s"))
+    return lines
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default=TOP / "build-vm", type=Path)
+    parser.add_argument("--results")
+    parser.add_argument("--case", action="append", default=[])
+    parser.add_argument("--time-limit", type=float, default=900, help="seconds for all cases together")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--no-setup", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    return parser.parse_args()
+
+
+def choose(names):
+    unknown = set(names) - {case.name for case in cases.CASES}
+    if unknown:
+        raise SystemExit(f"no such case: {', '.join(sorted(unknown))}")
+    return [case for case in cases.CASES if not names or case.name in names]
+
+
+def main():
+    args = parse_arguments()
+    chosen = choose(args.case)
+    if args.list:
+        for case in chosen:
+            print(f"{case.name:20} {case.kernel:8} {case.script} {case.args}".rstrip())
+        return 0
+    try:
+        lines = run_cases(chosen, args, args.build.resolve())
+    except Unavailable as error:
+        print(f"SKIPPED: the tests in virtual machines: {error}")
+        lines = [("skip", f"vm/{case.name}", str(error)) for case in chosen]
+    if args.results:
+        with open(args.results, "a", encoding="utf-8") as results:
+            for word, name, reason in lines:
+                results.write(f"{word}\t{name}\t{' '.join(reason.split())}\n")
+    return 1 if any(line[0] == "fail" for line in lines) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
