@@ -3,7 +3,9 @@
 # Builds pasidd with sanitizers and runs its tests.
 #
 #   ./test.sh              gcc with ASan (and its leak checks) and UBSan: unit tests, system tests, the demo both ways
-#   ./test.sh --all        also: the same with clang, each fuzzer for $FUZZ_SECONDS (60), the mutants
+#   ./test.sh --all        also: the same with clang, each fuzzer for $FUZZ_SECONDS (60), the tests in virtual machines,
+#                          the mutants
+#   ./test.sh --vm         only the tests in virtual machines; the first time takes some ten minutes, see docs/vm.md
 #   ./test.sh --mutants    only the mutants: breaks of the daemon, each of which a test has to notice
 #   ... --no-setup         installs no packages, even as root
 #
@@ -18,9 +20,10 @@ for argument; do
 	case $argument in
 	--all) what=all ;;
 	--mutants) what=mutants ;;
+	--vm) what=vm ;;
 	--no-setup) setup=0 ;;
 	-h | --help)
-		sed -n '3,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]##*/}"
+		sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]##*/}"
 		exit 0
 		;;
 	*) die "unknown option $argument; see --help" ;;
@@ -93,6 +96,16 @@ run_fuzzers() {
 	wait
 }
 
+# What they run on is made on the way, where that can be: as root, with Debian's packages within reach.
+run_vm() {
+	local options=() started=$SECONDS
+	[[ $setup -eq 1 ]] || options=(--no-setup)
+	echo "== virtual machines"
+	python3 tests/vm/run.py --results "$results" "${options[@]}" || true
+	grep -q $'\tvm/' "$results" || result fail vm "there were no results"
+	echo "virtual machines: $((SECONDS - started)) s"
+}
+
 run_mutants() {
 	echo "== mutants"
 	python3 tests/mutants/run.py --results "$results" || true
@@ -107,11 +120,18 @@ if [[ $what == all ]]; then
 	need_packages "$setup" "$(clang_runtime_package)"
 fi
 
-[[ $what == mutants ]] || with_compiler gcc gcc g++ build-test
+case $what in
+tests | all) with_compiler gcc gcc g++ build-test ;;
+esac
 if [[ $what == all ]]; then
 	with_compiler clang clang clang++ build-test-clang
 	run_fuzzers
 fi
-[[ $what == tests ]] || run_mutants
+case $what in
+vm | all) run_vm ;;
+esac
+case $what in
+mutants | all) run_mutants ;;
+esac
 
 python3 tests/run.py --summary "$results"
