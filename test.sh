@@ -102,7 +102,7 @@ run_vm() {
 	[[ $setup -eq 1 ]] || options=(--no-setup)
 	echo "== virtual machines"
 	python3 tests/vm/run.py --results "$results" "${options[@]}" || true
-	grep -q $'\tvm/' "$results" || result fail vm "there were no results"
+	grep -q $'\tvm' "$results" || result fail vm "there were no results"
 	echo "virtual machines: $((SECONDS - started)) s"
 }
 

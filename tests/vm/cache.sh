@@ -15,6 +15,7 @@
 #   stock     Debian's own kernel with its VFIO modules
 #   iommufd   a kernel from Debian's source with tests/vm/kernel.fragment
 #
+# Its status is 2 if this machine cannot make it (no root, no mirror in reach), 1 if something went wrong.
 # The cache is $PASIDD_VM_CACHE, else $XDG_CACHE_HOME/pasidd-vm, else ~/.cache/pasidd-vm.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -208,7 +209,10 @@ step() {
 	! unshare --mount true 2>/dev/null || alone=(unshare --mount)
 	if ! "${alone[@]}" "$BASH" "$here/cache.sh" --step "$function" "$final.new" >"$log" 2>&1; then
 		tail -n 15 "$log" >&2
-		die "$text could not be made; see $log"
+		printf '%s\n' "$text could not be made: $(tail -n 1 "$log") (the log: $log)" >&2
+		# Whether there is a root is up to the machine; the rest is up to us.
+		[[ $final == "$root" ]] && exit 2
+		exit 1
 	fi
 	mv -T "$final.new" "$final"
 	echo "vm cache: $text: made in $((SECONDS - started)) s"
@@ -245,7 +249,7 @@ for argument; do
 		exit
 		;;
 	-h | --help)
-		sed -n '3,21s/^# \{0,1\}//p' "$here/cache.sh"
+		sed -n '3,20s/^# \{0,1\}//p' "$here/cache.sh"
 		exit 0
 		;;
 	*) die "unknown option $argument; see --help" ;;

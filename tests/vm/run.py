@@ -5,13 +5,12 @@
     run.py [--build DIR] [--results FILE] [--case NAME]... [--time-limit SECONDS] [--keep] [--no-setup]
     run.py --list
 
-Cases are in cases.py. What they run on comes from cache.sh, which this program runs first; where that cannot be made,
-all cases are skipped, and the reason is said. Each case's log is in DIR/vm. --keep keeps its other files, too.
+Cases are in cases.py. What they run on comes from cache.sh, which this program runs first; where a machine cannot
+make it, all cases are skipped, and the reason is said. Each case's log is in DIR/vm. --keep keeps its other files, too.
 --results appends lines as tests/run.py does.
 """
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import os
@@ -43,6 +42,7 @@ POWEROFF_SECONDS = 15
 COMPANION_SECONDS = 10
 QMP_SECONDS = 20
 SHOWN_COMPLAINTS = 10
+CACHE_UNAVAILABLE = 2  # cache.sh's status where the machine cannot make it
 
 
 def load_test_runner():
@@ -58,6 +58,10 @@ runner = load_test_runner()
 
 class Unavailable(Exception):
     """The cases cannot be run on this machine; why."""
+
+
+class Broken(Exception):
+    """The cases cannot be run, and that is a failure."""
 
 
 class Lines:
@@ -378,7 +382,8 @@ def fill_cache(setup):
                 said.append(line.strip())
                 print(line, end="", flush=True)
     if process.returncode:
-        raise Unavailable((said or ["tests/vm/cache.sh failed"])[-1])
+        error = Unavailable if process.returncode == CACHE_UNAVAILABLE else Broken
+        raise error((said or ["tests/vm/cache.sh failed"])[-1])
     return paths
 
 
@@ -387,7 +392,7 @@ def build_programs(build):
     script = 'source tests/lib.sh; build "$@"'
     words = ["bash", "-c", script, "bash", str(build), "-Dbuildtype=debugoptimized"]
     if subprocess.run(words, cwd=TOP, check=False).returncode:
-        raise Unavailable(f"the build in {build} failed")
+        raise Broken(f"the build in {build} failed")
 
 
 class Described:
@@ -483,6 +488,9 @@ def main():
     except Unavailable as error:
         print(f"SKIPPED: the tests in virtual machines: {error}")
         lines = [("skip", f"vm/{case.name}", str(error)) for case in chosen]
+    except Broken as error:
+        print(f"FAIL vm: {error}")
+        lines = [("fail", "vm", str(error))]
     if args.results:
         with open(args.results, "a", encoding="utf-8") as results:
             for word, name, reason in lines:
