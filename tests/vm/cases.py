@@ -13,6 +13,8 @@ VTD_USER = "intel-iommu,intremap=on,scalable-mode=on,caching-mode=on,pasid-bits=
 ROOT_PORT = "pcie-root-port,id=port0,chassis=1,slot=1"
 EDU_SPARE = {"edu0": {"driver": "edu", "id": "edu0", "bus": "port0"}}
 DMA_FAULT = r"DMAR: .*(fault|DMA (Read|Write))"
+# What QEMU prints once a companion has ended.
+QEMU_LOST = r"vfio_user_\w+: |vfio_container_dma|vfio_pci_(read|write)_config"
 
 
 def refgpu(name="refgpu0", **properties):

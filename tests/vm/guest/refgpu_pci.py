@@ -107,6 +107,16 @@ class RefgpuAsPci(unittest.TestCase):
             translations = Path("/sys/kernel/debug/iommu/intel", self.device.bdf, "5/domain_translation_struct")
             self.assertTrue(translations.exists())
 
+    def test_8_goes_and_comes_back(self):
+        """In the guest's eyes; that the host unplugs it does not work in QEMU 11.1, which then ends."""
+        (self.device.path / "remove").write_text("1")
+        self.assertEqual(vm.pci_find(*IDS), [])
+        Path("/sys/bus/pci/rescan").write_text("1")
+        self.assertEqual(vm.pci_find(*IDS), [self.device.bdf])
+        self.device.bind_vfio()
+        with vm.Type1(self.device):
+            self.assertEqual(self.device.config("H", 0), IDS[0])
+
 
 if __name__ == "__main__":
     vm.main(sys.argv)
