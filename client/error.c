@@ -57,8 +57,8 @@ static const struct sentence sentences[] = {
 	{PASID_WHY_NO_HELLO, "a connection greets once, before everything else; connect anew"},
 	{PASID_WHY_TOO_MANY,
 	 "%" PRIu64 " operations are more than the %" PRIu64 " that one list may have; split the list"},
-	{PASID_WHY_UNMAPS_MANY, "%" PRIu64 " mappings or more would go, and one list takes away at most %" PRIu64
-				"; unmap them in parts"},
+	{PASID_WHY_UNMAPS_MANY,
+	 "%" PRIu64 " mappings or more would go, and one list takes away at most %" PRIu64 "; unmap them in parts"},
 	{PASID_WHY_NO_CONTEXT, "there is no context %" PRIu64 " on this connection; use an id that"
 			       " pasid_ctx_new() gave and that was not freed"},
 	{PASID_WHY_NO_BUFFER, "there is no buffer %" PRIu64 " on this connection; use an id that pasid_buf_new() or"

@@ -65,8 +65,8 @@ __attribute__((format(printf, 3, 4))) static int wrong(struct place *p, struct j
 	va_list ap;
 
 	va_start(ap, fmt);
-	say_wrong(p, json_object_to_json_string_ext(found, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE), fmt,
-		  ap);
+	say_wrong(p, json_object_to_json_string_ext(found, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE),
+		  fmt, ap);
 	va_end(ap);
 	return -EINVAL;
 }
@@ -143,9 +143,8 @@ static int number(struct place *p, struct json_object *v, const struct key *key,
 
 	/* json-c keeps no larger number, and says that one instead. */
 	if (n == UINT64_MAX && json_object_is_type(v, json_type_int))
-		return wrong_text(p, "a number of 18446744073709551615 or more",
-				  "a whole number from %llu to %llu", (unsigned long long)key->min,
-				  (unsigned long long)key->max);
+		return wrong_text(p, "a number of 18446744073709551615 or more", "a whole number from %llu to %llu",
+				  (unsigned long long)key->min, (unsigned long long)key->max);
 	/* What is negative as an int64 is 0 as a uint64. */
 	if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v) < 0 || n < key->min || n > key->max)
 		return wrong(p, v, "a whole number from %llu to %llu", (unsigned long long)key->min,

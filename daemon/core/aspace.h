@@ -120,7 +120,8 @@ void aspace_mapping_free(struct aspace *as, struct mapping *m);
 /* The same by instalments: looks at most at `max` mappings (of whomever) from *from on, and moves *from behind them; gone is
  * called for each mapping by itself. Begins with *from 0. True if there are more to look at. */
 bool aspace_drop_some(struct aspace *as, uint32_t owner, uint64_t *from, uint64_t max,
-		      void (*gone)(void *arg, struct range r), void (*unused)(void *arg, struct buffer *buf), void *arg);
+		      void (*gone)(void *arg, struct range r), void (*unused)(void *arg, struct buffer *buf),
+		      void *arg);
 
 /* The mapping that contains iova, or NULL. */
 struct mapping *aspace_find(struct aspace *as, uint64_t iova);

@@ -91,8 +91,9 @@ static int take_tables(struct ctx *ctx, uint64_t need, struct refusal *why)
 
 	if (need > table_pool_max(d->pool))
 		return refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + need, table_pool_max(d->pool));
-	r = is_global(ctx) ? 0
-			   : charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, need, why);
+	r = is_global(ctx)
+		    ? 0
+		    : charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, need, why);
 	if (r < 0)
 		return r;
 	r = device_reserve_tables(d, (uint32_t)need);
@@ -100,9 +101,9 @@ static int take_tables(struct ctx *ctx, uint64_t need, struct refusal *why)
 		return 0;
 	if (!is_global(ctx))
 		charge_return(&ctx->books->c_tables, need);
-	return r == -EAGAIN ? r
-			    : refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + need,
-				     table_pool_max(d->pool));
+	return r == -EAGAIN
+		       ? r
+		       : refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + need, table_pool_max(d->pool));
 }
 
 /* What is charged is what the tables hold, plus what is promised to them. */

@@ -273,11 +273,12 @@ static void slot_hung(struct device *d, unsigned int slot)
 	struct run *run = &d->runs[slot];
 	struct ctx *ctx = run->ctx;
 
-	log_about(&(struct log_about){d->config->name, ctx->books->id, ctx->books->client->pid, ctx->books->client->uid},
-		  &d->hung, LOG_WARN,
-		  "device %s: job %" PRIu64 " of context %u (pid %d, uid %u) ran beyond %u ms on slot %u; it is stopped",
-		  d->config->name, job_at(run, 0)->number, ctx->books->id, ctx->books->client->pid,
-		  ctx->books->client->uid, d->config->job_limit_ms, slot);
+	log_about(
+		&(struct log_about){d->config->name, ctx->books->id, ctx->books->client->pid, ctx->books->client->uid},
+		&d->hung, LOG_WARN,
+		"device %s: job %" PRIu64 " of context %u (pid %d, uid %u) ran beyond %u ms on slot %u; it is stopped",
+		d->config->name, job_at(run, 0)->number, ctx->books->id, ctx->books->client->pid,
+		ctx->books->client->uid, d->config->job_limit_ms, slot);
 	ctx_lose(ctx, PASID_LOST_HANG, job_at(run, 0)->number);
 }
 

@@ -281,7 +281,8 @@ static void test_numbers(void **state)
 static void test_huge_number(void **state)
 {
 	refused("{\"limits\": {\"total_bytes\": 99999999999999999999999999999999999999}}",
-		"F: limits.total_bytes: found a number of 18446744073709551615 or more; allowed is a whole number from 0 to "
+		"F: limits.total_bytes: found a number of 18446744073709551615 or more; allowed is a whole number from "
+		"0 to "
 		"9223372036854775807");
 }
 

@@ -36,8 +36,9 @@ static void test_fields(void **state)
 	struct log_limit limit = {0};
 
 	log_about(&about, &limit, LOG_WARN, "job %d\nhangs", 5);
-	assert_string_equal(received(), "MESSAGE=job 5?hangs\nPRIORITY=4\nSYSLOG_IDENTIFIER=test_log_journal\n"
-					"PASIDD_DEVICE=gpu0\nPASIDD_CONTEXT=7\nPASIDD_CLIENT_PID=42\nPASIDD_CLIENT_UID=1000\n");
+	assert_string_equal(received(),
+			    "MESSAGE=job 5?hangs\nPRIORITY=4\nSYSLOG_IDENTIFIER=test_log_journal\n"
+			    "PASIDD_DEVICE=gpu0\nPASIDD_CONTEXT=7\nPASIDD_CLIENT_PID=42\nPASIDD_CLIENT_UID=1000\n");
 	log_about(&(struct log_about){.pid = 42}, NULL, LOG_INFO, "uid 0 is somebody");
 	assert_string_equal(received(), "MESSAGE=uid 0 is somebody\nPRIORITY=6\nSYSLOG_IDENTIFIER=test_log_journal\n"
 					"PASIDD_CLIENT_PID=42\nPASIDD_CLIENT_UID=0\n");

@@ -368,7 +368,7 @@ static void read_scratch(struct thief *t)
 /* Bus addresses at which rings, fences, queues, tables and buffers may lie, used as if they were the thief's own. */
 static void reach_bus(struct thief *t)
 {
-	static const uint64_t bus[] = {0x1000,	   0x10000,    RINGS_BUS, RINGS_BUS + RINGS_BYTES,
+	static const uint64_t bus[] = {0x1000,     0x10000,    RINGS_BUS,  RINGS_BUS + RINGS_BYTES,
 				       TABLES_BUS, FENCES_BUS, BUFFERS_BUS};
 	size_t i;
 
