@@ -145,11 +145,12 @@ int books_client_open(struct books *b, struct record *rec, struct refusal *why, 
 		client_free(c);
 		return r;
 	}
-	c->id = books_next_id(&b->last_client, rec->client);
+	c->id = books_next_id(b->last_client, rec->client);
 	if (!c->id || idmap_add(&b->client_ids, c->id, c) < 0) {
 		client_free(c);
 		return refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	}
+	books_id_taken(&b->last_client, c->id);
 	rec->client = c->id;
 	TAILQ_INSERT_TAIL(&b->clients, c, link);
 	*ret = c;

@@ -49,6 +49,7 @@ int books_import(struct books *b, struct record *rec, struct refusal *why, struc
 	struct client *c = books_client(b, rec->client);
 	struct device_books *d = books_device_at(b, rec->device);
 	struct buffer_entry *e;
+	bool chosen = !rec->bus;
 	int r;
 
 	if (!rec->size)
@@ -73,11 +74,12 @@ int books_import(struct books *b, struct record *rec, struct refusal *why, struc
 		goto fail;
 	}
 	e->buffer.bus = rec->bus;
-	e->buffer.id = books_next_id(&c->last_buf, rec->buf);
+	e->buffer.id = books_next_id(c->last_buf, rec->buf);
 	if (!e->buffer.id || idmap_add(&c->buffers, e->buffer.id, e) < 0) {
 		r = refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 		goto fail;
 	}
+	books_id_taken(&c->last_buf, e->buffer.id);
 	rec->buf = e->buffer.id;
 	e->bus_node.first = e->buffer.bus;
 	e->bus_node.last = e->buffer.bus + (e->buffer.size - 1);
@@ -87,6 +89,8 @@ int books_import(struct books *b, struct record *rec, struct refusal *why, struc
 	*ret = e;
 	return 0;
 fail:
+	if (chosen)
+		rec->bus = 0;
 	entry_free(e);
 	return r;
 }

@@ -107,8 +107,9 @@ int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, stru
 	r = charge_take(&ctx->c_context, c->account, PASID_RES_CONTEXTS, 1, why);
 	if (r < 0)
 		goto fail;
-	if (take_ids(d, rec) < 0) {
-		r = refuse_ids(d, why);
+	r = take_ids(d, rec);
+	if (r < 0) {
+		r = r == -ENOMEM ? refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0) : refuse_ids(d, why);
 		goto fail_ids;
 	}
 	ctx->pasid = rec->pasid;
@@ -117,11 +118,12 @@ int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, stru
 		r = refuse(why, PASID_WHY_QUOTA_CONNECTION + PASID_RES_CONTEXTS, c->n_lines, c->n_lines);
 		goto fail_line;
 	}
-	ctx->id = books_next_id(&b->last_ctx, rec->ctx);
+	ctx->id = books_next_id(b->last_ctx, rec->ctx);
 	if (!ctx->id || idmap_add(&b->contexts, ctx->id, ctx) < 0) {
 		r = refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 		goto fail_map;
 	}
+	books_id_taken(&b->last_ctx, ctx->id);
 	rec->ctx = ctx->id;
 	rec->line = ctx->line + 1;
 	ctx->client = c;

@@ -23,15 +23,17 @@ struct books {
 	struct aspace_op ops[PASID_BIND_MAX];
 };
 
-/* An id that rises and is never reused; a replayed one is taken as it is. 0 on overflow. */
-static inline uint32_t books_next_id(uint32_t *last, uint32_t given)
+/* The id for a new object: the one that a record gives, or the next one; 0 if they are used up. It counts as given from
+ * books_id_taken() on, so that a verb that fails afterwards has changed nothing. */
+static inline uint32_t books_next_id(uint32_t last, uint32_t given)
 {
-	if (given) {
-		if (given > *last)
-			*last = given;
-		return given;
-	}
-	return *last == UINT32_MAX ? 0 : ++*last;
+	return given ? given : last == UINT32_MAX ? 0 : last + 1;
+}
+
+static inline void books_id_taken(uint32_t *last, uint32_t id)
+{
+	if (id > *last)
+		*last = id;
 }
 
 void books_buffer_unused(void *arg, struct buffer *buf); /* arg: struct books */
