@@ -17,6 +17,7 @@
 #include <pasid/protocol.h>
 
 #include "base/util.h"
+#include "transport/transport.h"
 
 #define FILE_MAX (1u << 20) /* bytes of a configuration file */
 #define DEVICES_MAX 64u
@@ -237,11 +238,14 @@ static int set_format(struct place *p, struct json_object *v, void *to, const st
 
 static int set_spec(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
+	const struct transport_ops *ops;
+	const char *address;
 	int r = set_string(p, v, to, key);
 
-	if (r == 0 && strncmp(*(char **)to, "vfio-user:/", 11) != 0)
-		return wrong(p, v, "%s", key->allowed);
-	return r;
+	if (r < 0)
+		return r;
+	ops = transport_find(*(char **)to, &address);
+	return ops && ops->address_ok(address) ? 0 : wrong(p, v, "%s", key->allowed);
 }
 
 /* ---- the tables ---- */
@@ -269,7 +273,7 @@ static const struct key limit_keys[] = {
 
 static const struct key device_keys[] = {
 	{"name", set_name, DEVICE(name), 1, PASID_NAME_MAX - 1, "1 to 31 letters, digits and underscores"},
-	{"spec", set_spec, DEVICE(spec), 12, SPEC_MAX, "\"vfio-user:/PATH\""},
+	{"spec", set_spec, DEVICE(spec), 1, SPEC_MAX, "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\""},
 	{"mode", set_device_mode, DEVICE(global), 0, 0, "\"gpu-mmu\" or \"global\""},
 	{"format", set_format, DEVICE(format), 1, 16, "\"vmsa64\" or \"x86-64\""},
 	{"slots", set_u32, DEVICE(slots), 0, 64, NULL},

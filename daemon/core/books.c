@@ -89,6 +89,24 @@ int books_add_device(struct books *b, const struct device_traits *traits, struct
 	return 0;
 }
 
+void books_set_window(struct device_books *d, struct range window)
+{
+	d->window = window;
+}
+
+int books_add_hole(struct device_books *d, struct range hole)
+{
+	struct itree_node *n;
+
+	if (d->n_holes == BOOKS_MAX_HOLES)
+		return -ENOSPC;
+	n = &d->holes[d->n_holes++];
+	n->first = hole.first;
+	n->last = hole.last;
+	itree_insert(&d->bus, n);
+	return 0;
+}
+
 struct device_books *books_device(struct books *b, const char *name)
 {
 	for (uint32_t i = 0; i < b->n_devices; i++)

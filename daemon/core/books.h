@@ -23,6 +23,8 @@
 #include "core/ids.h"
 #include "core/record.h"
 
+#define BOOKS_MAX_HOLES 32u
+
 struct books;
 
 /* What a device is to its clients. */
@@ -31,7 +33,6 @@ struct device_traits {
 	bool global; /* one address space for all contexts */
 	unsigned int pasid_bits, asid_bits;
 	struct range iova; /* usable addresses of a context */
-	struct range bus; /* where buffers go in the device's bus address space */
 	uint64_t cmd_align; /* of a submission's address and length */
 	uint64_t submit_max; /* bytes of a submission */
 };
@@ -41,7 +42,10 @@ struct device_books {
 	uint32_t index;
 	struct ids *pasids;
 	struct ids *asids;
-	struct itree bus; /* of buffer_entry.bus_node */
+	struct range window; /* where buffers go in the device's bus address space */
+	struct itree bus; /* of buffer_entry.bus_node, holes, and whatever else has addresses there */
+	struct itree_node holes[BOOKS_MAX_HOLES];
+	uint32_t n_holes;
 	struct aspace shared; /* `global` only */
 	uint32_t shared_asid; /* `global` only */
 	TAILQ_HEAD(, context) contexts;
@@ -113,6 +117,10 @@ typedef void (*books_unused)(void *arg, struct buffer_entry *b);
 int books_new(struct books **ret, const struct limit_policy *policy, books_unused unused, void *arg);
 struct books *books_free(struct books *b); /* all clients are closed by then; takes NULL */
 int books_add_device(struct books *b, const struct device_traits *traits, struct device_books **ret);
+/* Before the first import. */
+void books_set_window(struct device_books *d, struct range window);
+/* No buffer gets addresses in the hole. -ENOSPC: there are too many. */
+int books_add_hole(struct device_books *d, struct range hole);
 struct device_books *books_device(struct books *b, const char *name); /* "": the first; NULL if there is none */
 struct device_books *books_device_at(struct books *b, uint32_t index);
 uint32_t books_n_devices(const struct books *b);

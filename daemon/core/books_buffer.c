@@ -22,7 +22,7 @@ static bool bus_choose(struct device_books *d, uint64_t size, uint64_t *bus)
 {
 	uint64_t align = size >= 1ull << 30 ? 1ull << 30 : size >= 1ull << 21 ? 1ull << 21 : ASPACE_PAGE;
 
-	return itree_find_gap(&d->bus, d->traits.bus, d->traits.bus.first, size, align, bus);
+	return itree_find_gap(&d->bus, d->window, d->window.first, size, align, bus);
 }
 
 static int take_charges(struct buffer_entry *e, struct account *a, struct refusal *why)

@@ -29,14 +29,20 @@ struct engine_memory {
 
 struct engine_config {
 	unsigned int slots; /* the most to use; 0: as many as there are */
-	const char *format; /* pgtable_format_name() of the tables that will be installed */
+	const char *format; /* pgtable_format_name() of the tables that will be installed; NULL: the kernel's own */
+	struct range iova; /* what clients may map */
 };
 
 struct engine_job {
 	uint64_t iova; /* of the commands */
 	uint64_t len;
 	uint64_t number;
-	uint64_t fence; /* bus address where the device stores `number` when it is done */
+	uint64_t fence; /* bus address where the device stores `number` when it is done; 0 for an engine that `reads` */
+	/* For an engine that `reads`, else NULL: the commands themselves, valid during the call. The client may write them
+	 * at the same time. */
+	const void *commands;
+	void *window; /* window_bytes of memory that is in the job's address space at window_iova; hostile */
+	uint64_t window_iova;
 };
 
 enum engine_control {
@@ -60,7 +66,13 @@ struct engine_ops {
 	unsigned int ring_jobs; /* jobs on one slot at a time */
 	uint64_t cmd_align;
 	uint64_t submit_max;
-	uint64_t ro_bytes, rw_bytes; /* of engine_memory; multiples of 4096 */
+	uint64_t ro_bytes, rw_bytes; /* of engine_memory; multiples of 4096, or 0 */
+	/* The GPU has no command processor: its driver reads the commands, checks every address in them, and completes jobs
+	 * itself, whose fences are then the service's to write. */
+	bool reads;
+	uint64_t
+		window_bytes; /* what the device needs in every address space that it works in, without an MMU of its own */
+	unsigned int iova_bits; /* of the addresses that it can put out; 0: as many as there are */
 
 	bool (*match)(const struct transport_ids *ids);
 	/* Starts the device. 0, or -ENODEV (not what it claims to be), -EOPNOTSUPP (format). */
@@ -70,7 +82,7 @@ struct engine_ops {
 	void (*restart)(struct engine *e);
 	struct engine *(*detach)(struct engine *e); /* takes NULL; touches the device no more */
 	unsigned int (*slots)(const struct engine *e);
-	struct translator *(*translator)(struct engine *e);
+	struct translator *(*translator)(struct engine *e); /* NULL: the GPU has no MMU */
 
 	/* Puts a job behind the others of the slot; the device sees it with the next kick. -EAGAIN: the ring is full. */
 	int (*submit)(struct engine *e, unsigned int slot, const struct engine_job *job, uint64_t *mark);
@@ -79,6 +91,8 @@ struct engine_ops {
 	void (*kick)(struct engine *e, unsigned int slot);
 	void (*control)(struct engine *e, unsigned int slot, enum engine_control what);
 	int (*look)(struct engine *e, unsigned int slot, struct engine_slot *ret);
+	/* An interrupt came, or one may have been missed. NULL: looking is enough. */
+	void (*interrupt)(struct engine *e);
 };
 
 struct engine {

@@ -142,6 +142,8 @@ static int refgpu_attach(struct engine **ret, struct transport *t, const struct 
 
 	if (!g)
 		return -ENOMEM;
+	if (!config->format)
+		return -EOPNOTSUPP;
 	if (!strcmp(config->format, "vmsa64"))
 		g->format = REFGPU_FORMAT_VMSA64;
 	else if (!strcmp(config->format, "x86-64"))
@@ -217,10 +219,11 @@ static int refgpu_scrub(struct engine *e, unsigned int s)
 	return ring_put(of_engine(e), s, &(struct refgpu_ring_word){.op = REFGPU_RING_SCRUB});
 }
 
-static int refgpu_install(struct translator *t, unsigned int s, uint32_t pasid, uint32_t asid, uint64_t root)
+static int refgpu_install(struct translator *t, unsigned int s, const struct translator_space *space)
 {
-	return ring_put(of_translator(t), s,
-			&(struct refgpu_ring_word){.op = REFGPU_RING_SET_TTBR, .asid = asid, .addr = root});
+	return ring_put(
+		of_translator(t), s,
+		&(struct refgpu_ring_word){.op = REFGPU_RING_SET_TTBR, .asid = space->asid, .addr = space->root});
 }
 
 static void refgpu_kick(struct engine *e, unsigned int s)

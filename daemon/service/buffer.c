@@ -241,7 +241,7 @@ static void fence_map_free(struct fence_map *m)
 
 int fence_map_get(struct service_client *c, struct device *d, struct fence_map **ret)
 {
-	const struct range window = {BUS_FENCES_FIRST, BUS_FENCES_LAST};
+	struct range window = d->layout.fences;
 	struct fence_map *m = fence_map_find(c, d);
 	uint64_t bus;
 

@@ -102,6 +102,13 @@ static void device_drop_memory(struct device *d)
 	shm_fini(&d->marks);
 }
 
+static uint32_t table_pages(const struct device *d)
+{
+	uint64_t room = range_len(d->layout.tables) / TABLE_PAGE;
+
+	return d->config->table_pages < room ? d->config->table_pages : (uint32_t)room;
+}
+
 static int device_make_memory(struct device *d)
 {
 	int r = shm_init(&d->rings, "pasidd-rings", d->eops->ro_bytes);
@@ -109,7 +116,7 @@ static int device_make_memory(struct device *d)
 	if (r == 0)
 		r = shm_init(&d->marks, "pasidd-marks", d->eops->rw_bytes);
 	if (r == 0)
-		r = table_pool_new(&d->pool, BUS_TABLES, d->config->table_pages);
+		r = table_pool_new(&d->pool, d->layout.tables.first, table_pages(d));
 	return r;
 }
 
@@ -126,7 +133,7 @@ static int setup_map(struct device *d, uint64_t bus, uint64_t len, int fd, uint6
 
 static uint32_t first_chunk(const struct device *d)
 {
-	return TABLE_CHUNK < d->config->table_pages ? TABLE_CHUNK : d->config->table_pages;
+	return TABLE_CHUNK < table_pages(d) ? TABLE_CHUNK : table_pages(d);
 }
 
 static int setup_memory(struct device *d)
@@ -134,13 +141,13 @@ static int setup_memory(struct device *d)
 	int r = device_make_memory(d);
 
 	if (r == 0)
-		r = setup_map(d, BUS_ENGINE, d->rings.bytes, d->rings.ro_fd, 0, TRANSPORT_READ);
+		r = setup_map(d, d->layout.engine.first, d->rings.bytes, d->rings.ro_fd, 0, TRANSPORT_READ);
 	if (r == 0)
-		r = setup_map(d, BUS_ENGINE + d->rings.bytes, d->marks.bytes, d->marks.fd, 0,
+		r = setup_map(d, d->layout.engine.first + d->rings.bytes, d->marks.bytes, d->marks.fd, 0,
 			      TRANSPORT_READ | TRANSPORT_WRITE);
 	if (r == 0)
-		r = setup_map(d, BUS_TABLES, (uint64_t)first_chunk(d) * TABLE_PAGE, table_pool_device_fd(d->pool), 0,
-			      TRANSPORT_READ);
+		r = setup_map(d, d->layout.tables.first, (uint64_t)first_chunk(d) * TABLE_PAGE,
+			      table_pool_device_fd(d->pool), 0, TRANSPORT_READ);
 	return r;
 }
 
@@ -173,9 +180,9 @@ static int setup_engine(struct device *d)
 {
 	struct engine_memory mem = {
 		.ro = d->rings.p,
-		.ro_bus = BUS_ENGINE,
+		.ro_bus = d->layout.engine.first,
 		.rw = d->marks.p,
-		.rw_bus = BUS_ENGINE + d->rings.bytes,
+		.rw_bus = d->layout.engine.first + d->rings.bytes,
 	};
 	struct engine_config config = {.slots = d->config->slots, .format = d->config->format};
 	int r = d->eops->attach(&d->engine, d->t, &mem, &config);
@@ -241,6 +248,32 @@ static void on_setup_answer(void *arg, int err)
 		device_poke(d);
 }
 
+static void add_hole(void *arg, struct range hole)
+{
+	struct device *d = arg;
+
+	if (books_add_hole(d->books, hole) < 0)
+		d->setup_failed = true;
+}
+
+/* Where things go. Buffers keep their addresses from one opening to the next, so this may not change. */
+static bool lay_out(struct device *d)
+{
+	struct bus_layout l = {.n_usable = LAYOUT_MAX_RANGES};
+
+	if (d->tops->usable(d->t, l.usable, &l.n_usable) < 0)
+		return false;
+	if (d->layout.n_usable)
+		return l.n_usable == d->layout.n_usable &&
+		       !memcmp(l.usable, d->layout.usable, l.n_usable * sizeof(l.usable[0]));
+	if (layout_make(&l) < 0)
+		return false;
+	d->layout = l;
+	books_set_window(d->books, l.buffers);
+	layout_holes(&l, (struct range){l.fences.first, l.buffers.last}, add_hole, d);
+	return !d->setup_failed;
+}
+
 static void on_opened(void *owner)
 {
 	struct device *d = owner;
@@ -260,6 +293,10 @@ static void on_opened(void *owner)
 	d->state = DEVICE_SETUP;
 	d->setup_left = 0;
 	d->setup_failed = false;
+	if (!lay_out(d)) {
+		device_fail(d, "the addresses that its DMA can use are too few, or not those from before");
+		return;
+	}
 	if (setup_memory(d) < 0)
 		device_fail(d, "its memory cannot be set up");
 }
@@ -301,8 +338,8 @@ static bool extend_pool(struct device *d)
 		return true;
 	if (!more || d->extend_failed)
 		return false;
-	r = d->tops->dma_map(d->t, BUS_TABLES + off, (uint64_t)more * TABLE_PAGE, table_pool_device_fd(d->pool), off,
-			     TRANSPORT_READ, on_extended, d);
+	r = d->tops->dma_map(d->t, d->layout.tables.first + off, (uint64_t)more * TABLE_PAGE,
+			     table_pool_device_fd(d->pool), off, TRANSPORT_READ, on_extended, d);
 	d->extending = r == 0;
 	return r == 0 || r == -EBUSY;
 }
@@ -479,7 +516,6 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 		.global = config->global,
 		.pasid_bits = 20,
 		.asid_bits = 16,
-		.bus = {BUS_BUFFERS_FIRST, BUS_BUFFERS_LAST},
 		.cmd_align = 4,
 		.submit_max = 1u << 20,
 	};

@@ -15,18 +15,10 @@
 #include "core/sched.h"
 #include "engine/engine.h"
 #include "pgtable/pgtable.h"
+#include "service/layout.h"
 #include "service/service.h"
 #include "transport/transport.h"
 #include "translator/translator.h"
-
-/* Bus addresses of a device, by purpose. Device-private memory, tables and fences are reached by no GPU virtual address:
- * page tables only ever point into BUS_BUFFERS. */
-#define BUS_ENGINE 0x100000ull
-#define BUS_TABLES 0x40000000ull /* up to 256 GiB of them */
-#define BUS_FENCES_FIRST 0x8000000000ull
-#define BUS_FENCES_LAST 0xffffffffffull
-#define BUS_BUFFERS_FIRST 0x100000000000ull
-#define BUS_BUFFERS_LAST 0x7fffffffffffull
 
 #define IOVA_FIRST 0x10000ull /* what is below faults, so that null pointers of GPU programs do */
 #define TABLE_CHUNK 1024u /* table pages mapped for the device at a time */
@@ -81,6 +73,7 @@ struct device {
 	struct engine *engine;
 	struct translator *tr;
 	const struct pgtable_format *format;
+	struct bus_layout layout; /* once it was reached; stays */
 	struct table_pool *pool;
 	bool extending; /* a chunk of the pool is on its way */
 	bool extend_failed;

@@ -32,7 +32,12 @@ void run_jobs_changed(struct ctx *ctx)
 
 static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 {
-	int r = d->tr->ops->install(d->tr, slot, ctx->books->pasid, ctx->books->asid, pgtable_root(ctx->pt));
+	const struct translator_space space = {
+		.pasid = ctx->books->pasid,
+		.asid = ctx->books->asid,
+		.root = pgtable_root(ctx->pt),
+	};
+	int r = d->tr->ops->install(d->tr, slot, &space);
 
 	if (r == 0)
 		r = d->eops->scrub(d->engine, slot);

@@ -17,6 +17,7 @@
 #include "base/range.h"
 
 struct translator;
+struct transport_space;
 
 struct translator_fault {
 	unsigned int slot;
@@ -28,11 +29,25 @@ struct translator_fault {
 	bool stalled; /* the slot waits for engine control RESUME, TERMINATE or STOP */
 };
 
+/* An address space, as whoever translates wants it named. */
+struct translator_space {
+	uint32_t pasid, asid;
+	uint64_t root; /* bus address of its tables, where they are ours */
+	struct transport_space *kernel; /* the kernel's own */
+};
+
 struct translator_ops {
-	/* The address space of (pasid, asid) with its tables at bus address `root` is current on the slot from the next
-	 * job on. Its owner has seen to it that the slot is idle. 0, -EAGAIN (the slot's ring is full). */
-	int (*install)(struct translator *t, unsigned int slot, uint32_t pasid, uint32_t asid, uint64_t root);
-	/* Begins to forget n ranges of asid, or all of it if n is 0. 0 and a ticket, or -EAGAIN (the queue is full). */
+	/* The address space is current on the slot from the next job on. Its owner has seen to it that the slot is idle. 0;
+	 * 1: it will be, once `ready` says so, and no job may begin before; -EAGAIN (the slot's ring is full, or the
+	 * kernel has enough to do). */
+	int (*install)(struct translator *t, unsigned int slot, const struct translator_space *s);
+	/* Takes the address space away from the slot, if it is there, so that it may be freed. As install. NULL: whoever
+	 * stops the slot has done it. */
+	int (*remove)(struct translator *t, unsigned int slot, const struct translator_space *s);
+	/* Is what install or remove began done? 1, 0, or -errno: nobody knows what is current there. NULL: it always is. */
+	int (*ready)(struct translator *t, unsigned int slot);
+	/* Begins to forget n ranges of asid, or all of it if n is 0. 0 and a ticket, or -EAGAIN (the queue is full). This
+	 * and the next two are NULL where the kernel keeps the tables: it does so when it unmaps, and tells of no faults. */
 	int (*invalidate)(struct translator *t, uint32_t asid, const struct range *r, size_t n, uint64_t *ticket);
 	/* The highest ticket that is complete with all before it: no access begun under what they named still goes on.
 	 * 0 and the ticket, or -EPROTO if what the device wrote cannot be. */

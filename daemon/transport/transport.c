@@ -8,6 +8,9 @@
 
 static const struct transport_ops *const transports[] = {
 	&transport_vfio_user,
+	&transport_vfio,
+	&transport_iommufd,
+	&transport_type1,
 };
 
 const struct transport_ops *transport_find(const char *spec, const char **address)

@@ -9,9 +9,10 @@
  * is refused at once changes nothing: -EINVAL, -EOPNOTSUPP, -ENOTCONN before `opened`, -EBUSY while too many are out (a
  * thousand: ask again when some are done), or what this process lacks (-ENOMEM, -EMFILE, ...).
  *
- * When a device is lost (dead, stopped, or talking nonsense) the transport answers every request that is out with
- * -ENODEV, then calls `lost` once, from the loop; after that every call answers -ENODEV and the owner closes it. The
- * owner may open it again later. A device's words are hostile input: lengths, offsets, numbers, fds.
+ * When a device is lost (dead, stopped, asked back, or talking nonsense) the transport calls `lost` once, from the loop;
+ * after that every call answers -ENODEV, no done is called any more, and the owner closes it. Requests that are out may
+ * have been answered with -ENODEV before. The owner may open it again later. A device's words are hostile input: lengths,
+ * offsets, numbers, fds.
  */
 #ifndef TRANSPORT_TRANSPORT_H
 #define TRANSPORT_TRANSPORT_H
@@ -20,8 +21,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/range.h"
+
 struct event_base;
 struct transport;
+struct transport_space;
 
 #define TRANSPORT_MAX_IRQS 64u
 
@@ -48,8 +52,30 @@ struct transport_events {
 /* err: 0, or -errno: what the device answered (-EINVAL, -EIO, ...), -ENODEV if it was lost. */
 typedef void (*transport_done)(void *arg, int err);
 
+/*
+ * More address spaces for a device, of which it is in one at a time: those of an IOMMU whose tables the kernel keeps.
+ * As with everything here, done is called from the loop, requests finish in order, and -EBUSY is for later.
+ */
+struct transport_space_ops {
+	/* *ret is set when done says 0; it must live until then. */
+	int (*make)(struct transport *t, struct transport_space **ret, transport_done done, void *arg);
+	/* The device is not in it. Its mappings go with it. */
+	int (*free)(struct transport *t, struct transport_space *s);
+	/* As dma_map and dma_unmap, in this space. */
+	int (*map)(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
+		   uint32_t prot, transport_done done, void *arg);
+	int (*unmap)(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, transport_done done,
+		     void *arg);
+	/* Moves the device there; NULL: into its own. When it cannot, done says why and the device is where it was, or
+	 * nobody knows where (-EIO). */
+	int (*attach)(struct transport *t, struct transport_space *s, transport_done done, void *arg);
+};
+
 struct transport_ops {
 	const char *scheme; /* "vfio-user": specs read "vfio-user:/path/to.sock" */
+
+	/* Could `address` be one? Looks at its spelling alone. */
+	bool (*address_ok)(const char *address);
 
 	/* Begins to open what `address` (the part of the spec behind the colon) names. 0, and later opened or lost; or
 	 * -errno at once, and nothing is called. irqs: how many MSI-X vectors to arm, at most TRANSPORT_MAX_IRQS.
@@ -66,6 +92,10 @@ struct transport_ops {
 	void (*forget)(struct transport *t);
 
 	void (*ids)(const struct transport *t, struct transport_ids *ret);
+
+	/* The bus addresses that dma_map takes, ascending: *n is the room in v on entry and how many ranges there are on
+	 * return; -ENOSPC if that is more. */
+	int (*usable)(struct transport *t, struct range *v, size_t *n);
 
 	/* Maps len bytes of fd from off at bus address `bus` for the device's DMA. prot: enum transport_prot. All of
 	 * bus, len, off are multiples of 4096; the caller keeps mappings from overlapping. The fd is used during the
@@ -85,7 +115,9 @@ struct transport_ops {
 	 * time. */
 	volatile void *(*region_map)(struct transport *t, uint32_t region, uint64_t off, uint64_t len);
 
-	/* Resets the device. DMA mappings and armed interrupts stay. When done says 0 nothing begun before still runs. */
+	const struct transport_space_ops *spaces; /* NULL: the device has one address space, its own */
+
+	/* Resets the device; -EOPNOTSUPP if it has no reset. DMA mappings and armed interrupts stay. When done says 0 nothing begun before still runs. */
 	int (*reset)(struct transport *t, transport_done done, void *arg);
 };
 
@@ -98,5 +130,8 @@ struct transport {
 const struct transport_ops *transport_find(const char *spec, const char **address);
 
 extern const struct transport_ops transport_vfio_user;
+extern const struct transport_ops transport_vfio; /* the kernel's: iommufd if it is there, else type1 */
+extern const struct transport_ops transport_iommufd;
+extern const struct transport_ops transport_type1;
 
 #endif

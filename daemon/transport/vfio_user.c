@@ -360,6 +360,11 @@ int vfio_user_open_fd(struct transport **ret, struct event_base *base, int fd, u
 	return 0;
 }
 
+static bool vfu_address_ok(const char *address)
+{
+	return address[0] == '/' && address[1] && strlen(address) < sizeof(((struct sockaddr_un *)0)->sun_path);
+}
+
 static int vfu_open(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
 		    uint32_t deadline_ms, const struct transport_events *events, void *owner)
 {
@@ -387,6 +392,18 @@ static int vfu_open(struct transport **ret, struct event_base *base, const char 
 static void vfu_ids(const struct transport *t, struct transport_ids *ret)
 {
 	*ret = container_of(t, const struct vfu, transport)->ids;
+}
+
+/* As far as the page tables of every format reach; a device's own bus may be narrower, which shows when it maps. */
+static int vfu_usable(struct transport *t, struct range *v, size_t *n)
+{
+	size_t room = *n;
+
+	*n = 1;
+	if (!room)
+		return -ENOSPC;
+	v[0] = (struct range){0, (1ull << 47) - 1};
+	return 0;
 }
 
 /* 0 if the device can be used; -ENODEV if it is lost, -ENOTCONN if it is not opened yet. */
@@ -490,10 +507,12 @@ static int vfu_reset(struct transport *t, transport_done done, void *arg)
 
 const struct transport_ops transport_vfio_user = {
 	.scheme = "vfio-user",
+	.address_ok = vfu_address_ok,
 	.open = vfu_open,
 	.close = vfu_close,
 	.forget = vfu_forget,
 	.ids = vfu_ids,
+	.usable = vfu_usable,
 	.dma_map = vfu_dma_map,
 	.dma_unmap = vfu_dma_unmap,
 	.region_write = vfu_region_write,

@@ -49,7 +49,7 @@ class Gpu(HostileCase):
     def test_privileged(self):
         c = self.connect()
         w = Workspace(self, c)
-        job = w.submit(w.put(command(SET_TTBR, 1, 0x40000000)))
+        job = w.submit(w.put(command(SET_TTBR, 1, 0x4000000000)))
         self.assertTrue(c.wait(w.ctx, job))
         self.assertEqual(c.next_fault()[2][0][:4], (job, w.cmd_iova, 4, 5))
 
@@ -58,7 +58,7 @@ class Gpu(HostileCase):
         of them."""
         c = self.connect()
         w = Workspace(self, c)
-        for bus in (0x100000, 0x101000, *MARKS, 0x40000000, 0x8000000000, 0x100000000000):
+        for bus in (0x100000, 0x101000, *MARKS, 0x4000000000, 0x8000000000, 0x100000000000):
             for text in (command(FILL, 0xBAD, bus, length=PAGE), command(COPY, 0, w.iova, bus, PAGE)):
                 job = w.submit(w.put(text))
                 self.assertTrue(c.wait(w.ctx, job))

@@ -108,7 +108,6 @@ static inline void rig_devices(struct books *b, struct device_books *dev[RIG_DEV
 		.pasid_bits = 3,
 		.asid_bits = 2,
 		.iova = {RIG_IOVA, RIG_IOVA + RIG_PAGES * PAGE - 1},
-		.bus = {RIG_BUS, RIG_BUS + RIG_BUS_PAGES * PAGE - 1},
 		.cmd_align = 8,
 		.submit_max = 64,
 	};
@@ -118,6 +117,8 @@ static inline void rig_devices(struct books *b, struct device_books *dev[RIG_DEV
 	t.name = "shared";
 	t.global = true;
 	check(books_add_device(b, &t, &dev[1]) == 0);
+	for (uint32_t i = 0; i < RIG_DEVICES; i++)
+		books_set_window(dev[i], (struct range){RIG_BUS, RIG_BUS + RIG_BUS_PAGES * PAGE - 1});
 }
 
 static inline void rig_init(struct rig *g)

@@ -186,7 +186,9 @@ static void test_only_device(void **state)
 	assert_string_equal(c->service.devices[0].spec, "vfio-user:/z");
 	assert_string_equal(c->socket_path, "/a");
 	assert_true(config_only_device(c, "tcp:/z", error) < 0);
-	assert_string_equal(error, "--device: devices[0].spec: found \"tcp:/z\"; allowed is \"vfio-user:/PATH\"");
+	assert_string_equal(
+		error,
+		"--device: devices[0].spec: found \"tcp:/z\"; allowed is \"vfio-user:/PATH\" or \"vfio:0000:01:00.0\"");
 	assert_true(config_only_device(c, "vfio-user:/\", \"slots\": \"", error) < 0);
 	memset(big, 'x', sizeof(big));
 	big[sizeof(big) - 1] = 0;
@@ -319,8 +321,9 @@ static void test_strings(void **state)
 		{"devices[0].spec",
 		 "{\"devices\": [{\"spec\": ",
 		 "}]}",
-		 "\"vfio-user:/PATH\"",
-		 {"\"\"", "0", "\"vfio-user:/\"", "\"vfio-user:x/y\"", "\"vfio:0000:01:00.0\"", "null"}},
+		 "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\"",
+		 {"\"\"", "0", "\"vfio-user:/\"", "\"vfio-user:x/y\"", "\"vfio:0000:01:00\"", "\"vfio:/dev/vfio/7\"",
+		  "\"type1\"", "null"}},
 		{"devices[0].mode",
 		 "{\"devices\": [{\"mode\": ",
 		 "}]}",

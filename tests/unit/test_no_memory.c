@@ -206,7 +206,6 @@ static void begin(struct stage *s, bool failing)
 		.pasid_bits = 16,
 		.asid_bits = 16,
 		.iova = {0x10000, 0xffffffffffff},
-		.bus = {0x100000000000, 0x1fffffffffff},
 		.cmd_align = 64,
 		.submit_max = 4096,
 	};
@@ -217,6 +216,8 @@ static void begin(struct stage *s, bool failing)
 	t.name = "shared";
 	t.global = true;
 	assert_int_equal(books_add_device(s->books, &t, &s->dev[1]), 0);
+	for (int i = 0; i < 2; i++)
+		books_set_window(s->dev[i], (struct range){0x100000000000, 0x1fffffffffff});
 }
 
 static void open_clients(struct stage *s)

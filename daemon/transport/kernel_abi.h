@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What we use of the kernel's iommufd, and of VFIO beyond what the oldest supported headers declare (Debian 12: Linux
+ * 6.1): numbers and layouts of our own, under names of our own, so that this file may stand beside any <linux/vfio.h>.
+ * It never meets <linux/iommufd.h>; tests/unit/test_kernel_abi.c compares the two where that header exists.
+ *
+ * Sources: Linux include/uapi/linux/iommufd.h (6.2; MAP_FILE 6.13), include/uapi/linux/vfio.h (cdev 6.6; PASID 6.15).
+ */
+#ifndef TRANSPORT_KERNEL_ABI_H
+#define TRANSPORT_KERNEL_ABI_H
+
+#include <linux/ioctl.h>
+#include <stdint.h>
+
+#define KABI_IOMMU_TYPE ';'
+#define KABI_VFIO_TYPE ';'
+
+#define KABI_IOMMU_DESTROY _IO(KABI_IOMMU_TYPE, 0x80)
+#define KABI_IOMMU_IOAS_ALLOC _IO(KABI_IOMMU_TYPE, 0x81)
+#define KABI_IOMMU_IOAS_IOVA_RANGES _IO(KABI_IOMMU_TYPE, 0x84)
+#define KABI_IOMMU_IOAS_MAP _IO(KABI_IOMMU_TYPE, 0x85)
+#define KABI_IOMMU_IOAS_UNMAP _IO(KABI_IOMMU_TYPE, 0x86)
+#define KABI_IOMMU_HWPT_ALLOC _IO(KABI_IOMMU_TYPE, 0x89)
+#define KABI_IOMMU_IOAS_MAP_FILE _IO(KABI_IOMMU_TYPE, 0x8f)
+
+#define KABI_VFIO_DEVICE_BIND_IOMMUFD _IO(KABI_VFIO_TYPE, 100 + 18)
+#define KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT _IO(KABI_VFIO_TYPE, 100 + 19)
+
+struct kabi_iommu_destroy {
+	uint32_t size;
+	uint32_t id;
+};
+
+struct kabi_iommu_ioas_alloc {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t out_ioas_id;
+};
+
+struct kabi_iommu_iova_range {
+	uint64_t start;
+	uint64_t last;
+};
+
+struct kabi_iommu_ioas_iova_ranges {
+	uint32_t size;
+	uint32_t ioas_id;
+	uint32_t num_iovas;
+	uint32_t reserved;
+	uint64_t allowed_iovas; /* address of an array of kabi_iommu_iova_range */
+	uint64_t out_iova_alignment;
+};
+
+enum kabi_iommu_map_flags {
+	KABI_IOMMU_MAP_FIXED_IOVA = 1,
+	KABI_IOMMU_MAP_WRITEABLE = 2,
+	KABI_IOMMU_MAP_READABLE = 4,
+};
+
+struct kabi_iommu_ioas_map {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t ioas_id;
+	uint32_t reserved;
+	uint64_t user_va;
+	uint64_t length;
+	uint64_t iova;
+};
+
+struct kabi_iommu_ioas_map_file {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t ioas_id;
+	int32_t fd;
+	uint64_t start;
+	uint64_t length;
+	uint64_t iova;
+};
+
+struct kabi_iommu_ioas_unmap {
+	uint32_t size;
+	uint32_t ioas_id;
+	uint64_t iova;
+	uint64_t length;
+};
+
+struct kabi_iommu_hwpt_alloc {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t dev_id;
+	uint32_t pt_id; /* the IOAS */
+	uint32_t out_hwpt_id;
+	uint32_t reserved;
+	uint32_t data_type;
+	uint32_t data_len;
+	uint64_t data_uptr;
+};
+
+struct kabi_vfio_device_bind_iommufd {
+	uint32_t argsz;
+	uint32_t flags;
+	int32_t iommufd;
+	uint32_t out_devid;
+};
+
+struct kabi_vfio_device_attach_iommufd_pt {
+	uint32_t argsz;
+	uint32_t flags;
+	uint32_t pt_id;
+};
+
+#endif

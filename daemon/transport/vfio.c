@@ -1,0 +1,592 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The kernel's VFIO as a transport: "vfio:BDF" takes iommufd where the kernel has it for the device, else type1;
+ * "iommufd:BDF" and "type1:BDF" take that one.
+ *
+ * What may wait in the kernel (opening, pinning, reset, closing) is done on a thread of the device's own, in the order in
+ * which it was asked for; the answers come from the loop. Register writes and interrupts never go that way. Pinning has
+ * no deadline, for the kernel is no device that lies; a reset has one.
+ */
+#include "transport/transport.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/event_struct.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "base/util.h"
+#include "base/worker.h"
+#include "transport/vfio_priv.h"
+
+#define MAX_OUT 1024u /* requests without an answer; see transport.h */
+#define NOTICE_REQUEST TRANSPORT_MAX_IRQS
+#define NOTICE_ERROR (TRANSPORT_MAX_IRQS + 1)
+#define N_LINES (TRANSPORT_MAX_IRQS + 2)
+
+enum what {
+	REQUEST_OPEN,
+	REQUEST_MAP,
+	REQUEST_UNMAP,
+	REQUEST_SPACE_NEW,
+	REQUEST_SPACE_FREE,
+	REQUEST_ATTACH,
+	REQUEST_RESET,
+};
+
+struct request {
+	struct work work;
+	struct vfio *v;
+	enum what what;
+	struct transport_space *space; /* NULL: the device's own */
+	struct transport_space **made; /* SPACE_NEW: where the answer goes */
+	uint64_t bus, len, off;
+	uint32_t prot;
+	int fd; /* MAP: a duplicate */
+	int result;
+	transport_done done; /* NULL: OPEN, SPACE_FREE */
+	void *arg;
+};
+
+struct line { /* an eventfd that the kernel signals */
+	struct vfio *v;
+	uint32_t vector; /* or NOTICE_* */
+	int fd;
+	struct event ev;
+};
+
+struct vfio {
+	struct transport transport;
+	const struct transport_events *events;
+	void *owner;
+	struct event_base *base;
+	struct worker *worker;
+	const struct vfio_iommu_ops *how;
+	struct pci_place at;
+	uint32_t want_irqs, deadline_ms;
+	struct line lines[N_LINES];
+	uint32_t n_lines; /* that are armed, or may be */
+	struct event ev_reset; /* the deadline */
+	struct event ev_lost; /* tells the owner from the loop */
+	uint32_t n_out;
+	bool opened, forgotten;
+	int error; /* lost */
+	/* The thread's alone until OPEN is answered; from then on each call says who makes it. */
+	struct vfio_iommu *iommu;
+	struct vfio_device device;
+	struct vfio_why why;
+};
+
+int vfio_fail(struct vfio_why *why, int error, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(why->text, sizeof(why->text), fmt, ap);
+	va_end(ap);
+	return error;
+}
+
+static struct vfio *vfio_of(struct transport *t)
+{
+	return container_of(t, struct vfio, transport);
+}
+
+/* ---- on the thread ---- */
+
+static int open_device(struct vfio *v)
+{
+	int fds[TRANSPORT_MAX_IRQS], fd = -1;
+	int r = v->how->open(&v->iommu, &v->at, &fd, &v->why);
+
+	if (r < 0)
+		return r;
+	vfio_device_init(&v->device, fd);
+	r = vfio_device_start(&v->device, &v->why);
+	for (uint32_t i = 0; i < v->want_irqs; i++)
+		fds[i] = v->lines[i].fd;
+	if (r == 0)
+		r = vfio_device_arm(&v->device, fds, v->want_irqs, &v->why);
+	if (r == 0)
+		r = vfio_device_arm_notices(&v->device, v->lines[NOTICE_REQUEST].fd, v->lines[NOTICE_ERROR].fd,
+					    &v->why);
+	return r;
+}
+
+static void request_run(struct work *w)
+{
+	struct request *q = container_of(w, struct request, work);
+	struct vfio *v = q->v;
+	struct vfio_iommu *m = v->iommu;
+	struct transport_space *space = q->space || !m ? q->space : m->own;
+
+	switch (q->what) {
+	case REQUEST_OPEN:
+		q->result = open_device(v);
+		break;
+	case REQUEST_MAP:
+		q->result = m->ops->map(m, space, q->bus, q->len, q->fd, q->off, q->prot);
+		break;
+	case REQUEST_UNMAP:
+		q->result = m->ops->unmap(m, space, q->bus, q->len);
+		break;
+	case REQUEST_SPACE_NEW:
+		q->result = m->ops->space_new(m, &q->space);
+		break;
+	case REQUEST_SPACE_FREE:
+		m->ops->space_free(m, space);
+		break;
+	case REQUEST_ATTACH:
+		q->result = m->ops->attach(m, v->device.fd, space);
+		break;
+	case REQUEST_RESET:
+		q->result = vfio_device_reset(&v->device);
+		break;
+	}
+}
+
+static void request_drop(struct work *w)
+{
+	struct request *q = container_of(w, struct request, work);
+
+	if (q->fd >= 0)
+		close(q->fd); /* a memfd, of which the buffer has another: nothing is freed here */
+	free(q);
+}
+
+/* The device first: its mappings go when nothing is attached any more. */
+static void vfio_destroy(void *arg)
+{
+	struct vfio *v = arg;
+
+	vfio_device_fini(&v->device);
+	if (v->iommu)
+		v->iommu->ops->close(v->iommu);
+	for (uint32_t i = 0; i < N_LINES; i++)
+		if (v->lines[i].fd >= 0)
+			close(v->lines[i].fd);
+	free(v);
+}
+
+/* ---- lost ---- */
+
+static void silence(struct vfio *v)
+{
+	for (uint32_t i = 0; i < N_LINES; i++)
+		if (v->lines[i].fd >= 0)
+			event_del(&v->lines[i].ev);
+	event_del(&v->ev_reset);
+}
+
+static void vfio_lose(struct vfio *v, int error)
+{
+	if (v->error)
+		return;
+	v->error = error;
+	silence(v);
+	event_active(&v->ev_lost, EV_TIMEOUT, 0);
+}
+
+/* Requests that are out are answered by the thread as it gets there; their owner asked to hear -ENODEV first. */
+static void on_lost(evutil_socket_t fd, short what, void *arg)
+{
+	struct vfio *v = arg;
+
+	if (!v->forgotten)
+		v->events->lost(v->owner, v->error, v->why.text);
+}
+
+static void on_reset_deadline(evutil_socket_t fd, short what, void *arg)
+{
+	struct vfio *v = arg;
+
+	vfio_lose(v, vfio_fail(&v->why, -ETIMEDOUT, "its reset is not done after %u ms", v->deadline_ms));
+}
+
+/* ---- interrupts ---- */
+
+static void on_line(evutil_socket_t fd, short what, void *arg)
+{
+	struct line *l = arg;
+	struct vfio *v = l->v;
+	uint64_t count;
+
+	if (read(l->fd, &count, sizeof(count)) != sizeof(count) || !v->opened || v->error)
+		return;
+	if (l->vector == NOTICE_REQUEST) {
+		vfio_lose(v, vfio_fail(&v->why, -ENODEV, "the kernel asks for %s back", v->at.bdf));
+		return;
+	}
+	if (l->vector == NOTICE_ERROR) {
+		vfio_lose(v, vfio_fail(&v->why, -EIO, "%s reports an error that it cannot recover from", v->at.bdf));
+		return;
+	}
+	v->events->irq(v->owner, l->vector);
+	if (!v->error && !v->forgotten)
+		vfio_device_unmask(&v->device);
+}
+
+static int line_open(struct vfio *v, uint32_t vector)
+{
+	struct line *l = &v->lines[vector];
+
+	l->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (l->fd < 0)
+		return -errno;
+	l->v = v;
+	l->vector = vector;
+	event_assign(&l->ev, v->base, l->fd, EV_READ | EV_PERSIST, on_line, l);
+	return event_add(&l->ev, NULL) < 0 ? -ENOMEM : 0;
+}
+
+static int lines_open(struct vfio *v)
+{
+	int r = line_open(v, NOTICE_REQUEST);
+
+	if (r == 0)
+		r = line_open(v, NOTICE_ERROR);
+	for (uint32_t i = 0; r == 0 && i < v->want_irqs; i++)
+		r = line_open(v, i);
+	return r;
+}
+
+/* ---- answers ---- */
+
+static void on_opened(struct vfio *v, int result)
+{
+	if (result < 0) {
+		vfio_lose(v, result);
+		return;
+	}
+	v->opened = true;
+	v->events->opened(v->owner);
+}
+
+static void request_done(struct work *w)
+{
+	struct request q = *container_of(w, struct request, work);
+	struct vfio *v = q.v;
+
+	request_drop(w);
+	v->n_out--;
+	if (q.what == REQUEST_RESET)
+		event_del(&v->ev_reset);
+	if (v->forgotten)
+		return;
+	if (q.what == REQUEST_SPACE_NEW && q.result == 0)
+		*q.made = q.space;
+	if (q.what == REQUEST_OPEN)
+		on_opened(v, q.result);
+	else if (q.done)
+		q.done(q.arg, v->error ? -ENODEV : q.result == -ENODEV ? -EIO : q.result);
+}
+
+static int request_add(struct vfio *v, const struct request *from)
+{
+	struct request *q;
+
+	if (v->n_out == MAX_OUT)
+		return -EBUSY;
+	q = malloc(sizeof(*q));
+	if (!q)
+		return -ENOMEM;
+	*q = *from;
+	q->v = v;
+	q->work.run = request_run;
+	q->work.done = request_done;
+	v->n_out++;
+	worker_add(v->worker, &q->work);
+	return 0;
+}
+
+/* ---- the transport's operations ---- */
+
+static void vfio_forget(struct transport *t)
+{
+	struct vfio *v = vfio_of(t);
+
+	v->forgotten = true;
+	if (!v->error)
+		v->error = -ENODEV;
+	silence(v);
+}
+
+static struct transport *vfio_close(struct transport *t)
+{
+	struct vfio *v;
+
+	if (!t)
+		return NULL;
+	v = vfio_of(t);
+	silence(v);
+	event_del(&v->ev_lost);
+	if (v->worker)
+		worker_leave(v->worker, request_drop, vfio_destroy, v);
+	else
+		vfio_destroy(v);
+	return NULL;
+}
+
+static void vfio_closep(struct vfio **v)
+{
+	if (*v)
+		vfio_close(&(*v)->transport);
+}
+
+static struct vfio *vfio_new(const struct transport_ops *ops, struct event_base *base,
+			     const struct transport_events *events, void *owner)
+{
+	struct vfio *v = calloc(1, sizeof(*v));
+
+	if (!v)
+		return NULL;
+	v->transport.ops = ops;
+	v->base = base;
+	v->events = events;
+	v->owner = owner;
+	vfio_device_init(&v->device, -1);
+	for (uint32_t i = 0; i < N_LINES; i++)
+		v->lines[i].fd = -1;
+	event_assign(&v->ev_reset, base, -1, 0, on_reset_deadline, v);
+	event_assign(&v->ev_lost, base, -1, 0, on_lost, v);
+	return v;
+}
+
+/* What can be said without the device. `how` NULL: whichever is there. */
+static int find_way(struct vfio *v, const struct vfio_iommu_ops *how)
+{
+	if (strcmp(v->at.driver, "vfio-pci") != 0)
+		return vfio_fail(&v->why, -EBUSY, "%s is bound to %s, not to vfio-pci; see docs/vfio.md", v->at.bdf,
+				 v->at.driver[0] ? v->at.driver : "no driver");
+	if (v->at.group < 0)
+		return vfio_fail(&v->why, -EOPNOTSUPP,
+				 "%s is behind no IOMMU; switch it on in the firmware and on the kernel's command line",
+				 v->at.bdf);
+	if (how && !how->there(&v->at))
+		return vfio_fail(&v->why, -EOPNOTSUPP, "this kernel has no %s for %s", how->name, v->at.bdf);
+	v->how = how ? how : vfio_iommu_iommufd.there(&v->at) ? &vfio_iommu_iommufd : &vfio_iommu_type1;
+	return 0;
+}
+
+static int vfio_open(const struct transport_ops *ops, const struct vfio_iommu_ops *how, struct transport **ret,
+		     struct event_base *base, const char *address, uint32_t irqs, uint32_t deadline_ms,
+		     const struct transport_events *events, void *owner)
+{
+	__attribute__((cleanup(vfio_closep))) struct vfio *v = NULL;
+	char bdf[PCI_BDF_SIZE];
+	int r;
+
+	if (irqs > TRANSPORT_MAX_IRQS || deadline_ms == 0 || !pci_parse_bdf(address, bdf))
+		return -EINVAL;
+	v = vfio_new(ops, base, events, owner);
+	if (!v)
+		return -ENOMEM;
+	v->want_irqs = irqs;
+	v->deadline_ms = deadline_ms;
+	r = pci_find("/sys", bdf, &v->at);
+	if (r < 0)
+		r = vfio_fail(&v->why, r, "there is no PCI device %s", bdf);
+	else
+		r = find_way(v, how);
+	if (r < 0) {
+		vfio_lose(v, r);
+		*ret = &TAKE_PTR(v)->transport;
+		return 0;
+	}
+	r = lines_open(v);
+	if (r == 0)
+		r = worker_new(&v->worker, base);
+	if (r == 0)
+		r = request_add(v, &(struct request){.what = REQUEST_OPEN, .fd = -1});
+	if (r < 0)
+		return r;
+	*ret = &TAKE_PTR(v)->transport;
+	return 0;
+}
+
+static bool vfio_address_ok(const char *address)
+{
+	char bdf[PCI_BDF_SIZE];
+
+	return pci_parse_bdf(address, bdf);
+}
+
+static int open_auto(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+		     uint32_t deadline_ms, const struct transport_events *events, void *owner)
+{
+	return vfio_open(&transport_vfio, NULL, ret, base, address, irqs, deadline_ms, events, owner);
+}
+
+static int open_type1(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+		      uint32_t deadline_ms, const struct transport_events *events, void *owner)
+{
+	return vfio_open(&transport_type1, &vfio_iommu_type1, ret, base, address, irqs, deadline_ms, events, owner);
+}
+
+static int open_iommufd(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+			uint32_t deadline_ms, const struct transport_events *events, void *owner)
+{
+	return vfio_open(&transport_iommufd, &vfio_iommu_iommufd, ret, base, address, irqs, deadline_ms, events, owner);
+}
+
+static int check_open(const struct vfio *v)
+{
+	if (v->error)
+		return -ENODEV;
+	return v->opened ? 0 : -ENOTCONN;
+}
+
+static void vfio_ids(const struct transport *t, struct transport_ids *ret)
+{
+	*ret = container_of(t, const struct vfio, transport)->device.ids;
+}
+
+static int vfio_usable(struct transport *t, struct range *v, size_t *n)
+{
+	int r = check_open(vfio_of(t));
+
+	return r < 0 ? r : vfio_of(t)->iommu->ops->ranges(vfio_of(t)->iommu, v, n);
+}
+
+static bool range_is_pages(uint64_t first, uint64_t len)
+{
+	struct range r;
+
+	return range_make(&r, first, len) && range_aligned(r, 4096);
+}
+
+static int vfio_space_map(struct transport *t, struct transport_space *space, uint64_t bus, uint64_t len, int fd,
+			  uint64_t off, uint32_t prot, transport_done done, void *arg)
+{
+	struct request q = {.what = REQUEST_MAP,
+			    .space = space,
+			    .bus = bus,
+			    .len = len,
+			    .off = off,
+			    .prot = prot,
+			    .done = done,
+			    .arg = arg};
+	AUTO_CLOSE int dup = -1;
+	int r = check_open(vfio_of(t));
+
+	if (r < 0)
+		return r;
+	if (!range_is_pages(bus, len) || !range_is_pages(off, len) || off + len > INT64_MAX || prot == 0 ||
+	    (prot & ~(uint32_t)(TRANSPORT_READ | TRANSPORT_WRITE)) || !done)
+		return -EINVAL;
+	dup = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (dup < 0)
+		return -errno;
+	q.fd = dup;
+	r = request_add(vfio_of(t), &q);
+	if (r == 0)
+		util_take_fd(&dup);
+	return r;
+}
+
+static int vfio_space_unmap(struct transport *t, struct transport_space *space, uint64_t bus, uint64_t len,
+			    transport_done done, void *arg)
+{
+	int r = check_open(vfio_of(t));
+
+	if (r < 0)
+		return r;
+	if (!range_is_pages(bus, len) || !done)
+		return -EINVAL;
+	return request_add(vfio_of(t), &(struct request){.what = REQUEST_UNMAP,
+							 .space = space,
+							 .bus = bus,
+							 .len = len,
+							 .fd = -1,
+							 .done = done,
+							 .arg = arg});
+}
+
+static int vfio_dma_map(struct transport *t, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot,
+			transport_done done, void *arg)
+{
+	return vfio_space_map(t, NULL, bus, len, fd, off, prot, done, arg);
+}
+
+static int vfio_dma_unmap(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
+{
+	return vfio_space_unmap(t, NULL, bus, len, done, arg);
+}
+
+static int vfio_space_new(struct transport *t, struct transport_space **ret, transport_done done, void *arg)
+{
+	int r = check_open(vfio_of(t));
+
+	return r < 0 ? r
+		     : request_add(vfio_of(t),
+				   &(struct request){
+					   .what = REQUEST_SPACE_NEW, .made = ret, .fd = -1, .done = done, .arg = arg});
+}
+
+static int vfio_space_free(struct transport *t, struct transport_space *space)
+{
+	int r = check_open(vfio_of(t));
+
+	return r < 0 ? r
+		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_SPACE_FREE, .space = space, .fd = -1});
+}
+
+static int vfio_attach(struct transport *t, struct transport_space *space, transport_done done, void *arg)
+{
+	int r = check_open(vfio_of(t));
+
+	return r < 0 ? r
+		     : request_add(vfio_of(t),
+				   &(struct request){
+					   .what = REQUEST_ATTACH, .space = space, .fd = -1, .done = done, .arg = arg});
+}
+
+static const struct transport_space_ops vfio_spaces = {
+	.make = vfio_space_new,
+	.free = vfio_space_free,
+	.map = vfio_space_map,
+	.unmap = vfio_space_unmap,
+	.attach = vfio_attach,
+};
+
+static int vfio_region_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
+{
+	int r = check_open(vfio_of(t));
+
+	return r < 0 ? r : vfio_device_write(&vfio_of(t)->device, region, off, width, value);
+}
+
+static volatile void *vfio_region_map(struct transport *t, uint32_t region, uint64_t off, uint64_t len)
+{
+	if (check_open(vfio_of(t)) < 0)
+		return NULL;
+	return vfio_device_map(&vfio_of(t)->device, region, off, len);
+}
+
+static int vfio_reset(struct transport *t, transport_done done, void *arg)
+{
+	struct vfio *v = vfio_of(t);
+	struct timeval limit = {v->deadline_ms / 1000, v->deadline_ms % 1000 * 1000};
+	int r = check_open(v);
+
+	if (r < 0)
+		return r;
+	if (!done)
+		return -EINVAL;
+	r = request_add(v, &(struct request){.what = REQUEST_RESET, .fd = -1, .done = done, .arg = arg});
+	if (r == 0)
+		evtimer_add(&v->ev_reset, &limit);
+	return r;
+}
+
+#define VFIO_OPS                                                                                    \
+	.address_ok = vfio_address_ok, .close = vfio_close, .forget = vfio_forget, .ids = vfio_ids, \
+	.usable = vfio_usable, .dma_map = vfio_dma_map, .dma_unmap = vfio_dma_unmap,                \
+	.region_write = vfio_region_write, .region_map = vfio_region_map, .reset = vfio_reset, .spaces = &vfio_spaces
+
+const struct transport_ops transport_vfio = {.scheme = "vfio", .open = open_auto, VFIO_OPS};
+const struct transport_ops transport_type1 = {.scheme = "type1", .open = open_type1, VFIO_OPS};
+const struct transport_ops transport_iommufd = {.scheme = "iommufd", .open = open_iommufd, VFIO_OPS};

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The inside of the kernel's VFIO as a transport, for its own files and its tests: the IOMMU side with the address spaces
+ * that the device's DMA can go through (type1 or iommufd), the device behind its fd, and the transport that lets a thread do what may take
+ * its time.
+ *
+ * Whoever fails says why in a sentence with the numbers and what to do, and returns -errno.
+ */
+#ifndef TRANSPORT_VFIO_PRIV_H
+#define TRANSPORT_VFIO_PRIV_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/range.h"
+#include "transport/pci.h"
+#include "transport/transport.h"
+
+struct vfio_why {
+	char text[224];
+};
+
+__attribute__((format(printf, 3, 4))) int vfio_fail(struct vfio_why *why, int error, const char *fmt, ...);
+
+/* ---- the IOMMU side: all calls may wait for the kernel ---- */
+
+struct vfio_iommu_ops;
+
+struct vfio_iommu { /* a type1 container, or an iommufd; one for each device */
+	const struct vfio_iommu_ops *ops;
+	struct transport_space *own; /* the address space that the device is in after opening */
+};
+
+struct vfio_iommu_ops {
+	const char *name;
+	/* Is this way open to the device on this machine? Looks, and opens nothing. */
+	bool (*there)(const struct pci_place *at);
+	/* With the device in an address space of its own, empty; its fd is the caller's. */
+	int (*open)(struct vfio_iommu **ret, const struct pci_place *at, int *device_fd, struct vfio_why *why);
+	/* The device's fd is closed by then. Spaces that are left go with it. Takes NULL, returns NULL. */
+	struct vfio_iommu *(*close)(struct vfio_iommu *m);
+	/* The usable IOVA ranges, ascending: *n is the room in v on entry and how many there are on return. -ENOSPC if
+	 * that is more. */
+	int (*ranges)(struct vfio_iommu *m, struct range *v, size_t *n);
+	/* prot: enum transport_prot. A mapping is unmapped as it was mapped, whole. */
+	int (*map)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
+		   uint32_t prot);
+	int (*unmap)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len);
+	/* More address spaces, of which the device is in one at a time. */
+	int (*space_new)(struct vfio_iommu *m, struct transport_space **ret);
+	void (*space_free)(struct vfio_iommu *m, struct transport_space *s); /* the device is not in it */
+	/* Moves the device. On failure it is where it was; -EIO: it is nowhere sure. */
+	int (*attach)(struct vfio_iommu *m, int device_fd, struct transport_space *s);
+};
+
+extern const struct vfio_iommu_ops vfio_iommu_type1;
+extern const struct vfio_iommu_ops vfio_iommu_iommufd;
+
+/* ---- the device ---- */
+
+#define VFIO_MAX_REGIONS 16u /* the fixed ones of PCI, and room for a driver's own, which nobody asks for */
+#define VFIO_MAX_AREAS 8u
+
+struct vfio_area {
+	struct range at; /* in the region */
+	void *map; /* NULL until asked for */
+};
+
+struct vfio_region {
+	uint64_t size, offset; /* offset: in the device's file */
+	uint32_t flags; /* VFIO_REGION_INFO_FLAG_* */
+	uint32_t n_areas; /* what may be mapped */
+	struct vfio_area areas[VFIO_MAX_AREAS];
+};
+
+struct vfio_device {
+	int fd;
+	uint32_t flags; /* VFIO_DEVICE_FLAGS_* */
+	struct transport_ids ids;
+	uint32_t n_regions;
+	struct vfio_region regions[VFIO_MAX_REGIONS];
+	uint32_t irq_index; /* VFIO_PCI_*_IRQ_INDEX of the interrupts that are armed */
+	uint32_t n_irqs;
+};
+
+void vfio_device_init(struct vfio_device *d, int fd); /* takes the fd */
+void vfio_device_fini(struct vfio_device *d);
+/* Asks the kernel what it is and lets it master the bus. May wait. */
+int vfio_device_start(struct vfio_device *d, struct vfio_why *why);
+/* Arms up to `count` interrupts of the best kind there is, fds[i] each; d->n_irqs says how many. */
+int vfio_device_arm(struct vfio_device *d, const int *fds, uint32_t count, struct vfio_why *why);
+/* Arms the notices that the device is asked back (`request`) and that it has died (`error`); either may not exist. */
+int vfio_device_arm_notices(struct vfio_device *d, int request, int error, struct vfio_why *why);
+/* An interrupt that was level-triggered (INTx) is masked by the kernel until this. */
+void vfio_device_unmask(struct vfio_device *d);
+int vfio_device_reset(struct vfio_device *d); /* waits */
+volatile void *vfio_device_map(struct vfio_device *d, uint32_t region, uint64_t off, uint64_t len);
+int vfio_device_write(struct vfio_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t value);
+
+#endif

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Address spaces of a type1 container: /dev/vfio/vfio with the device's group in it. One container for each device, and a
+ * container has one address space: others are lists of what they would map, and moving the device unmaps all of one and
+ * maps all of the other, which takes as long as pinning their bytes takes.
+ *
+ * type1 maps by virtual address, so memory is mapped into this process for the moment of the call; what the kernel has
+ * pinned stays pinned without it. A mapping is unmapped as it was mapped, whole (type1 v2).
+ *
+ * Source: Linux include/uapi/linux/vfio.h, drivers/vfio/vfio_iommu_type1.c.
+ */
+#include "transport/vfio_priv.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/vfio.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/queue.h>
+
+#include "base/util.h"
+
+struct mapping {
+	uint64_t iova, len, off;
+	uint32_t prot;
+	int fd;
+	TAILQ_ENTRY(mapping) link; /* in transport_space.mappings */
+};
+
+struct transport_space {
+	TAILQ_HEAD(, mapping) mappings; /* empty for the device's own, from which it never has to come back */
+	LIST_ENTRY(transport_space) link; /* in type1.spaces */
+};
+
+struct type1 {
+	struct vfio_iommu iommu;
+	int container, group;
+	struct transport_space *current; /* that the device is in */
+	LIST_HEAD(, transport_space) spaces;
+};
+
+static struct type1 *of_iommu(struct vfio_iommu *m)
+{
+	return container_of(m, struct type1, iommu);
+}
+
+static bool type1_there(const struct pci_place *at)
+{
+	return at->group >= 0;
+}
+
+/* ---- the container's one address space ---- */
+
+static int dma_map(struct type1 *t, const struct mapping *w)
+{
+	int prot = PROT_READ | (w->prot & TRANSPORT_WRITE ? PROT_WRITE : 0);
+	void *p = mmap(NULL, w->len, prot, MAP_SHARED | MAP_NORESERVE, w->fd, (off_t)w->off);
+	struct vfio_iommu_type1_dma_map m = {
+		.argsz = sizeof(m),
+		.flags = (w->prot & TRANSPORT_READ ? VFIO_DMA_MAP_FLAG_READ : 0u) |
+			 (w->prot & TRANSPORT_WRITE ? VFIO_DMA_MAP_FLAG_WRITE : 0u),
+		.vaddr = (uintptr_t)p,
+		.iova = w->iova,
+		.size = w->len,
+	};
+	int r = 0;
+
+	if (p == MAP_FAILED)
+		return -errno;
+	if (ioctl(t->container, VFIO_IOMMU_MAP_DMA, &m) < 0)
+		r = -errno;
+	munmap(p, w->len);
+	return r;
+}
+
+static int dma_unmap(struct type1 *t, uint64_t iova, uint64_t len)
+{
+	struct vfio_iommu_type1_dma_unmap m = {.argsz = sizeof(m), .iova = iova, .size = len};
+
+	if (ioctl(t->container, VFIO_IOMMU_UNMAP_DMA, &m) < 0)
+		return -errno;
+	return m.size == len ? 0 : -EIO;
+}
+
+/* ---- address spaces ---- */
+
+static int type1_space_new(struct vfio_iommu *m, struct transport_space **ret)
+{
+	struct transport_space *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return -ENOMEM;
+	TAILQ_INIT(&s->mappings);
+	LIST_INSERT_HEAD(&of_iommu(m)->spaces, s, link);
+	*ret = s;
+	return 0;
+}
+
+static void mapping_free(struct transport_space *s, struct mapping *w)
+{
+	TAILQ_REMOVE(&s->mappings, w, link);
+	close(w->fd); /* a memfd, of which the buffer has another: nothing is freed here */
+	free(w);
+}
+
+static void type1_space_free(struct vfio_iommu *m, struct transport_space *s)
+{
+	struct mapping *w;
+
+	while ((w = TAILQ_FIRST(&s->mappings)))
+		mapping_free(s, w);
+	LIST_REMOVE(s, link);
+	free(s);
+}
+
+static int remember(struct transport_space *s, const struct mapping *from, struct mapping **ret)
+{
+	AUTO_FREE struct mapping *w = malloc(sizeof(*w));
+
+	if (!w)
+		return -ENOMEM;
+	*w = *from;
+	w->fd = fcntl(from->fd, F_DUPFD_CLOEXEC, 0);
+	if (w->fd < 0)
+		return -errno;
+	TAILQ_INSERT_TAIL(&s->mappings, w, link);
+	*ret = TAKE_PTR(w);
+	return 0;
+}
+
+static int type1_map(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
+		     uint32_t prot)
+{
+	const struct mapping want = {.iova = iova, .len = len, .off = off, .prot = prot, .fd = fd};
+	struct type1 *t = of_iommu(m);
+	struct mapping *w = NULL;
+	int r = s == m->own ? 0 : remember(s, &want, &w);
+
+	if (r == 0 && s == t->current)
+		r = dma_map(t, &want);
+	if (r < 0 && w)
+		mapping_free(s, w);
+	return r;
+}
+
+static int type1_unmap(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len)
+{
+	struct type1 *t = of_iommu(m);
+	struct mapping *w;
+	int r = s == t->current ? dma_unmap(t, iova, len) : 0;
+
+	if (r < 0)
+		return r;
+	TAILQ_FOREACH (w, &s->mappings, link)
+		if (w->iova == iova) {
+			mapping_free(s, w);
+			break;
+		}
+	return 0;
+}
+
+/* Takes what of s is mapped away, up to `end` (NULL: all). -EIO: some of it is still there. */
+static int unload(struct type1 *t, struct transport_space *s, const struct mapping *end)
+{
+	struct mapping *w;
+	int r = 0;
+
+	for (w = TAILQ_FIRST(&s->mappings); w && w != end; w = TAILQ_NEXT(w, link))
+		if (dma_unmap(t, w->iova, w->len) < 0)
+			r = -EIO;
+	return r;
+}
+
+static int load(struct type1 *t, struct transport_space *s)
+{
+	struct mapping *w;
+	int r;
+
+	TAILQ_FOREACH (w, &s->mappings, link) {
+		r = dma_map(t, w);
+		if (r < 0)
+			return unload(t, s, w) < 0 ? -EIO : r;
+	}
+	return 0;
+}
+
+static int type1_attach(struct vfio_iommu *m, int device, struct transport_space *s)
+{
+	struct type1 *t = of_iommu(m);
+	int r;
+
+	if (t->current == s)
+		return 0;
+	r = unload(t, t->current, NULL);
+	if (r < 0)
+		return r;
+	r = load(t, s);
+	if (r == 0)
+		t->current = s;
+	else if (r != -EIO && load(t, t->current) < 0)
+		r = -EIO;
+	return r;
+}
+
+/* ---- opening ---- */
+
+static struct vfio_iommu *type1_close(struct vfio_iommu *m)
+{
+	struct transport_space *s;
+	struct type1 *t;
+
+	if (!m)
+		return NULL;
+	t = of_iommu(m);
+	if (t->group >= 0)
+		close(t->group);
+	if (t->container >= 0)
+		close(t->container);
+	while ((s = LIST_FIRST(&t->spaces)))
+		type1_space_free(m, s);
+	free(t);
+	return NULL;
+}
+
+static void type1_closep(struct type1 **t)
+{
+	if (*t)
+		type1_close(&(*t)->iommu);
+}
+
+static int open_container(struct type1 *t, struct vfio_why *why)
+{
+	t->container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+	if (t->container < 0)
+		return vfio_fail(why, -errno, "/dev/vfio/vfio: %s; load vfio-pci", strerror(errno));
+	if (ioctl(t->container, VFIO_GET_API_VERSION) != VFIO_API_VERSION ||
+	    ioctl(t->container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) != 1)
+		return vfio_fail(why, -EOPNOTSUPP,
+				 "this kernel's VFIO has no type1 v2 container; load vfio_iommu_type1");
+	return 0;
+}
+
+static int open_group(struct type1 *t, const struct pci_place *at, struct vfio_why *why)
+{
+	struct vfio_group_status status = {.argsz = sizeof(status)};
+	char path[32];
+
+	snprintf(path, sizeof(path), "/dev/vfio/%d", at->group);
+	t->group = open(path, O_RDWR | O_CLOEXEC);
+	if (t->group < 0)
+		return vfio_fail(why, -errno, "%s, the group of %s: %s%s", path, at->bdf, strerror(errno),
+				 errno == EBUSY ? "; another process uses it" : "");
+	if (ioctl(t->group, VFIO_GROUP_GET_STATUS, &status) < 0)
+		return vfio_fail(why, -errno, "%s: asking for its state: %s", path, strerror(errno));
+	if (!(status.flags & VFIO_GROUP_FLAGS_VIABLE))
+		return vfio_fail(
+			why, -EPERM,
+			"group %d of %s is not viable: bind every device in /sys/kernel/iommu_groups/%d/devices "
+			"to vfio-pci, or to no driver",
+			at->group, at->bdf, at->group);
+	return 0;
+}
+
+static int attach_group(struct type1 *t, const struct pci_place *at, int *device_fd, struct vfio_why *why)
+{
+	if (ioctl(t->group, VFIO_GROUP_SET_CONTAINER, &t->container) < 0)
+		return vfio_fail(why, -errno, "group %d into a container: %s", at->group, strerror(errno));
+	if (ioctl(t->container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) < 0)
+		return vfio_fail(why, -errno, "the IOMMU in front of group %d: %s", at->group, strerror(errno));
+	*device_fd = ioctl(t->group, VFIO_GROUP_GET_DEVICE_FD, at->bdf);
+	if (*device_fd < 0)
+		return vfio_fail(why, -errno, "the device %s of group %d: %s", at->bdf, at->group, strerror(errno));
+	fcntl(*device_fd, F_SETFD, FD_CLOEXEC);
+	return 0;
+}
+
+static int type1_open(struct vfio_iommu **ret, const struct pci_place *at, int *device_fd, struct vfio_why *why)
+{
+	__attribute__((cleanup(type1_closep))) struct type1 *t = calloc(1, sizeof(*t));
+	int r;
+
+	if (!t)
+		return vfio_fail(why, -ENOMEM, "no memory");
+	t->iommu.ops = &vfio_iommu_type1;
+	t->container = t->group = -1;
+	LIST_INIT(&t->spaces);
+	r = open_container(t, why);
+	if (r == 0)
+		r = open_group(t, at, why);
+	if (r == 0 && type1_space_new(&t->iommu, &t->iommu.own) < 0)
+		r = vfio_fail(why, -ENOMEM, "no memory");
+	t->current = t->iommu.own;
+	if (r == 0)
+		r = attach_group(t, at, device_fd, why);
+	if (r < 0)
+		return r;
+	*ret = &TAKE_PTR(t)->iommu;
+	return 0;
+}
+
+/* ---- what is usable ---- */
+
+static int take_ranges(const struct vfio_iommu_type1_info_cap_iova_range *cap, size_t room, struct range *v, size_t *n)
+{
+	size_t most = *n;
+
+	if (cap->nr_iovas > (room - sizeof(*cap)) / sizeof(cap->iova_ranges[0]))
+		return -EPROTO;
+	*n = cap->nr_iovas;
+	if (cap->nr_iovas > most)
+		return -ENOSPC;
+	for (uint32_t i = 0; i < cap->nr_iovas; i++)
+		v[i] = (struct range){cap->iova_ranges[i].start, cap->iova_ranges[i].end};
+	return 0;
+}
+
+static int type1_ranges(struct vfio_iommu *m, struct range *v, size_t *n)
+{
+	union {
+		struct vfio_iommu_type1_info info;
+		uint8_t bytes[4096];
+	} b = {.info = {.argsz = sizeof(b)}};
+	const struct vfio_info_cap_header *cap;
+	uint32_t at;
+
+	if (ioctl(of_iommu(m)->container, VFIO_IOMMU_GET_INFO, &b.info) < 0)
+		return -errno;
+	if (!(b.info.flags & VFIO_IOMMU_INFO_CAPS) || b.info.argsz > sizeof(b))
+		return -EOPNOTSUPP;
+	for (at = b.info.cap_offset; at; at = cap->next) {
+		if (at > sizeof(b) - sizeof(struct vfio_iommu_type1_info_cap_iova_range))
+			return -EPROTO;
+		cap = (const struct vfio_info_cap_header *)(const void *)(b.bytes + at);
+		if (cap->id == VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)
+			return take_ranges((const void *)cap, sizeof(b) - at, v, n);
+	}
+	return -EOPNOTSUPP;
+}
+
+const struct vfio_iommu_ops vfio_iommu_type1 = {
+	.name = "type1",
+	.there = type1_there,
+	.open = type1_open,
+	.close = type1_close,
+	.ranges = type1_ranges,
+	.map = type1_map,
+	.unmap = type1_unmap,
+	.space_new = type1_space_new,
+	.space_free = type1_space_free,
+	.attach = type1_attach,
+};

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/* Our numbers and layouts of the kernel's interface beside the kernel's own, where its headers are new enough. */
+#include <linux/iommufd.h>
+#include <linux/vfio.h>
+#include <stddef.h>
+
+#include "transport/kernel_abi.h"
+
+#define SAME(ours, theirs) _Static_assert((unsigned long)(ours) == (unsigned long)(theirs), #ours)
+#define SAME_FIELD(s, f) SAME(offsetof(struct kabi_##s, f), offsetof(struct s, f))
+
+SAME(KABI_IOMMU_DESTROY, IOMMU_DESTROY);
+SAME(KABI_IOMMU_IOAS_ALLOC, IOMMU_IOAS_ALLOC);
+SAME(KABI_IOMMU_IOAS_IOVA_RANGES, IOMMU_IOAS_IOVA_RANGES);
+SAME(KABI_IOMMU_IOAS_MAP, IOMMU_IOAS_MAP);
+SAME(KABI_IOMMU_IOAS_UNMAP, IOMMU_IOAS_UNMAP);
+SAME(KABI_IOMMU_MAP_FIXED_IOVA, IOMMU_IOAS_MAP_FIXED_IOVA);
+SAME(KABI_IOMMU_MAP_WRITEABLE, IOMMU_IOAS_MAP_WRITEABLE);
+SAME(KABI_IOMMU_MAP_READABLE, IOMMU_IOAS_MAP_READABLE);
+SAME(sizeof(struct kabi_iommu_destroy), sizeof(struct iommu_destroy));
+SAME(sizeof(struct kabi_iommu_ioas_alloc), sizeof(struct iommu_ioas_alloc));
+SAME_FIELD(iommu_ioas_alloc, out_ioas_id);
+SAME(sizeof(struct kabi_iommu_iova_range), sizeof(struct iommu_iova_range));
+SAME(sizeof(struct kabi_iommu_ioas_iova_ranges), sizeof(struct iommu_ioas_iova_ranges));
+SAME_FIELD(iommu_ioas_iova_ranges, allowed_iovas);
+SAME(sizeof(struct kabi_iommu_ioas_map), sizeof(struct iommu_ioas_map));
+SAME_FIELD(iommu_ioas_map, user_va);
+SAME_FIELD(iommu_ioas_map, iova);
+SAME(sizeof(struct kabi_iommu_ioas_unmap), sizeof(struct iommu_ioas_unmap));
+SAME_FIELD(iommu_ioas_unmap, iova);
+#ifdef IOMMU_IOAS_MAP_FILE
+SAME(KABI_IOMMU_IOAS_MAP_FILE, IOMMU_IOAS_MAP_FILE);
+SAME(sizeof(struct kabi_iommu_ioas_map_file), sizeof(struct iommu_ioas_map_file));
+SAME_FIELD(iommu_ioas_map_file, fd);
+SAME_FIELD(iommu_ioas_map_file, start);
+SAME_FIELD(iommu_ioas_map_file, iova);
+#endif
+#ifdef IOMMU_HWPT_ALLOC
+SAME(KABI_IOMMU_HWPT_ALLOC, IOMMU_HWPT_ALLOC);
+SAME_FIELD(iommu_hwpt_alloc, out_hwpt_id);
+#endif
+#ifdef VFIO_DEVICE_BIND_IOMMUFD
+SAME(KABI_VFIO_DEVICE_BIND_IOMMUFD, VFIO_DEVICE_BIND_IOMMUFD);
+SAME(KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, VFIO_DEVICE_ATTACH_IOMMUFD_PT);
+SAME_FIELD(vfio_device_bind_iommufd, iommufd);
+SAME_FIELD(vfio_device_bind_iommufd, out_devid);
+SAME_FIELD(vfio_device_attach_iommufd_pt, pt_id);
+#endif
+
+int main(void)
+{
+	return 0;
+}
