@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <pasid/pasid.h>
 #include <pasid/protocol.h>
 
 #include "base/util.h"
@@ -218,11 +219,19 @@ static int set_mode_bits(struct place *p, struct json_object *v, void *to, const
 
 static int set_device_mode(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
+	static const char *const names[] = {
+		[PASID_MODE_GPU_MMU] = "gpu-mmu",
+		[PASID_MODE_GLOBAL] = "global",
+		[PASID_MODE_EXCLUSIVE] = "exclusive",
+	};
 	const char *s = plain_text(v);
+	uint32_t i = PASID_MODE_GPU_MMU;
 
-	if (strcmp(s, "gpu-mmu") != 0 && strcmp(s, "global") != 0)
+	while (i < ARRAY_SIZE(names) && strcmp(s, names[i]) != 0)
+		i++;
+	if (i == ARRAY_SIZE(names))
 		return wrong(p, v, "%s", key->allowed);
-	*(bool *)to = !strcmp(s, "global");
+	*(uint32_t *)to = i;
 	return 0;
 }
 
@@ -274,7 +283,7 @@ static const struct key limit_keys[] = {
 static const struct key device_keys[] = {
 	{"name", set_name, DEVICE(name), 1, PASID_NAME_MAX - 1, "1 to 31 letters, digits and underscores"},
 	{"spec", set_spec, DEVICE(spec), 1, SPEC_MAX, "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\""},
-	{"mode", set_device_mode, DEVICE(global), 0, 0, "\"gpu-mmu\" or \"global\""},
+	{"mode", set_device_mode, DEVICE(mode), 0, 0, "\"gpu-mmu\", \"exclusive\" or \"global\""},
 	{"format", set_format, DEVICE(format), 1, 16, "\"vmsa64\" or \"x86-64\""},
 	{"slots", set_u32, DEVICE(slots), 0, 64, NULL},
 	{"burst", set_u32, DEVICE(burst), 1, 16, NULL},
@@ -331,7 +340,11 @@ static int set_devices(struct place *p, struct json_object *v, void *to, const s
 		size_t len = enter_index(p, i);
 		struct device_config *d = &devices[i];
 
-		*d = (struct device_config){.burst = 4, .job_limit_ms = 2000, .answer_ms = 1000, .table_pages = 262144};
+		*d = (struct device_config){.mode = PASID_MODE_GPU_MMU,
+					    .burst = 4,
+					    .job_limit_ms = 2000,
+					    .answer_ms = 1000,
+					    .table_pages = 262144};
 		d->format = strdup("vmsa64");
 		r = d->format ? parse_object(p, json_object_array_get_idx(v, i), device_keys, d) : -ENOMEM;
 		if (r == 0)

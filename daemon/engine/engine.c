@@ -6,6 +6,7 @@
 
 static const struct engine_ops *const engines[] = {
 	&engine_refgpu,
+	&engine_edu,
 };
 
 const struct engine_ops *engine_find(const struct transport_ids *ids)

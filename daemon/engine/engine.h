@@ -103,5 +103,6 @@ struct engine {
 const struct engine_ops *engine_find(const struct transport_ids *ids);
 
 extern const struct engine_ops engine_refgpu;
+extern const struct engine_ops engine_edu;
 
 #endif

@@ -335,6 +335,102 @@ static enum service_outcome bind_pending(struct service_client *c, struct ctx *c
 	return SERVICE_PENDING;
 }
 
+/* ---- where the kernel keeps the tables ---- */
+
+static struct ktables_memory find_memory(void *arg, uint64_t bus)
+{
+	struct device *d = arg;
+	/* Only buffers have addresses there, and a plan maps nothing else. */
+	struct buffer_entry *e = container_of(itree_at_or_above(&d->books->bus, bus), struct buffer_entry, bus_node);
+	uint64_t off = bus - e->bus_node.first;
+
+	return (struct ktables_memory){.fd = ((struct buf *)e->tag)->fd, .off = off, .len = e->buffer.size - off};
+}
+
+static void note_gone(struct ctx *ctx, const struct plan *plan, uint64_t now)
+{
+	const struct aspace_step *step;
+	size_t n;
+
+	step = plan_steps(plan, &n);
+	for (size_t i = 0; i < n; i++)
+		if (step[i].kind == ASPACE_UNMAP)
+			fault_log_gone(&ctx->books->faults, step[i].iova, now);
+}
+
+static void kernel_done(struct service_client *c, struct ctx *ctx)
+{
+	struct verb *v = &c->verb;
+
+	note_gone(ctx, v->plan, v->begun_ns);
+	books_bind_commit(c->svc->books, ctx->books, v->rec, v->plan);
+	buf_take_unused(c->svc, &v->unused);
+	finish(c, ctx);
+}
+
+/* The kernel would not; what it had done is taken back, or the context has no tables that are true. */
+static void kernel_refused(struct service_client *c, struct ctx *ctx, int error)
+{
+	uint32_t id = ctx->books->id;
+
+	books_bind_undo(c->svc->books, ctx->books, c->verb.plan);
+	let_go(c, ctx);
+	if (error == -ENOTRECOVERABLE) {
+		ctx_lose(ctx, PASID_LOST_DAEMON, 0);
+		verb_refuse(c, PASID_WHY_CONTEXT_LOST, id, 0);
+	} else {
+		verb_refuse(c, PASID_WHY_QUOTA_KERNEL, (uint64_t)-error, 0);
+	}
+}
+
+static void bind_kernel_step(struct pending *p)
+{
+	struct service_client *c = verb_client(p);
+	struct ctx *ctx = c->verb.ctx;
+	struct device *d = ctx->dev;
+	int r;
+
+	if (!ctx->kt || (d->state != DEVICE_READY && d->state != DEVICE_RESETTING)) {
+		books_bind_undo(c->svc->books, ctx->books, c->verb.plan);
+		let_go(c, ctx);
+		verb_refuse(c, PASID_WHY_CONTEXT_LOST, ctx->books->id, 0);
+		return;
+	}
+	r = ktables_go(ctx->kt);
+	if (r > 0)
+		device_wait(d, p);
+	else if (r == 0)
+		kernel_done(c, ctx);
+	else
+		kernel_refused(c, ctx, r);
+}
+
+static enum service_outcome bind_kernel(struct service_client *c, struct ctx *ctx, const struct record *rec,
+					struct plan *plan, struct service_reply *reply)
+{
+	const struct aspace_step *step;
+	struct verb *v = &c->verb;
+	size_t n;
+
+	step = plan_steps(plan, &n);
+	v->rec = record_copy(rec);
+	if (!v->rec || ktables_change(ctx->kt, step, n, find_memory, ctx->dev) < 0) {
+		free(v->rec);
+		v->rec = NULL;
+		books_bind_undo(c->svc->books, ctx->books, plan);
+		refuse(&v->why, PASID_WHY_QUOTA_MEMORY, 0, 0);
+		return verb_refused(c, reply);
+	}
+	v->ctx = ctx;
+	v->plan = plan;
+	v->holding = false;
+	v->begun_ns = util_now_ns();
+	ctx->busy = true;
+	verb_wait(c, ctx->dev, bind_kernel_step);
+	device_poke(ctx->dev);
+	return SERVICE_PENDING;
+}
+
 /* ---- the request ---- */
 
 static int judge_list(struct service_client *c, const struct pasid_bind_head *head, size_t size)
@@ -394,6 +490,8 @@ enum service_outcome bind_request(struct service_client *c, const void *body, si
 	memcpy(rec->ops, head + 1, head->count * sizeof(rec->ops[0]));
 	if (books_bind(c->svc->books, ctx->books, rec, &plan, &c->verb.why) < 0)
 		return verb_refused(c, reply);
+	if (ctx->kt)
+		return bind_kernel(c, ctx, rec, plan, reply);
 	needs = list_needs(ctx, plan);
 	r = take_tables(ctx, needs.tables, &v->why);
 	if (r < 0) {

@@ -22,6 +22,12 @@ static void on_buf_mapped(void *arg, int err)
 	device_poke(b->dev);
 }
 
+/* Where the kernel keeps the tables, memory is mapped where and when a context maps it, and not before. */
+static bool buf_maps(const struct buf *b)
+{
+	return !device_exclusive(b->dev);
+}
+
 static int buf_map(struct buf *b, transport_done done, void *arg)
 {
 	uint32_t prot = TRANSPORT_READ | (b->books->buffer.writable ? TRANSPORT_WRITE : 0);
@@ -39,8 +45,8 @@ int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret
 	b->books = e;
 	b->dev = d;
 	b->fd = fd;
-	b->state = BUF_MAPPING;
-	r = buf_map(b, on_buf_mapped, b);
+	b->state = buf_maps(b) ? BUF_MAPPING : BUF_MAPPED;
+	r = buf_maps(b) ? buf_map(b, on_buf_mapped, b) : 0;
 	if (r < 0) {
 		free(b);
 		return r;
@@ -113,7 +119,7 @@ static bool buf_unmap(struct buf *b)
 {
 	struct device *d = b->dev;
 
-	if (b->state == BUF_MAPPED && d->state != DEVICE_GONE) {
+	if (b->state == BUF_MAPPED && d->state != DEVICE_GONE && buf_maps(b)) {
 		if (d->tops->dma_unmap(d->t, b->books->buffer.bus, b->books->buffer.size, on_buf_unmapped, b) < 0)
 			return false;
 		b->state = BUF_UNMAPPING;
@@ -178,7 +184,14 @@ static void on_buf_again(void *arg, int err)
 
 int buf_map_again(struct buf *b)
 {
-	int r = buf_map(b, on_buf_again, b);
+	int r;
+
+	if (!buf_maps(b)) {
+		b->state = BUF_MAPPED;
+		b->books->reachable = true;
+		return 0;
+	}
+	r = buf_map(b, on_buf_again, b);
 
 	if (r == 0)
 		b->state = BUF_MAPPING;

@@ -22,6 +22,25 @@ static bool ctx_global(const struct ctx *ctx)
 	return ctx->dev->books->traits.global;
 }
 
+static void changed(void *dev)
+{
+	device_poke(dev);
+}
+
+static int kernel_tables(struct ctx *ctx)
+{
+	struct device *d = ctx->dev;
+	struct ktables_window window = {WINDOW_IOVA, d->eops->window_bytes, -1};
+	int r = window.len ? shm_init(&ctx->window, "pasidd-window", window.len) : 0;
+
+	window.fd = ctx->window.fd;
+	if (r == 0)
+		r = ktables_new(&ctx->kt, d->t, &window, changed, d);
+	if (r < 0)
+		shm_fini(&ctx->window);
+	return r;
+}
+
 int ctx_start(struct service_client *c, struct device *d, struct context *books, struct fence_map *fence,
 	      struct ctx **ret)
 {
@@ -37,7 +56,8 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 	TAILQ_INIT(&ctx->unused);
 	ctx->pending.step = ctx_step;
 	ctx->line = (struct pasid_fence_line *)((uint8_t *)c->fence.p + (size_t)books->line * PASID_FENCE_STRIDE);
-	ctx->fence_bus = fence->bus_node.first + (uint64_t)books->line * PASID_FENCE_STRIDE;
+	if (fence)
+		ctx->fence_bus = fence->bus_node.first + (uint64_t)books->line * PASID_FENCE_STRIDE;
 	memset(ctx->line, 0, sizeof(*ctx->line));
 	r = sched_add(d->sched, books->client->uid, books->client->id, ctx, &ctx->se);
 	if (r < 0)
@@ -46,7 +66,7 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 		ctx->pt = d->shared_pt;
 		sched_hold(d->sched, ctx->se, d->shared_held);
 	} else {
-		r = pgtable_new(&ctx->pt, d->format, d->pool);
+		r = device_exclusive(d) ? kernel_tables(ctx) : pgtable_new(&ctx->pt, d->format, d->pool);
 		if (r < 0) {
 			sched_remove(d->sched, ctx->se);
 			return r;
@@ -192,6 +212,30 @@ static bool clear_shared(struct ctx *ctx)
 	return false;
 }
 
+/* Where the kernel keeps the tables: the device leaves the address space, then that goes as a whole. False: not yet, or
+ * the device was lost meanwhile and the context may be gone. */
+static bool leave(struct ctx *ctx)
+{
+	const struct translator_space space = {.kernel = ktables_space(ctx->kt)};
+	struct device *d = ctx->dev;
+	int r;
+
+	if (ctx->busy || !ktables_made(ctx->kt))
+		return false;
+	if (!ctx->leaving && d->tr->ops->remove(d->tr, 0, &space) < 0)
+		return false;
+	ctx->leaving = true;
+	r = d->tr->ops->ready(d->tr, 0);
+	if (r < 0) {
+		device_fail(d, "it cannot be taken out of an address space");
+		return false;
+	}
+	if (r == 0 || ktables_end(&ctx->kt) < 0)
+		return false;
+	shm_fini(&ctx->window);
+	return true;
+}
+
 static bool invalidate_begin(struct ctx *ctx)
 {
 	struct device *d = ctx->dev;
@@ -236,6 +280,13 @@ static void ctx_step(struct pending *p)
 	}
 	if (ctx->life == CTX_STOPPING && !stop_done(ctx)) {
 		if (d->state == DEVICE_READY)
+			device_wait(d, p);
+		return;
+	}
+	if (ctx->kt) {
+		if (leave(ctx))
+			clear_begin(ctx);
+		else if (d->state == DEVICE_READY)
 			device_wait(d, p);
 		return;
 	}
@@ -304,6 +355,8 @@ void ctx_device_gone(struct ctx *ctx)
 	if (!ctx_global(ctx))
 		pgtable_free(ctx->pt);
 	ctx->pt = NULL;
+	ctx->kt = ktables_free(ctx->kt);
+	shm_fini(&ctx->window);
 	/* Also for one that was being stopped and was not told yet: a device that does not answer hangs by itself. */
 	ctx->lost_why = PASID_LOST_DEVICE;
 	ctx->lost_job = 0;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "translator/domain.h"
 
 #define BACKOFF_FIRST_MS 50u
 #define BACKOFF_MAX_MS 2000u
@@ -90,6 +91,8 @@ static void on_poke(evutil_socket_t fd, short what, void *arg)
 		setup_go_on(d);
 	buf_unmap_later(d);
 	step_all(d);
+	if (d->state == DEVICE_READY)
+		run_installed(d);
 	run_schedule(d);
 }
 
@@ -100,6 +103,8 @@ static void device_drop_memory(struct device *d)
 	d->pool = table_pool_free(d->pool);
 	shm_fini(&d->rings);
 	shm_fini(&d->marks);
+	free(d->commands);
+	d->commands = NULL;
 }
 
 static uint32_t table_pages(const struct device *d)
@@ -111,11 +116,15 @@ static uint32_t table_pages(const struct device *d)
 
 static int device_make_memory(struct device *d)
 {
-	int r = shm_init(&d->rings, "pasidd-rings", d->eops->ro_bytes);
+	int r = d->eops->ro_bytes ? shm_init(&d->rings, "pasidd-rings", d->eops->ro_bytes) : 0;
 
-	if (r == 0)
+	if (r == 0 && d->eops->rw_bytes)
 		r = shm_init(&d->marks, "pasidd-marks", d->eops->rw_bytes);
-	if (r == 0)
+	if (r == 0 && d->eops->reads) {
+		d->commands = malloc(d->eops->submit_max);
+		r = d->commands ? 0 : -ENOMEM;
+	}
+	if (r == 0 && !device_exclusive(d))
 		r = table_pool_new(&d->pool, d->layout.tables.first, table_pages(d));
 	return r;
 }
@@ -140,12 +149,12 @@ static int setup_memory(struct device *d)
 {
 	int r = device_make_memory(d);
 
-	if (r == 0)
+	if (r == 0 && d->rings.bytes)
 		r = setup_map(d, d->layout.engine.first, d->rings.bytes, d->rings.ro_fd, 0, TRANSPORT_READ);
-	if (r == 0)
+	if (r == 0 && d->marks.bytes)
 		r = setup_map(d, d->layout.engine.first + d->rings.bytes, d->marks.bytes, d->marks.fd, 0,
 			      TRANSPORT_READ | TRANSPORT_WRITE);
-	if (r == 0)
+	if (r == 0 && d->pool)
 		r = setup_map(d, d->layout.tables.first, (uint64_t)first_chunk(d) * TABLE_PAGE,
 			      table_pool_device_fd(d->pool), 0, TRANSPORT_READ);
 	return r;
@@ -176,6 +185,11 @@ static int setup_clients(struct device *d)
 	return r == 0 || r == -EBUSY ? out : r;
 }
 
+static void changed(void *arg)
+{
+	device_poke(arg);
+}
+
 static int setup_engine(struct device *d)
 {
 	struct engine_memory mem = {
@@ -184,12 +198,21 @@ static int setup_engine(struct device *d)
 		.rw = d->marks.p,
 		.rw_bus = d->layout.engine.first + d->rings.bytes,
 	};
-	struct engine_config config = {.slots = d->config->slots, .format = d->config->format};
+	struct engine_config config = {
+		.slots = d->config->slots,
+		.format = device_exclusive(d) ? NULL : d->config->format,
+		.iova = d->books->traits.iova,
+	};
 	int r = d->eops->attach(&d->engine, d->t, &mem, &config);
 
 	if (r < 0)
 		return r;
-	d->tr = d->eops->translator(d->engine);
+	if (!device_exclusive(d))
+		d->tr = d->eops->translator(d->engine);
+	else
+		r = domain_new(&d->tr, d->t, changed, d);
+	if (r < 0)
+		return r;
 	d->n_slots = d->eops->slots(d->engine);
 	r = sched_new(&d->sched, d->n_slots, d->config->burst);
 	if (r == 0 && d->books->traits.global)
@@ -197,11 +220,17 @@ static int setup_engine(struct device *d)
 	return r;
 }
 
+static const char *mode_name(const struct device *d)
+{
+	return d->books->traits.global ? "global" : device_exclusive(d) ? "exclusive" : "gpu-mmu";
+}
+
 static void device_ready(struct device *d)
 {
 	int r;
 
-	table_pool_extend(d->pool, first_chunk(d));
+	if (d->pool)
+		table_pool_extend(d->pool, first_chunk(d));
 	r = setup_engine(d);
 	if (r < 0) {
 		device_fail(d,
@@ -214,7 +243,7 @@ static void device_ready(struct device *d)
 	d->lost_logged = false;
 	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
 		  "device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
-		  d->eops->name, d->n_slots, d->config->format, d->books->traits.global ? "global" : "gpu-mmu");
+		  d->eops->name, d->n_slots, device_exclusive(d) ? "the kernel's" : d->config->format, mode_name(d));
 	event_device_back(d);
 	device_poke(d);
 }
@@ -274,6 +303,33 @@ static bool lay_out(struct device *d)
 	return !d->setup_failed;
 }
 
+/* What clients may map, where the kernel keeps the tables: the range that a context's addresses begin in, as far as the
+ * device's own addresses reach. */
+static bool choose_iova(struct device *d)
+{
+	uint64_t most = d->eops->iova_bits ? (1ull << d->eops->iova_bits) - 1 : UINT64_MAX;
+
+	for (size_t i = 0; i < d->layout.n_usable; i++) {
+		struct range r = d->layout.usable[i];
+
+		if (r.first > WINDOW_IOVA || r.last < 2 * IOVA_FIRST)
+			continue;
+		d->books->traits.iova = (struct range){IOVA_FIRST, r.last < most ? r.last : most};
+		return true;
+	}
+	return false;
+}
+
+/* Why the device cannot be had in the configured mode; NULL: it can. */
+static const char *wrong_mode(const struct device *d)
+{
+	if (!device_exclusive(d))
+		return d->eops->translator ? NULL : "it has no MMU: configure mode \"exclusive\"";
+	if (!d->tops->spaces)
+		return "mode \"exclusive\" takes an IOMMU that the kernel drives (vfio:)";
+	return d->eops->reads ? NULL : "its driver knows no mode \"exclusive\": configure \"gpu-mmu\"";
+}
+
 static void on_opened(void *owner)
 {
 	struct device *d = owner;
@@ -290,6 +346,10 @@ static void on_opened(void *owner)
 	}
 	d->books->traits.cmd_align = d->eops->cmd_align;
 	d->books->traits.submit_max = d->eops->submit_max;
+	if (wrong_mode(d)) {
+		device_fail(d, wrong_mode(d));
+		return;
+	}
 	d->state = DEVICE_SETUP;
 	d->setup_left = 0;
 	d->setup_failed = false;
@@ -297,8 +357,14 @@ static void on_opened(void *owner)
 		device_fail(d, "the addresses that its DMA can use are too few, or not those from before");
 		return;
 	}
+	if (device_exclusive(d) && !choose_iova(d)) {
+		device_fail(d, "its IOMMU leaves no addresses to clients");
+		return;
+	}
 	if (setup_memory(d) < 0)
 		device_fail(d, "its memory cannot be set up");
+	else if (!d->setup_left)
+		device_poke(d); /* nothing is waited for */
 }
 
 /* ---- table pages ---- */
@@ -423,6 +489,8 @@ static void drop_everything(struct device *d)
 	d->sched = sched_free(d->sched);
 	if (d->engine)
 		d->engine = d->eops->detach(d->engine);
+	if (device_exclusive(d))
+		domain_free(d->tr);
 	d->tr = NULL;
 	step_all(d);
 	/* Closing clients that waited for their fence memory. */
@@ -463,6 +531,8 @@ static void on_irq(void *owner, uint32_t vector)
 
 	if (d->state != DEVICE_READY)
 		return;
+	if (d->eops->interrupt)
+		d->eops->interrupt(d->engine);
 	run_faults(d);
 	if (d->state == DEVICE_READY)
 		run_progress(d);
@@ -513,7 +583,7 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 {
 	struct device_traits traits = {
 		.name = config->name,
-		.global = config->global,
+		.global = config->mode == PASID_MODE_GLOBAL,
 		.pasid_bits = 20,
 		.asid_bits = 16,
 		.cmd_align = 4,

@@ -9,18 +9,22 @@
 
 #include <event2/event.h>
 
+#include <pasid/pasid.h>
+
 #include "base/log.h"
 #include "base/shm.h"
 #include "core/books.h"
 #include "core/sched.h"
 #include "engine/engine.h"
 #include "pgtable/pgtable.h"
+#include "service/ktables.h"
 #include "service/layout.h"
 #include "service/service.h"
 #include "transport/transport.h"
 #include "translator/translator.h"
 
 #define IOVA_FIRST 0x10000ull /* what is below faults, so that null pointers of GPU programs do */
+#define WINDOW_IOVA 0x1000ull /* below IOVA_FIRST: what a device without an MMU needs in every address space */
 #define TABLE_CHUNK 1024u /* table pages mapped for the device at a time */
 
 /* Something that waits for a device: step() looks whether it can go on. Stepped after each word from the device. */
@@ -47,6 +51,7 @@ struct run { /* one slot */
 	struct ctx *held_by; /* paused while this context's tables change; NULL: not */
 	bool owes_terminate; /* it stalled on a fault meanwhile */
 	bool stopping; /* until run_stopped() */
+	bool installing; /* its context's address space is on the way: nothing may begin */
 };
 
 enum device_state {
@@ -72,6 +77,7 @@ struct device {
 	const struct engine_ops *eops;
 	struct engine *engine;
 	struct translator *tr;
+	uint8_t *commands; /* for an engine that `reads`: room for one submission */
 	const struct pgtable_format *format;
 	struct bus_layout layout; /* once it was reached; stays */
 	struct table_pool *pool;
@@ -118,7 +124,10 @@ struct ctx {
 	struct context *books;
 	struct device *dev;
 	struct service_client *client;
-	struct pgtable *pt; /* own, or the device's shared one */
+	struct pgtable *pt; /* own, or the device's shared one; NULL where the kernel keeps the tables */
+	struct ktables *kt; /* that is, here */
+	struct shm window; /* at WINDOW_IOVA of kt */
+	bool leaving; /* the device is on the way out of its address space */
 	struct sched_entity *se;
 	struct pasid_fence_line *line;
 	uint64_t fence_bus;
@@ -220,6 +229,17 @@ struct service {
 	} request;
 };
 
+static inline bool device_exclusive(const struct device *d)
+{
+	return d->config->mode == PASID_MODE_EXCLUSIVE;
+}
+
+/* Does each context have page tables of its own that we build? */
+static inline bool device_private_tables(const struct device *d)
+{
+	return d->config->mode == PASID_MODE_GPU_MMU;
+}
+
 /* ---- service.c ---- */
 void service_client_reap(struct service_client *c); /* goes on with a closing client */
 
@@ -266,6 +286,7 @@ void run_after_reset(struct device *d);
 void run_forget(struct device *d); /* the device is gone */
 void run_tick(struct device *d);
 void run_jobs_changed(struct ctx *ctx);
+void run_installed(struct device *d); /* looks whether those that are installing are there */
 
 /* ---- context.c ---- */
 int ctx_start(struct service_client *c, struct device *d, struct context *books, struct fence_map *fence,

@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <unistd.h>
 
 #include "base/util.h"
 
@@ -35,11 +36,14 @@ static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 	const struct translator_space space = {
 		.pasid = ctx->books->pasid,
 		.asid = ctx->books->asid,
-		.root = pgtable_root(ctx->pt),
+		.root = ctx->pt ? pgtable_root(ctx->pt) : 0,
+		.kernel = ctx->kt ? ktables_space(ctx->kt) : NULL,
 	};
 	int r = d->tr->ops->install(d->tr, slot, &space);
 
-	if (r == 0)
+	d->runs[slot].installing = r > 0;
+
+	if (r >= 0)
 		r = d->eops->scrub(d->engine, slot);
 	if (r < 0)
 		return r;
@@ -47,6 +51,49 @@ static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 	ids_installed(d->books->asids, ctx->books->asid);
 	ctx->switches++;
 	return 0;
+}
+
+/* The bytes of a submission, for a driver that reads them. False, and the first address that nothing is mapped at. */
+static bool read_commands(struct ctx *ctx, const struct job *job, uint64_t *at)
+{
+	uint64_t done = 0;
+
+	while (done < job->len) {
+		const struct mapping *m = aspace_find(ctx->books->aspace, job->iova + done);
+		const struct buffer_entry *e;
+		uint64_t n;
+
+		*at = job->iova + done;
+		if (!m || m->owner != ctx->books->id)
+			return false;
+		e = container_of(m->buf, struct buffer_entry, buffer);
+		n = m->node.last - *at + 1;
+		if (n > job->len - done)
+			n = job->len - done;
+		/* A memfd that cannot shrink. */
+		if (pread(((struct buf *)e->tag)->fd, ctx->dev->commands + done, n,
+			  (off_t)(m->off + (*at - m->node.first))) != (ssize_t)n)
+			return false;
+		done += n;
+	}
+	return true;
+}
+
+static void fault_charge(struct ctx *ctx, const struct translator_fault *f);
+
+/* What only a driver that reads the commands has to be given. A job whose commands are not there faults and is empty. */
+static void prepare_job(struct ctx *ctx, const struct job *job, struct engine_job *ej)
+{
+	struct translator_fault f = {.access = 4, .code = PASID_FAULT_UNMAPPED, .job = job->number};
+
+	ej->fence = 0;
+	ej->commands = ctx->dev->commands;
+	ej->window = ctx->window.p;
+	ej->window_iova = WINDOW_IOVA;
+	if (read_commands(ctx, job, &f.addr))
+		return;
+	ej->len = 0;
+	fault_charge(ctx, &f);
 }
 
 static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
@@ -62,8 +109,10 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 	};
 	int r;
 
-	if (run->count == RUN_JOBS)
+	if (run->count == RUN_JOBS || run->count == d->eops->ring_jobs)
 		return -EAGAIN;
+	if (d->eops->reads)
+		prepare_job(ctx, job, &ej);
 	r = d->eops->submit(d->engine, slot, &ej, &put->mark);
 	if (r < 0)
 		return r;
@@ -75,26 +124,59 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 	return 0;
 }
 
-static void take_turn(struct device *d, const struct sched_turn *turn)
+/* False: not now; the translator says when. */
+static bool take_turn(struct device *d, const struct sched_turn *turn)
 {
 	struct ctx *ctx = turn->tag;
 	uint32_t begun = 0;
+	int r = 0;
 
 	/* An idle slot has done all its words, so that its ring has room, unless the device lies about it. */
-	if (turn->switched && switch_to(d, turn->slot, ctx) < 0) {
+	if (turn->switched)
+		r = switch_to(d, turn->slot, ctx);
+	if (r == -EAGAIN && d->tr->ops->ready) {
+		/* Nobody is there, and nobody is believed to be. */
+		sched_slot_service(d->sched, turn->slot, true);
+		return false;
+	}
+	if (r < 0) {
 		device_fail(d, "an idle slot's ring is full");
-		return;
+		return false;
 	}
 	while (begun < turn->jobs && put_job(d, turn->slot, ctx) == 0)
 		begun++;
 	/* The scheduler would offer the same turn for ever. */
 	if (!begun && !d->runs[turn->slot].count) {
 		device_fail(d, "an idle slot's ring is full");
-		return;
+		return false;
 	}
-	d->eops->kick(d->engine, turn->slot);
+	if (!d->runs[turn->slot].installing)
+		d->eops->kick(d->engine, turn->slot);
 	run_jobs_changed(ctx);
 	sched_begun(d->sched, turn->slot, begun);
+	return true;
+}
+
+void run_installed(struct device *d)
+{
+	for (unsigned int s = 0; s < d->n_slots; s++) {
+		struct run *run = &d->runs[s];
+		int r = run->installing ? d->tr->ops->ready(d->tr, s) : 0;
+
+		if (r == 0)
+			continue;
+		run->installing = false;
+		if (r == -EIO) {
+			device_fail(d, "it is in nobody's address space for sure");
+			return;
+		}
+		if (r < 0 && run->ctx && run->ctx->life == CTX_ALIVE)
+			ctx_lose(run->ctx, PASID_LOST_DAEMON, 0);
+		else if (r > 0 && !run->stopping) {
+			run->head_since = util_now_ns();
+			d->eops->kick(d->engine, s);
+		}
+	}
 }
 
 void run_schedule(struct device *d)
@@ -103,8 +185,8 @@ void run_schedule(struct device *d)
 
 	if (d->state != DEVICE_READY)
 		return;
-	while (d->state == DEVICE_READY && sched_next(d->sched, &turn))
-		take_turn(d, &turn);
+	while (d->state == DEVICE_READY && sched_next(d->sched, &turn) && take_turn(d, &turn))
+		;
 	if (d->state == DEVICE_READY)
 		run_arm_tick(d);
 }
@@ -132,6 +214,8 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 	}
 	if (!last)
 		return;
+	if (d->eops->reads)
+		__atomic_store_n(&ctx->line->done, last, __ATOMIC_RELEASE);
 	job_ended(ctx, last);
 	if (run->count) {
 		run->head_since = util_now_ns();
@@ -187,6 +271,8 @@ void run_invalidated(struct device *d)
 {
 	uint64_t before = d->ticket_done;
 
+	if (!d->tr->ops->invalidated)
+		return;
 	if (d->tr->ops->invalidated(d->tr, &d->ticket_done) < 0)
 		device_fail(d, "its invalidation mark makes no sense");
 	else if (d->ticket_done != before)
@@ -317,7 +403,7 @@ void run_tick(struct device *d)
 
 		if (run->asked_at && now > run->asked_at && now - run->asked_at > d->config->answer_ms * 1000000ull)
 			slot_disobeys(d, s);
-		else if (run->count && run->ctx->life == CTX_ALIVE && now > run->head_since &&
+		else if (run->count && !run->installing && run->ctx->life == CTX_ALIVE && now > run->head_since &&
 			 now - run->head_since > d->config->job_limit_ms * 1000000ull)
 			slot_hung(d, s);
 	}
@@ -456,6 +542,8 @@ void run_faults(struct device *d)
 	uint64_t lost = 0;
 	int r = 0;
 
+	if (!d->tr->ops->next_fault)
+		return;
 	for (uint32_t i = 0; i < FAULTS_A_LOOK; i++) {
 		r = d->tr->ops->next_fault(d->tr, &f, &lost);
 		if (r <= 0)

@@ -24,7 +24,7 @@ struct service_client;
 struct device_config {
 	const char *name; /* at most PASID_NAME_MAX - 1 bytes */
 	const char *spec; /* transport.h: "vfio-user:/path" */
-	bool global; /* mode "global" instead of "gpu-mmu" */
+	uint32_t mode; /* enum pasid_mode */
 	const char *format; /* pgtable_format_name() */
 	uint32_t slots; /* the most to use; 0: all */
 	uint32_t burst; /* jobs that a context may begin in one turn while others wait */

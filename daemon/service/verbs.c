@@ -170,7 +170,7 @@ static enum service_outcome hello(struct service_client *c, const void *body, si
 
 static uint32_t mode_of(const struct device *d)
 {
-	return d->books->traits.global ? PASID_MODE_GLOBAL : PASID_MODE_GPU_MMU;
+	return d->config->mode;
 }
 
 static enum service_outcome devices(struct service_client *c, const void *body, size_t size, int *fds,
@@ -198,10 +198,10 @@ static enum service_outcome device_info(struct service_client *c, const void *bo
 	out = (struct pasid_wire_device_info){
 		.mode = mode_of(d),
 		.present = d->state == DEVICE_READY,
-		.page_sizes = pgtable_format_page_sizes(d->format),
+		.page_sizes = device_exclusive(d) ? 4096 : pgtable_format_page_sizes(d->format),
 		.iova_first = d->books->traits.iova.first,
 		.iova_last = d->books->traits.iova.last,
-		.features = PASID_FEATURE_PARTIAL_UNMAP | PASID_FEATURE_ATOMIC_REPLACE,
+		.features = PASID_FEATURE_PARTIAL_UNMAP | (device_exclusive(d) ? 0 : PASID_FEATURE_ATOMIC_REPLACE),
 		.pasid_bits = d->books->traits.pasid_bits,
 		.slots = d->n_slots,
 		.job_limit_ms = d->config->job_limit_ms,
@@ -231,11 +231,36 @@ static enum service_outcome tables_refused(struct service_client *c, struct devi
 /* A page for the root, promised for a moment to know that it is there. */
 static int root_page(struct device *d)
 {
-	int r = d->books->traits.global ? 0 : device_reserve_tables(d, 1);
+	int r = device_private_tables(d) ? device_reserve_tables(d, 1) : 0;
 
-	if (r == 0 && !d->books->traits.global)
+	if (r == 0 && device_private_tables(d))
 		table_pool_unreserve(d->pool, 1);
 	return r;
+}
+
+/* The context is made where its tables are: by the kernel, if it keeps them. */
+static void ctx_new_step(struct pending *p)
+{
+	struct service_client *c = verb_client(p);
+	struct ctx *ctx = c->verb.ctx;
+	struct pasid_ctx_new_reply out;
+	int made = ctx->kt ? ktables_made(ctx->kt) : -ENODEV;
+
+	if (made == 0) {
+		device_wait(c->verb.dev, p);
+		return;
+	}
+	if (made < 0) {
+		ctx_free(ctx);
+		verb_refuse(c, made == -ENODEV ? PASID_WHY_DEVICE_GONE : PASID_WHY_QUOTA_MEMORY, 0, 0);
+		return;
+	}
+	out = (struct pasid_ctx_new_reply){
+		.ctx = ctx->books->id,
+		.pasid = ctx->books->pasid,
+		.fence_line = ctx->books->line,
+	};
+	verb_finish(c, &out, sizeof(out));
 }
 
 static enum service_outcome ctx_new(struct service_client *c, const void *body, size_t size, int *fds,
@@ -245,7 +270,7 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 	struct device *d = find_device(c, in->device);
 	struct record *rec = new_record(c, RECORD_CTX_NEW);
 	struct pasid_ctx_new_reply out;
-	struct fence_map *fence;
+	struct fence_map *fence = NULL;
 	struct context *books;
 	struct ctx *ctx;
 	bool later;
@@ -259,25 +284,31 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 		return refused(c, reply, PASID_WHY_RESERVED, 0, 0);
 	if (!device_usable(d, &c->verb.why, &later))
 		return later ? verb_later(c, d) : verb_refused(c, reply);
-	r = fence_map_get(c, d, &fence);
+	r = device_exclusive(d) ? 0 : fence_map_get(c, d, &fence);
 	if (r < 0)
 		return not_mapped(c, d, r, reply);
 	r = root_page(d);
 	if (r == -ENOSPC)
 		return tables_refused(c, d, reply);
-	if (fence->state != BUF_MAPPED || r == -EAGAIN)
+	if ((fence && fence->state != BUF_MAPPED) || r == -EAGAIN)
 		return verb_later(c, d);
 	rec->device = d->books->index;
 	if (books_ctx_new(c->svc->books, rec, &c->verb.why, &books) < 0)
 		return verb_refused(c, reply);
-	r = d->books->traits.global
-		    ? 0
-		    : charge_take(&books->c_tables, c->books->account, PASID_RES_TABLES, 1, &c->verb.why);
+	r = device_private_tables(d)
+		    ? charge_take(&books->c_tables, c->books->account, PASID_RES_TABLES, 1, &c->verb.why)
+		    : 0;
 	if (r == 0 && ctx_start(c, d, books, fence, &ctx) < 0)
 		r = refuse(&c->verb.why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	if (r < 0) {
 		books_ctx_free(c->svc->books, books);
 		return verb_refused(c, reply);
+	}
+	if (ctx->kt) {
+		c->verb.ctx = ctx;
+		c->verb.dev = d;
+		verb_wait(c, d, ctx_new_step);
+		return SERVICE_PENDING;
 	}
 	out = (struct pasid_ctx_new_reply){.ctx = books->id, .pasid = books->pasid, .fence_line = books->line};
 	return done(c, reply, &out, sizeof(out));
@@ -437,6 +468,8 @@ static enum service_outcome import(struct service_client *c, const void *body, s
 		return not_mapped(c, d, r, reply);
 	}
 	fds[0] = -1;
+	if (c->verb.buf->state == BUF_MAPPED)
+		device_poke(d);
 	verb_wait(c, d, import_step);
 	return SERVICE_PENDING;
 }

@@ -35,6 +35,7 @@ enum pasid_mode {
 	PASID_MODE_GPU_MMU = 1, /* the GPU's own MMU walks a private io-pgtable per context */
 	PASID_MODE_GLOBAL =
 		2, /* one address space for all contexts of the device: checked and accounted, NOT isolated */
+	PASID_MODE_EXCLUSIVE = 3, /* the IOMMU keeps the device in one context's address space at a time */
 };
 
 /* Features of a device, bits of pasid_device_info.features. */

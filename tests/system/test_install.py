@@ -56,14 +56,14 @@ class Install(unittest.TestCase):
         share = self.path("datadir")
         include = self.path("includedir", "pasid")
         for path in (self.path("libdir", "libpasid.so"), self.library, self.path("libdir", "pkgconfig", "libpasid.pc"),
-                     include / "pasid.h", include / "protocol.h", include / "refgpu.h",
+                     include / "pasid.h", include / "protocol.h", include / "edu.h", include / "refgpu.h",
                      share / "doc/pasidd/pasidd.json", share / "doc/pasidd/README.md",
                      share / "doc/libpasid/examples/fill.c"):
             self.assertTrue(path.is_file(), path)
         for path in (self.path("sbindir", "pasidd"), self.path("bindir", "pasid-refgpu")):
             self.assertTrue(os.access(path, os.X_OK), path)
         allowed = {"pasidd", "pasid-refgpu", "libpasid.so", "libpasid.so.0", "libpasid.so.0.1.0", "libpasid.pc",
-                   "pasid.h", "protocol.h", "refgpu.h", "pasidd.service", "pasidd.json", "README.md", "fill.c"}
+                   "edu.h", "pasid.h", "protocol.h", "refgpu.h", "pasidd.service", "pasidd.json", "README.md", "fill.c"}
         installed = {p.name for p in self.root.rglob("*") if not p.is_dir()}
         self.assertEqual(installed - allowed, set(), "installed, and nobody said so")
 

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include <pasid/pasid.h>
 #include <pasid/protocol.h>
 
 #include "base/util.h"
@@ -91,7 +92,7 @@ static void test_devices(void **state)
 	assert_string_equal(d[0].name, "gpu_0");
 	assert_string_equal(d[0].spec, "vfio-user:/a");
 	assert_string_equal(d[0].format, "vmsa64");
-	assert_false(d[0].global);
+	assert_int_equal(d[0].mode, PASID_MODE_GPU_MMU);
 	assert_int_equal(d[0].slots, 0);
 	assert_int_equal(d[0].burst, 4);
 	assert_int_equal(d[0].job_limit_ms, 2000);
@@ -99,7 +100,7 @@ static void test_devices(void **state)
 	assert_int_equal(d[0].table_pages, 262144);
 	assert_string_equal(d[1].name, "B");
 	assert_string_equal(d[1].format, "x86-64");
-	assert_true(d[1].global);
+	assert_int_equal(d[1].mode, PASID_MODE_GLOBAL);
 	assert_int_equal(d[1].slots, 64);
 	assert_int_equal(d[1].burst, 16);
 	assert_int_equal(d[1].job_limit_ms, 10);
@@ -327,7 +328,7 @@ static void test_strings(void **state)
 		{"devices[0].mode",
 		 "{\"devices\": [{\"mode\": ",
 		 "}]}",
-		 "\"gpu-mmu\" or \"global\"",
+		 "\"gpu-mmu\", \"exclusive\" or \"global\"",
 		 {"\"\"", "1", "\"Global\"", "\"nested\"", "\"global\\u0000\"", "null"}},
 		{"devices[0].format",
 		 "{\"devices\": [{\"format\": ",

@@ -57,4 +57,8 @@ CASES = [
          companions={"refgpu0": refgpu_companion()}, shared_memory=False),
     Case("unplug-stock", "stock", "unplug.sh", devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE),
     Case("unplug-iommufd", "iommufd", "unplug.sh", devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE),
+    Case("exclusive-type1", "stock", "exclusive.py", "type1", devices=[EDU], python=True, virtual_time=True,
+         allowed=[DMA_FAULT]),
+    Case("exclusive-iommufd", "iommufd", "exclusive.py", "iommufd", devices=[EDU], python=True, virtual_time=True,
+         allowed=[DMA_FAULT]),
 ]

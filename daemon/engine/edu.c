@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The driver of QEMU's "edu" device, the worked example of a GPU without an MMU (docs/driver.md): one DMA channel between
+ * memory and 4 KiB inside of the device, an interrupt when a transfer is done, no way to stop one, no reset.
+ *
+ * The driver is the command processor: it reads the commands of a job when it is put on the slot, and makes transfers of
+ * them, one after the other, each begun when the last one is done. What comes from a client is checked when it is used:
+ * addresses must lie in what clients may map, so that neither the window nor an interrupt controller's address can be
+ * named. The device's memory keeps what the last transfer left there; SCRUB overwrites it with zeros from the window.
+ *
+ * Source: QEMU docs/specs/edu.rst.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <pasid/edu.h>
+
+#include "base/util.h"
+#include "engine/engine.h"
+
+#define BAR 0u
+#define REG_ID 0x00u
+#define REG_IRQ_STATUS 0x24u
+#define REG_IRQ_ACK 0x64u
+#define REG_DMA_SRC 0x80u
+#define REG_DMA_DST 0x88u
+#define REG_DMA_COUNT 0x90u
+#define REG_DMA_CMD 0x98u
+#define REGS_BYTES 0x1000u
+#define ID_MASK 0xffu
+#define ID 0xedu
+#define CMD_START 1u
+#define CMD_FROM_DEVICE 2u
+#define CMD_IRQ 4u
+#define DEVICE_MEMORY 0x40000u
+#define DEVICE_BYTES 4096u
+
+#define EDU_VENDOR 0x1234u
+#define EDU_DEVICE 0x11e8u
+
+#define RING_JOBS 4u
+#define SUBMIT_MAX 4096u
+
+enum phase { PHASE_SCRUB, PHASE_IN, PHASE_OUT };
+
+struct job {
+	struct pasid_edu_cmd cmds[SUBMIT_MAX / PASID_EDU_CMD_SIZE];
+	uint32_t n;
+	void *window;
+	uint64_t window_iova;
+	bool scrub; /* clear the device's memory first */
+};
+
+struct edu {
+	struct engine engine;
+	struct transport *transport;
+	const volatile uint8_t *regs;
+	struct range iova;
+	struct job jobs[RING_JOBS]; /* a ring: jobs put - jobs done of them, the oldest at `done` % RING_JOBS */
+	uint64_t put, rung, done; /* jobs, absolute; also their marks */
+	uint64_t begun;
+	bool scrub_next; /* the next job that is put clears the device's memory first */
+	bool running; /* a transfer */
+	bool stopping, paused, settled;
+	/* Where the oldest job is. */
+	enum phase phase;
+	uint32_t cmd;
+	uint64_t at; /* bytes of the command that are done */
+};
+
+static struct edu *of_engine(struct engine *e)
+{
+	return container_of(e, struct edu, engine);
+}
+
+/* A failed write means that the transport has lost the device, and says so by itself. */
+static void write64(struct edu *d, uint64_t reg, uint64_t v)
+{
+	(void)d->transport->ops->region_write(d->transport, BAR, reg, 8, v);
+}
+
+static uint32_t read32(const struct edu *d, uint32_t reg)
+{
+	return *(const volatile uint32_t *)(d->regs + reg);
+}
+
+/* ---- coming and going ---- */
+
+static bool edu_match(const struct transport_ids *ids)
+{
+	return ids->vendor == EDU_VENDOR && ids->device == EDU_DEVICE;
+}
+
+static void edu_restart(struct engine *e)
+{
+	struct edu *d = of_engine(e);
+
+	d->put = d->rung = d->done = d->begun = 0;
+	d->running = d->stopping = d->paused = d->scrub_next = false;
+	d->settled = true;
+	d->phase = PHASE_IN;
+	d->cmd = 0;
+	d->at = 0;
+}
+
+static int edu_attach(struct engine **ret, struct transport *t, const struct engine_memory *mem,
+		      const struct engine_config *config)
+{
+	AUTO_FREE struct edu *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return -ENOMEM;
+	d->regs = t->ops->region_map(t, BAR, 0, REGS_BYTES);
+	if (!d->regs || (read32(d, REG_ID) & ID_MASK) != ID)
+		return -ENODEV;
+	d->transport = t;
+	d->iova = config->iova;
+	d->engine.ops = &engine_edu;
+	edu_restart(&d->engine);
+	*ret = &TAKE_PTR(d)->engine;
+	return 0;
+}
+
+static struct engine *edu_detach(struct engine *e)
+{
+	if (e)
+		free(of_engine(e));
+	return NULL;
+}
+
+static unsigned int edu_slots(const struct engine *e)
+{
+	return 1;
+}
+
+/* ---- transfers ---- */
+
+static void transfer(struct edu *d, uint64_t from, uint64_t to, uint64_t len, uint32_t direction)
+{
+	write64(d, REG_DMA_SRC, from);
+	write64(d, REG_DMA_DST, to);
+	write64(d, REG_DMA_COUNT, len);
+	write64(d, REG_DMA_CMD, CMD_START | direction | CMD_IRQ);
+	d->running = true;
+}
+
+static void transfer_in(struct edu *d, uint64_t iova, uint64_t len)
+{
+	transfer(d, iova, DEVICE_MEMORY, len, 0);
+}
+
+static void transfer_out(struct edu *d, uint64_t iova, uint64_t len)
+{
+	transfer(d, DEVICE_MEMORY, iova, len, CMD_FROM_DEVICE);
+}
+
+static bool may_touch(const struct edu *d, uint64_t iova, uint64_t len)
+{
+	struct range r;
+
+	return range_make(&r, iova, len) && range_contains(d->iova, r);
+}
+
+/* A command that cannot be is skipped: the device has no way to report one, and the client only cheats itself. */
+static bool is_possible(const struct edu *d, const struct pasid_edu_cmd *c)
+{
+	if (c->op == PASID_EDU_FILL)
+		return may_touch(d, c->dst, c->len);
+	return c->op == PASID_EDU_COPY && may_touch(d, c->dst, c->len) && may_touch(d, c->src, c->len);
+}
+
+static void fill_window(const struct job *j, uint32_t value)
+{
+	uint8_t *p = j->window;
+
+	for (uint32_t i = 0; i < DEVICE_BYTES; i++)
+		p[i] = (uint8_t)(value >> 8 * (i % 4));
+}
+
+static uint64_t piece(const struct edu *d, const struct pasid_edu_cmd *c)
+{
+	return c->len - d->at < DEVICE_BYTES ? c->len - d->at : DEVICE_BYTES;
+}
+
+/* Begins the next transfer of a job; false if it has none left. */
+static bool step(struct edu *d, struct job *j)
+{
+	const struct pasid_edu_cmd *c;
+
+	if (j->scrub) {
+		j->scrub = false;
+		d->phase = PHASE_SCRUB;
+		fill_window(j, 0);
+		transfer_in(d, j->window_iova, DEVICE_BYTES);
+		return true;
+	}
+	while (d->cmd < j->n && !is_possible(d, &j->cmds[d->cmd]))
+		d->cmd++;
+	if (d->cmd == j->n)
+		return false;
+	c = &j->cmds[d->cmd];
+	if (d->phase == PHASE_OUT) {
+		transfer_out(d, c->dst + d->at, piece(d, c));
+	} else if (c->op == PASID_EDU_COPY) {
+		transfer_in(d, c->src + d->at, piece(d, c));
+	} else {
+		fill_window(j, c->value);
+		transfer_in(d, j->window_iova, DEVICE_BYTES);
+	}
+	return true;
+}
+
+/* A transfer is over. */
+static void advance(struct edu *d, const struct job *j)
+{
+	const struct pasid_edu_cmd *c = &j->cmds[d->cmd];
+
+	if (d->phase != PHASE_OUT) {
+		d->phase = d->phase == PHASE_SCRUB ? PHASE_IN : PHASE_OUT;
+		return;
+	}
+	d->at += piece(d, c);
+	/* The pattern of a fill is in the device already. */
+	d->phase = c->op == PASID_EDU_COPY || d->at == c->len ? PHASE_IN : PHASE_OUT;
+	if (d->at == c->len) {
+		d->at = 0;
+		d->cmd++;
+	}
+}
+
+static void drop_all(struct edu *d)
+{
+	d->done = d->begun = d->rung = d->put;
+	d->cmd = 0;
+	d->at = 0;
+	d->phase = PHASE_IN;
+	d->stopping = false;
+	d->settled = true;
+}
+
+static void go_on(struct edu *d)
+{
+	struct job *j;
+
+	if (d->running) {
+		if (read32(d, REG_DMA_CMD) & CMD_START)
+			return;
+		d->running = false;
+		advance(d, &d->jobs[d->done % RING_JOBS]);
+	}
+	if (d->stopping)
+		drop_all(d);
+	d->settled = true;
+	while (!d->paused && d->done != d->rung) {
+		j = &d->jobs[d->done % RING_JOBS];
+		d->begun = d->done + 1;
+		if (step(d, j))
+			return;
+		d->done++;
+		d->cmd = 0;
+		d->at = 0;
+		d->phase = PHASE_IN;
+	}
+}
+
+static void edu_interrupt(struct engine *e)
+{
+	struct edu *d = of_engine(e);
+	uint32_t status = read32(d, REG_IRQ_STATUS);
+
+	if (status)
+		(void)d->transport->ops->region_write(d->transport, BAR, REG_IRQ_ACK, 4, status);
+	go_on(d);
+}
+
+/* ---- jobs ---- */
+
+static int edu_submit(struct engine *e, unsigned int slot, const struct engine_job *job, uint64_t *mark)
+{
+	struct edu *d = of_engine(e);
+	struct job *j = &d->jobs[d->put % RING_JOBS];
+
+	if (d->put - d->done == RING_JOBS)
+		return -EAGAIN;
+	/* Copied, then checked: the client may write there at the same time. */
+	memcpy(j->cmds, job->commands, job->len);
+	j->n = (uint32_t)(job->len / PASID_EDU_CMD_SIZE);
+	j->window = job->window;
+	j->window_iova = job->window_iova;
+	j->scrub = d->scrub_next;
+	d->scrub_next = false;
+	*mark = ++d->put;
+	return 0;
+}
+
+static int edu_scrub(struct engine *e, unsigned int slot)
+{
+	of_engine(e)->scrub_next = true;
+	return 0;
+}
+
+static void edu_kick(struct engine *e, unsigned int slot)
+{
+	struct edu *d = of_engine(e);
+
+	d->rung = d->put;
+	if (!d->running)
+		go_on(d);
+}
+
+/* A transfer that has begun cannot be stopped: controls take effect when it is over. */
+static void edu_control(struct engine *e, unsigned int slot, enum engine_control what)
+{
+	struct edu *d = of_engine(e);
+
+	d->paused = what == ENGINE_PAUSE;
+	d->stopping |= what == ENGINE_STOP;
+	d->settled = false;
+	go_on(d);
+}
+
+static int edu_look(struct engine *e, unsigned int slot, struct engine_slot *ret)
+{
+	struct edu *d = of_engine(e);
+
+	go_on(d);
+	*ret = (struct engine_slot){.begun = d->begun, .done = d->done, .settled = d->settled, .still = !d->running};
+	return 0;
+}
+
+const struct engine_ops engine_edu = {
+	.name = "edu",
+	.irqs = 1,
+	.asid_bits = 16,
+	.ring_jobs = RING_JOBS,
+	.cmd_align = PASID_EDU_CMD_SIZE,
+	.submit_max = SUBMIT_MAX,
+	.reads = true,
+	.window_bytes = DEVICE_BYTES,
+	/* QEMU's default dma_mask; wider ones exist, but nothing tells. */
+	.iova_bits = 28,
+	.match = edu_match,
+	.attach = edu_attach,
+	.restart = edu_restart,
+	.detach = edu_detach,
+	.slots = edu_slots,
+	.submit = edu_submit,
+	.scrub = edu_scrub,
+	.kick = edu_kick,
+	.control = edu_control,
+	.look = edu_look,
+	.interrupt = edu_interrupt,
+};

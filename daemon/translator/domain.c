@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/* See domain.h. */
+#include "translator/domain.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "base/util.h"
+#include "transport/transport.h"
+
+struct domain {
+	struct translator translator;
+	struct transport *transport;
+	void (*changed)(void *arg);
+	void *arg;
+	struct transport_space *current; /* where the device is; NULL: in its own */
+	struct transport_space *target; /* while it moves */
+	bool moving;
+	bool lost; /* nobody knows where it is */
+	int error; /* of the last move: the device stayed where it was, and nobody has asked yet */
+};
+
+static struct domain *of_translator(struct translator *t)
+{
+	return container_of(t, struct domain, translator);
+}
+
+static void on_moved(void *arg, int err)
+{
+	struct domain *d = arg;
+
+	d->moving = false;
+	if (err == 0)
+		d->current = d->target;
+	else if (err == -EIO)
+		d->lost = true;
+	else
+		d->error = err;
+	d->changed(d->arg);
+}
+
+static int move(struct domain *d, struct transport_space *to)
+{
+	int r;
+
+	if (d->moving)
+		return -EAGAIN;
+	d->error = 0;
+	if (d->current == to)
+		return 0;
+	r = d->transport->ops->spaces->attach(d->transport, to, on_moved, d);
+	if (r < 0)
+		return r == -EBUSY ? -EAGAIN : r;
+	d->target = to;
+	d->moving = true;
+	return 1;
+}
+
+static int domain_install(struct translator *t, unsigned int slot, const struct translator_space *s)
+{
+	return move(of_translator(t), s->kernel);
+}
+
+static int domain_remove(struct translator *t, unsigned int slot, const struct translator_space *s)
+{
+	struct domain *d = of_translator(t);
+
+	if (d->moving)
+		return -EAGAIN;
+	d->error = 0;
+	return d->current == s->kernel ? move(d, NULL) : 0;
+}
+
+static int domain_ready(struct translator *t, unsigned int slot)
+{
+	struct domain *d = of_translator(t);
+	int error = d->error;
+
+	if (d->lost)
+		return -EIO;
+	if (d->moving)
+		return 0;
+	d->error = 0;
+	return error ? error : 1;
+}
+
+static const struct translator_ops domain_ops = {
+	.install = domain_install,
+	.remove = domain_remove,
+	.ready = domain_ready,
+};
+
+int domain_new(struct translator **ret, struct transport *t, void (*changed)(void *arg), void *arg)
+{
+	struct domain *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return -ENOMEM;
+	*d = (struct domain){.translator.ops = &domain_ops, .transport = t, .changed = changed, .arg = arg};
+	*ret = &d->translator;
+	return 0;
+}
+
+struct translator *domain_free(struct translator *t)
+{
+	if (t)
+		free(of_translator(t));
+	return NULL;
+}

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The driver of the edu device, on a device of the test's own that does what QEMU's documentation says: registers, 4 KiB
+ * of memory inside, one transfer at a time that ends when the test says so.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <pasid/edu.h>
+
+#include "base/util.h"
+#include "engine/engine.h"
+
+#define MEMORY (1u << 20) /* of the address space, from IOVA 0 */
+#define IOVA_FIRST 0x10000u
+#define WINDOW 0x1000u
+#define DEVICE 0x40000u
+
+static uint8_t memory[MEMORY];
+static uint8_t inside[4096];
+static _Alignas(8) uint8_t regs[0x1000];
+static unsigned int transfers;
+
+static uint64_t reg64(unsigned int at)
+{
+	uint64_t v;
+
+	memcpy(&v, regs + at, sizeof(v));
+	return v;
+}
+
+static int region_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
+{
+	assert_int_equal(region, 0);
+	if (off == 0x98) {
+		assert_true(value & 1);
+		assert_false(reg64(0x98) & 1); /* one at a time */
+	}
+	memcpy(regs + off, &value, width);
+	return 0;
+}
+
+static volatile void *region_map(struct transport *t, uint32_t region, uint64_t off, uint64_t len)
+{
+	return regs;
+}
+
+static const struct transport_ops ops = {.region_write = region_write, .region_map = region_map};
+static struct transport transport = {.ops = &ops};
+
+/* The transfer that was begun ends. False: there is none. */
+static bool transfer_ends(struct engine *e)
+{
+	uint64_t src = reg64(0x80), dst = reg64(0x88), len = reg64(0x90), cmd = reg64(0x98);
+	uint32_t status = 0x100;
+
+	if (!(cmd & 1))
+		return false;
+	transfers++;
+	if (cmd & 2) {
+		assert_true(src >= DEVICE && src + len <= DEVICE + sizeof(inside));
+		assert_true(dst >= IOVA_FIRST && dst + len <= MEMORY);
+		memcpy(memory + dst, inside + (src - DEVICE), len);
+	} else {
+		assert_true(dst >= DEVICE && dst + len <= DEVICE + sizeof(inside));
+		assert_true(src == WINDOW || src >= IOVA_FIRST);
+		assert_true(src + len <= MEMORY);
+		memcpy(inside + (dst - DEVICE), memory + src, len);
+	}
+	cmd &= ~1ull;
+	memcpy(regs + 0x98, &cmd, sizeof(cmd));
+	memcpy(regs + 0x24, &status, sizeof(status));
+	e->ops->interrupt(e);
+	return true;
+}
+
+static void run(struct engine *e)
+{
+	while (transfer_ends(e))
+		;
+}
+
+static int setup(void **state)
+{
+	const struct engine_config config = {.iova = {IOVA_FIRST, MEMORY - 1}};
+	uint32_t id = 0x010000ed;
+
+	memset(regs, 0, sizeof(regs));
+	memset(memory, 0, sizeof(memory));
+	memset(inside, 0, sizeof(inside));
+	memcpy(regs, &id, sizeof(id));
+	transfers = 0;
+	return engine_edu.attach((struct engine **)state, &transport, NULL, &config);
+}
+
+static int teardown(void **state)
+{
+	*state = engine_edu.detach(*state);
+	return 0;
+}
+
+static uint64_t put(struct engine *e, const struct pasid_edu_cmd *cmds, size_t n)
+{
+	const struct engine_job job = {
+		.len = n * sizeof(*cmds),
+		.commands = cmds,
+		.window = memory + WINDOW,
+		.window_iova = WINDOW,
+	};
+	uint64_t mark;
+
+	assert_int_equal(e->ops->submit(e, 0, &job, &mark), 0);
+	return mark;
+}
+
+static struct engine_slot look(struct engine *e)
+{
+	struct engine_slot s;
+
+	assert_int_equal(e->ops->look(e, 0, &s), 0);
+	return s;
+}
+
+static void test_copy_and_fill(void **state)
+{
+	const struct pasid_edu_cmd cmds[] = {
+		{.op = PASID_EDU_COPY, .dst = 0x30003, .src = 0x20001, .len = 10000},
+		{.op = PASID_EDU_FILL, .value = 0x04030201, .dst = 0x40000, .len = 9001},
+	};
+	struct engine *e = *state;
+	uint64_t mark;
+
+	for (size_t i = 0; i < 10000; i++)
+		memory[0x20001 + i] = (uint8_t)(i * 7);
+	mark = put(e, cmds, 2);
+	assert_int_equal(transfers, 0);
+	assert_false(reg64(0x98) & 1); /* not before the kick */
+	e->ops->kick(e, 0);
+	assert_int_equal(look(e).begun, mark);
+	assert_int_equal(look(e).done, mark - 1);
+	run(e);
+	assert_int_equal(look(e).done, mark);
+	assert_memory_equal(memory + 0x30003, memory + 0x20001, 10000);
+	assert_int_equal(memory[0x30002] | memory[0x30003 + 10000], 0);
+	for (size_t i = 0; i < 9001; i++)
+		assert_int_equal(memory[0x40000 + i], 1 + i % 4);
+	assert_int_equal(memory[0x40000 + 9001], 0);
+}
+
+/* Nothing that the last owner left there can be had: it is overwritten before the next job's first command. */
+static void test_scrub(void **state)
+{
+	const struct pasid_edu_cmd nothing = {.op = 0},
+				   fill = {.op = PASID_EDU_FILL, .value = 1, .dst = 0x20000, .len = 16};
+	static const uint8_t zeros[4096];
+	struct engine *e = *state;
+
+	memset(inside, 0xaa, sizeof(inside));
+	memset(memory + WINDOW, 0xbb, 4096);
+	assert_int_equal(e->ops->scrub(e, 0), 0);
+	put(e, &nothing, 1);
+	e->ops->kick(e, 0);
+	run(e);
+	assert_memory_equal(inside, zeros, sizeof(zeros));
+	/* Once. */
+	memset(inside, 0xaa, sizeof(inside));
+	put(e, &fill, 1);
+	e->ops->kick(e, 0);
+	run(e);
+	assert_int_equal(inside[4095], 0); /* of the pattern 1, 0, 0, 0 */
+	assert_int_equal(inside[4092], 1);
+}
+
+static void test_hostile_commands(void **state)
+{
+	static const struct pasid_edu_cmd bad[] = {
+		{.op = PASID_EDU_COPY, .dst = 0x20000, .src = WINDOW, .len = 64},
+		{.op = PASID_EDU_COPY, .dst = WINDOW, .src = 0x20000, .len = 64},
+		{.op = PASID_EDU_COPY, .dst = 0x20000, .src = DEVICE, .len = 1ull << 40},
+		{.op = PASID_EDU_COPY, .dst = 0x20000, .src = UINT64_MAX - 3, .len = 64},
+		{.op = PASID_EDU_FILL, .dst = 0xfee00000, .len = 4},
+		{.op = PASID_EDU_FILL, .dst = MEMORY - 1, .len = 2},
+		{.op = PASID_EDU_FILL, .dst = 0x20000, .len = 0},
+		{.op = 3, .dst = 0x20000, .src = 0x30000, .len = 64},
+		{.op = UINT32_MAX, .dst = 0x20000, .len = 64},
+	};
+	struct engine *e = *state;
+	uint64_t mark = put(e, bad, ARRAY_SIZE(bad));
+
+	e->ops->kick(e, 0);
+	run(e);
+	assert_int_equal(transfers, 0);
+	assert_int_equal(look(e).done, mark);
+	assert_int_equal(put(e, bad, 0), mark + 1); /* no command at all */
+	e->ops->kick(e, 0);
+	assert_int_equal(look(e).done, mark + 1);
+}
+
+/* A transfer cannot be stopped: STOP is obeyed when it is over, and nothing behind it runs. */
+static void test_stop(void **state)
+{
+	const struct pasid_edu_cmd cmd = {.op = PASID_EDU_FILL, .value = 0x55555555, .dst = 0x20000, .len = 64};
+	struct engine *e = *state;
+	uint64_t mark = 0;
+
+	for (int i = 0; i < 4; i++)
+		mark = put(e, &cmd, 1);
+	assert_int_equal(e->ops->submit(e, 0, &(struct engine_job){.commands = &cmd}, &mark), -EAGAIN);
+	e->ops->kick(e, 0);
+	e->ops->control(e, 0, ENGINE_STOP);
+	assert_false(look(e).settled);
+	assert_false(look(e).still);
+	assert_true(transfer_ends(e));
+	assert_true(look(e).settled && look(e).still);
+	assert_int_equal(look(e).done, mark);
+	assert_false(transfer_ends(e));
+	assert_int_equal(memory[0x20000], 0);
+	/* It works afterwards. */
+	put(e, &cmd, 1);
+	e->ops->kick(e, 0);
+	run(e);
+	assert_int_equal(memory[0x20000 + 63], 0x55);
+}
+
+static void test_pause(void **state)
+{
+	const struct pasid_edu_cmd cmd = {.op = PASID_EDU_FILL, .value = 0x55555555, .dst = 0x20000, .len = 64};
+	struct engine *e = *state;
+	uint64_t mark = put(e, &cmd, 1);
+
+	e->ops->kick(e, 0);
+	e->ops->control(e, 0, ENGINE_PAUSE);
+	assert_false(look(e).settled);
+	assert_true(transfer_ends(e));
+	assert_true(look(e).settled && look(e).still);
+	assert_false(transfer_ends(e));
+	e->ops->control(e, 0, ENGINE_RESUME);
+	run(e);
+	assert_int_equal(look(e).done, mark);
+	assert_int_equal(memory[0x20000], 0x55);
+}
+
+static void test_another_device(void **state)
+{
+	const struct engine_config config = {.iova = {IOVA_FIRST, MEMORY - 1}};
+	struct engine *e;
+
+	regs[0] = 0xee;
+	assert_int_equal(engine_edu.attach(&e, &transport, NULL, &config), -ENODEV);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_copy_and_fill, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_scrub, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_hostile_commands, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
+		cmocka_unit_test(test_another_device),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

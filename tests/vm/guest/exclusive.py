@@ -1,0 +1,188 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Mode `exclusive` on QEMU's edu device, by a daemon of this guest: two contexts at the same addresses.
+
+exclusive.py iommufd|type1
+"""
+
+import errno
+import json
+import os
+import struct
+import subprocess
+import sys
+import unittest
+
+import vm
+
+sys.path.insert(0, os.path.join(os.environ["SOURCE"], "tests/system"))
+import pasid_client as pc  # noqa: E402
+
+PAGE = 4096
+FILL, COPY = 1, 2
+DATA, COMMANDS, LATE = 0x100000, 0x200000, 0x300000
+HOW = os.environ.setdefault("VFIO_HOW", sys.argv[1])  # the runner imports this file once more
+SWITCHES = 100
+TYPE1_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
+AREAS = 64
+
+
+def command(op, value=0, dst=0, src=0, length=0):
+    return struct.pack("<IIQQQ", op, value, dst, src, length)
+
+
+class Space:
+    """A context with one page of commands and some of data, always at the same addresses."""
+
+    def __init__(self, client, pages=8):
+        self.client = client
+        self.ctx = client.ctx_new()
+        self.fd, self.data = pc.memfd(pages * PAGE)
+        self.cmd_fd, self.cmd = pc.memfd(PAGE)
+        self.buf = client.buf_import(self.fd)[0]
+        cmd_buf = client.buf_import(self.cmd_fd)[0]
+        client.map(self.ctx, self.buf, 0, pages * PAGE, pc.READ | pc.WRITE | pc.FIXED, DATA)
+        client.map(self.ctx, cmd_buf, 0, PAGE, pc.READ | pc.FIXED, COMMANDS)
+
+    def run(self, *commands):
+        code = b"".join(commands)
+        self.cmd[:len(code)] = code
+        job = self.client.submit(self.ctx, COMMANDS, len(code))
+        assert self.client.wait(self.ctx, job, 30), f"job {job} of context {self.ctx}: {self.client.fence(self.ctx)}"
+        return job
+
+    def page(self, n):
+        return self.data[n * PAGE:(n + 1) * PAGE]
+
+
+class Exclusive(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        if HOW == "type1":  # for containers that are opened from now on
+            with open(TYPE1_LIMIT, "w", encoding="ascii") as limit:
+                limit.write(str(AREAS))
+        device = vm.PciDevice(vm.pci_find(0x1234, 0x11e8)[0])
+        device.bind_vfio()
+        os.makedirs("/tmp/edu", exist_ok=True)
+        config = {"socket": {"path": "/tmp/edu/socket"},
+                  "devices": [{"name": "edu0", "spec": f"{HOW}:{device.bdf}", "mode": "exclusive", "job_limit_ms": 20000}]}
+        with open("/tmp/edu/config.json", "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        cls.daemon = subprocess.Popen([os.environ["PASIDD"], "--config", "/tmp/edu/config.json"])
+        vm.wait_for(lambda: os.path.exists("/tmp/edu/socket"))
+        with pc.Client("/tmp/edu/socket") as client:
+            vm.wait_for(lambda: client.devices() == [("edu0", 3, 1)])
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.terminate()
+        status = cls.daemon.wait(20)
+        assert status == 0, f"the daemon ended with {status}"
+
+    def setUp(self):
+        self.one, self.two = (self.enterContext(pc.Client("/tmp/edu/socket")) for _ in range(2))
+
+    def test_1_what_it_is(self):
+        info = self.one.device_info()
+        self.assertEqual((info["engine"], info["mode"], info["slots"]), ("edu", 3, 1))
+        self.assertEqual(info["iova_last"], (1 << 28) - 1)
+
+    def test_2_a_hundred_switches(self):
+        """The same IOVAs, different memory; checked after each."""
+        a, b = Space(self.one), Space(self.two)
+        for i in range(SWITCHES // 2):
+            for n, space in enumerate((a, b)):
+                value = 0x01010101 * (2 * i + n + 1 & 0x7f)
+                space.data[:PAGE] = struct.pack("<I", value) * (PAGE // 4)
+                space.data[PAGE:2 * PAGE] = bytes(PAGE)
+                space.run(command(COPY, 0, DATA + PAGE, DATA, PAGE))
+                self.assertEqual(space.page(1), space.page(0))
+        self.assertGreaterEqual(self.one.ctx_info(a.ctx)["switches"], SWITCHES // 2)
+        self.assertGreaterEqual(self.two.ctx_info(b.ctx)["switches"], SWITCHES // 2)
+
+    def test_3_fill_of_any_length(self):
+        a = Space(self.one)
+        a.run(command(FILL, 0x04030201, DATA + 100, 0, 2 * PAGE + 5))
+        pattern = bytes((1, 2, 3, 4)) * (PAGE // 2 + 2)
+        self.assertEqual(a.data[100:100 + 2 * PAGE + 5], pattern[:2 * PAGE + 5])
+        self.assertEqual(a.data[:100], bytes(100))
+        self.assertEqual(a.data[100 + 2 * PAGE + 5:4 * PAGE], bytes(4 * PAGE - 2 * PAGE - 105))
+
+    def test_4_what_only_the_other_has(self):
+        """The IOMMU refuses it, none of it is read, and the device's own memory gives nothing away."""
+        a, b = Space(self.one), Space(self.two)
+        secret = b"of the other one" * (PAGE // 16)
+        fd, view = pc.memfd(PAGE)
+        view[:] = secret
+        self.two.map(b.ctx, self.two.buf_import(fd)[0], 0, PAGE, pc.READ | pc.WRITE | pc.FIXED, LATE)
+        b.run(command(COPY, 0, DATA, LATE, PAGE))  # it passes through the device
+        a.data[:PAGE] = b"\x5a" * PAGE
+        a.run(command(COPY, 0, DATA, LATE, PAGE))
+        self.assertNotIn(secret[:16], a.page(0))
+        a.run(command(FILL, 0x66666666, LATE, 0, PAGE))
+        self.assertEqual(view[:], secret)
+
+    def test_5_unmapped(self):
+        a = Space(self.one)
+        a.data[:PAGE] = b"\x11" * PAGE
+        self.one.unmap(a.ctx, DATA + PAGE, PAGE)  # out of the middle of an area
+        a.run(command(FILL, 0x22222222, DATA + PAGE, 0, PAGE), command(COPY, 0, DATA + 2 * PAGE, DATA, PAGE))
+        self.assertEqual(a.page(1), bytes(PAGE))
+        self.assertEqual(a.page(2), a.page(0))
+
+    def test_6_read_only(self):
+        a = Space(self.one)
+        fd, view = pc.memfd(PAGE)
+        view[:] = b"\x33" * PAGE
+        self.one.map(a.ctx, self.one.buf_import(fd)[0], 0, PAGE, pc.READ | pc.FIXED, LATE)
+        a.run(command(COPY, 0, DATA, LATE, PAGE), command(FILL, 0x44444444, LATE, 0, PAGE))
+        self.assertEqual(a.page(0), b"\x33" * PAGE)
+        self.assertEqual(view[:], b"\x33" * PAGE)
+
+    def test_7_the_window_cannot_be_named(self):
+        a = Space(self.one)
+        a.data[:PAGE] = b"\x77" * PAGE
+        a.run(command(COPY, 0, DATA, 0x1000, PAGE), command(COPY, 0, 0x1000, DATA, PAGE),
+              command(FILL, 1, 0xfee00000, 0, 64), command(99, 0, DATA, DATA, PAGE),
+              command(COPY, 0, (1 << 64) - PAGE, DATA, 2 * PAGE))
+        self.assertEqual(a.page(0), b"\x77" * PAGE)
+
+    def test_8_commands_that_are_not_there(self):
+        a = Space(self.one)
+        job = self.one.submit(a.ctx, LATE, 64)
+        self.assertTrue(self.one.wait(a.ctx, job, 30))
+        self.assertEqual(self.one.next_fault()[2][0][:3], (job, LATE, 4))
+
+    def test_9_ends_with_work_out(self):
+        a, b = Space(self.one, 64), Space(self.two)
+        a.cmd[:32] = command(COPY, 0, DATA, DATA + 32 * PAGE, 32 * PAGE)
+        for _ in range(3):
+            self.one.submit(a.ctx, COMMANDS, 32)
+        self.one.close()
+        b.run(command(FILL, 0x55555555, DATA, 0, PAGE))
+        self.assertEqual(b.page(0), b"\x55" * PAGE)
+
+    def test_a_full_table(self):
+        """What the kernel refuses at once is refused to the client; what it refuses at a switch costs that context alone."""
+        if HOW != "type1":
+            return  # iommufd has no such limit
+        a, b = Space(self.one), Space(self.two)
+        pages = [(pc.MAP, pc.READ | pc.FIXED, a.buf, 0, LATE + i * 2 * PAGE, PAGE) for i in range(AREAS)]
+        a.run(command(FILL, 1, DATA, 0, PAGE))
+        with self.assertRaises(pc.Refused) as caught:
+            self.one.bind(a.ctx, pages)
+        self.assertEqual((caught.exception.reason, caught.exception.n1), (134, errno.ENOSPC))
+        self.assertEqual(self.one.ctx_info(a.ctx)["mappings"], 2)
+        a.run(command(FILL, 2, DATA, 0, PAGE))
+        self.one.bind(a.ctx, pages[:8])
+        b_pages = [(pc.MAP, pc.READ | pc.FIXED, b.buf, 0, LATE + i * 2 * PAGE, PAGE) for i in range(AREAS)]
+        self.two.bind(b.ctx, b_pages)  # the device is not there
+        job = self.two.submit(b.ctx, COMMANDS, 32)
+        self.assertFalse(self.two.wait(b.ctx, job, 30))
+        self.assertEqual(struct.unpack_from("<II", self.two.next_event(10)[1]), (b.ctx, 4))
+        a.run(command(FILL, 0x03030303, DATA, 0, PAGE))
+        self.assertEqual(a.page(0), b"\x03" * PAGE)
+
+
+if __name__ == "__main__":
+    vm.main(sys.argv)
