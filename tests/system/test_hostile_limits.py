@@ -117,6 +117,7 @@ class Much(HostileCase):
     """A client that leaves much behind, all at once."""
 
     devices = [{"slots": 8}]
+    crowd = 2 * (2000 * 1024 + 256 * 8192)  # buffers, and contexts with a slab of mappings each
 
     def test_the_device_is_not_lost_by_what_is_left_to_do(self):
         innocent = self.connect()
