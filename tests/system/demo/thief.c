@@ -22,7 +22,7 @@
 #define UNKNOWN_CONTEXT 0xfffffff0u
 /* Where things lie in the device's address space, which is no secret (docs/architecture.md). Behind the rings: marks. */
 #define RINGS_BUS 0x100000ull
-#define RINGS_BYTES 0x4a000ull
+#define RINGS_BYTES 0x48000ull
 #define TABLES_BUS 0x4000000000ull
 #define FENCES_BUS 0x8000000000ull
 #define BUFFERS_BUS 0x100000000000ull
