@@ -223,6 +223,7 @@ static int set_device_mode(struct place *p, struct json_object *v, void *to, con
 		[PASID_MODE_GPU_MMU] = "gpu-mmu",
 		[PASID_MODE_GLOBAL] = "global",
 		[PASID_MODE_EXCLUSIVE] = "exclusive",
+		[PASID_MODE_PASID] = "pasid",
 	};
 	const char *s = plain_text(v);
 	uint32_t i = PASID_MODE_GPU_MMU;
@@ -283,7 +284,7 @@ static const struct key limit_keys[] = {
 static const struct key device_keys[] = {
 	{"name", set_name, DEVICE(name), 1, PASID_NAME_MAX - 1, "1 to 31 letters, digits and underscores"},
 	{"spec", set_spec, DEVICE(spec), 1, SPEC_MAX, "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\""},
-	{"mode", set_device_mode, DEVICE(mode), 0, 0, "\"gpu-mmu\", \"exclusive\" or \"global\""},
+	{"mode", set_device_mode, DEVICE(mode), 0, 0, "\"gpu-mmu\", \"pasid\", \"exclusive\" or \"global\""},
 	{"format", set_format, DEVICE(format), 1, 16, "\"vmsa64\" or \"x86-64\""},
 	{"slots", set_u32, DEVICE(slots), 0, 64, NULL},
 	{"burst", set_u32, DEVICE(burst), 1, 16, NULL},

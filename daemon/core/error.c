@@ -51,6 +51,7 @@ int refusal_code(uint32_t reason)
 	case PASID_WHY_NOT_MEMFD:
 	case PASID_WHY_VERSION:
 	case PASID_WHY_OTHER_DEVICE:
+	case PASID_WHY_NO_PASID:
 		return -EOPNOTSUPP;
 	case PASID_WHY_CONTEXT_LOST:
 		return -EIO;

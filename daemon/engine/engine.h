@@ -72,6 +72,7 @@ struct engine_ops {
 	bool reads;
 	uint64_t
 		window_bytes; /* what the device needs in every address space that it works in, without an MMU of its own */
+	bool tags_pasid; /* its accesses can carry the PASID that install names */
 	unsigned int iova_bits; /* of the addresses that it can put out; 0: as many as there are */
 
 	bool (*match)(const struct transport_ids *ids);

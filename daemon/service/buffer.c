@@ -25,7 +25,7 @@ static void on_buf_mapped(void *arg, int err)
 /* Where the kernel keeps the tables, memory is mapped where and when a context maps it, and not before. */
 static bool buf_maps(const struct buf *b)
 {
-	return !device_exclusive(b->dev);
+	return !device_kernel_tables(b->dev);
 }
 
 static int buf_map(struct buf *b, transport_done done, void *arg)

@@ -31,11 +31,12 @@ static int kernel_tables(struct ctx *ctx)
 {
 	struct device *d = ctx->dev;
 	struct ktables_window window = {WINDOW_IOVA, d->eops->window_bytes, -1};
+	uint32_t pasid = device_exclusive(d) ? 0 : ctx->books->pasid;
 	int r = window.len ? shm_init(&ctx->window, "pasidd-window", window.len) : 0;
 
 	window.fd = ctx->window.fd;
 	if (r == 0)
-		r = ktables_new(&ctx->kt, d->t, &window, changed, d);
+		r = ktables_new(&ctx->kt, d->t, &window, pasid, changed, d);
 	if (r < 0)
 		shm_fini(&ctx->window);
 	return r;
@@ -66,7 +67,7 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 		ctx->pt = d->shared_pt;
 		sched_hold(d->sched, ctx->se, d->shared_held);
 	} else {
-		r = device_exclusive(d) ? kernel_tables(ctx) : pgtable_new(&ctx->pt, d->format, d->pool);
+		r = device_kernel_tables(d) ? kernel_tables(ctx) : pgtable_new(&ctx->pt, d->format, d->pool);
 		if (r < 0) {
 			sched_remove(d->sched, ctx->se);
 			return r;
@@ -212,25 +213,35 @@ static bool clear_shared(struct ctx *ctx)
 	return false;
 }
 
+/* 0: the device is not there; 1: not yet; -errno: nobody knows. */
+static int move_out(struct ctx *ctx)
+{
+	const struct translator_space space = {.kernel = ktables_space(ctx->kt)};
+	struct translator *tr = ctx->dev->tr;
+	int r;
+
+	if (!ctx->leaving && tr->ops->remove(tr, 0, &space) < 0)
+		return 1;
+	ctx->leaving = true;
+	r = tr->ops->ready(tr, 0);
+	return r < 0 ? r : !r;
+}
+
 /* Where the kernel keeps the tables: the device leaves the address space, then that goes as a whole. False: not yet, or
  * the device was lost meanwhile and the context may be gone. */
 static bool leave(struct ctx *ctx)
 {
-	const struct translator_space space = {.kernel = ktables_space(ctx->kt)};
 	struct device *d = ctx->dev;
 	int r;
 
 	if (ctx->busy || !ktables_made(ctx->kt))
 		return false;
-	if (!ctx->leaving && d->tr->ops->remove(d->tr, 0, &space) < 0)
-		return false;
-	ctx->leaving = true;
-	r = d->tr->ops->ready(d->tr, 0);
+	r = device_exclusive(d) ? move_out(ctx) : ktables_leave(ctx->kt);
 	if (r < 0) {
 		device_fail(d, "it cannot be taken out of an address space");
 		return false;
 	}
-	if (r == 0 || ktables_end(&ctx->kt) < 0)
+	if (r > 0 || ktables_end(&ctx->kt) < 0)
 		return false;
 	shm_fini(&ctx->window);
 	return true;

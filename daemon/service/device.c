@@ -124,7 +124,7 @@ static int device_make_memory(struct device *d)
 		d->commands = malloc(d->eops->submit_max);
 		r = d->commands ? 0 : -ENOMEM;
 	}
-	if (r == 0 && !device_exclusive(d))
+	if (r == 0 && !device_kernel_tables(d))
 		r = table_pool_new(&d->pool, d->layout.tables.first, table_pages(d));
 	return r;
 }
@@ -222,7 +222,14 @@ static int setup_engine(struct device *d)
 
 static const char *mode_name(const struct device *d)
 {
-	return d->books->traits.global ? "global" : device_exclusive(d) ? "exclusive" : "gpu-mmu";
+	static const char *const names[] = {
+		[PASID_MODE_GPU_MMU] = "gpu-mmu",
+		[PASID_MODE_GLOBAL] = "global",
+		[PASID_MODE_EXCLUSIVE] = "exclusive",
+		[PASID_MODE_PASID] = "pasid",
+	};
+
+	return names[d->config->mode];
 }
 
 static void device_ready(struct device *d)
@@ -243,7 +250,7 @@ static void device_ready(struct device *d)
 	d->lost_logged = false;
 	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
 		  "device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
-		  d->eops->name, d->n_slots, device_exclusive(d) ? "the kernel's" : d->config->format, mode_name(d));
+		  d->eops->name, d->n_slots, device_kernel_tables(d) ? "the kernel's" : d->config->format, mode_name(d));
 	event_device_back(d);
 	device_poke(d);
 }
@@ -323,6 +330,10 @@ static bool choose_iova(struct device *d)
 /* Why the device cannot be had in the configured mode; NULL: it can. */
 static const char *wrong_mode(const struct device *d)
 {
+	if (d->config->mode == PASID_MODE_PASID)
+		return d->tops->spaces && d->tops->spaces->pasid_bits(d->t)
+			       ? NULL
+			       : "mode \"pasid\" takes iommufd, Linux 6.15, and PASIDs of both the device and the IOMMU";
 	if (!device_exclusive(d))
 		return d->eops->translator ? NULL : "it has no MMU: configure mode \"exclusive\"";
 	if (!d->tops->spaces)
@@ -357,7 +368,7 @@ static void on_opened(void *owner)
 		device_fail(d, "the addresses that its DMA can use are too few, or not those from before");
 		return;
 	}
-	if (device_exclusive(d) && !choose_iova(d)) {
+	if (device_kernel_tables(d) && !choose_iova(d)) {
 		device_fail(d, "its IOMMU leaves no addresses to clients");
 		return;
 	}

@@ -34,6 +34,10 @@ struct ktables {
 	void (*changed)(void *arg);
 	void *arg;
 	int made; /* as ktables_made() */
+	uint32_t pasid; /* 0: none */
+	bool attached; /* under its PASID */
+	bool detaching;
+	int detach_error;
 	struct itree areas;
 	/* The change. */
 	enum phase phase;
@@ -52,12 +56,41 @@ static struct area *area_of(struct itree_node *n)
 
 /* ---- making it ---- */
 
+static void made(struct ktables *k, int err)
+{
+	k->made = err < 0 ? err : 1;
+	k->changed(k->arg);
+}
+
+static void on_attached(void *arg, int err);
+
+static void attach(struct ktables *k)
+{
+	int r = k->t->ops->spaces->attach_pasid(k->t, k->space, k->pasid, on_attached, k);
+
+	if (r < 0)
+		made(k, r);
+}
+
+static void on_attached(void *arg, int err)
+{
+	struct ktables *k = arg;
+
+	k->attached = err == 0;
+	if (err == -EBUSY)
+		attach(k); /* while the device is being reset, which ends */
+	else
+		made(k, err);
+}
+
 static void on_window(void *arg, int err)
 {
 	struct ktables *k = arg;
 
-	k->made = err < 0 ? err : 1;
-	k->changed(k->arg);
+	if (err == 0 && k->pasid)
+		attach(k);
+	else
+		made(k, err);
 }
 
 static void on_made(void *arg, int err)
@@ -72,7 +105,7 @@ static void on_made(void *arg, int err)
 		on_window(k, err);
 }
 
-int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_window *window,
+int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_window *window, uint32_t pasid,
 		void (*changed)(void *arg), void *arg)
 {
 	AUTO_FREE struct ktables *k = calloc(1, sizeof(*k));
@@ -80,7 +113,7 @@ int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_
 
 	if (!k)
 		return -ENOMEM;
-	*k = (struct ktables){.t = t, .window = *window, .changed = changed, .arg = arg};
+	*k = (struct ktables){.t = t, .window = *window, .pasid = pasid, .changed = changed, .arg = arg};
 	r = t->ops->spaces->make(t, &k->space, on_made, k);
 	if (r < 0)
 		return r;
@@ -320,6 +353,31 @@ static void free_areas(struct ktables *k)
 		itree_erase(&k->areas, n);
 		free(area_of(n));
 	}
+}
+
+static void on_detached(void *arg, int err)
+{
+	struct ktables *k = arg;
+
+	k->detaching = false;
+	k->attached = err < 0;
+	k->detach_error = err;
+	k->changed(k->arg);
+}
+
+int ktables_leave(struct ktables *k)
+{
+	int r;
+
+	if (k->detaching)
+		return 1;
+	if (!k->attached || k->detach_error)
+		return k->detach_error;
+	r = k->t->ops->spaces->detach_pasid(k->t, k->pasid, on_detached, k);
+	if (r < 0)
+		return r == -EBUSY ? 1 : r;
+	k->detaching = true;
+	return 1;
 }
 
 int ktables_end(struct ktables **k)

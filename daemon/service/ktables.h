@@ -30,8 +30,9 @@ struct ktables_memory {
 };
 typedef struct ktables_memory (*ktables_find)(void *arg, uint64_t bus);
 
-/* Begins to make one. 0, -errno. */
-int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_window *window,
+/* Begins to make one; pasid 0: the device is moved there, otherwise what it does under that PASID goes through it. 0,
+ * -errno. */
+int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_window *window, uint32_t pasid,
 		void (*changed)(void *arg), void *arg);
 /* 0: being made; 1: it is there; -errno: it could not be made. */
 int ktables_made(struct ktables *k);
@@ -43,6 +44,8 @@ int ktables_change(struct ktables *k, const struct aspace_step *step, size_t n, 
  * back. */
 int ktables_go(struct ktables *k);
 
+/* Begins, or goes on, to take its PASID away, so that the device cannot reach it. 0: it cannot; 1: not yet; -errno. */
+int ktables_leave(struct ktables *k);
 /* The device is not in it, and no change is under way. 0: *k is NULL; -EBUSY: later. */
 int ktables_end(struct ktables **k);
 /* The transport has forgotten, or will, all that is out. Takes NULL, returns NULL. */

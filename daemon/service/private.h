@@ -234,6 +234,12 @@ static inline bool device_exclusive(const struct device *d)
 	return d->config->mode == PASID_MODE_EXCLUSIVE;
 }
 
+/* Does the kernel keep the tables? */
+static inline bool device_kernel_tables(const struct device *d)
+{
+	return d->config->mode == PASID_MODE_EXCLUSIVE || d->config->mode == PASID_MODE_PASID;
+}
+
 /* Does each context have page tables of its own that we build? */
 static inline bool device_private_tables(const struct device *d)
 {

@@ -187,6 +187,15 @@ static enum service_outcome devices(struct service_client *c, const void *body, 
 	return done(c, reply, v, c->svc->n_devices * sizeof(*v));
 }
 
+static uint32_t pasid_bits(const struct device *d)
+{
+	uint32_t most = d->books->traits.pasid_bits;
+
+	if (d->config->mode != PASID_MODE_PASID || d->state != DEVICE_READY)
+		return most;
+	return d->tops->spaces->pasid_bits(d->t) < most ? d->tops->spaces->pasid_bits(d->t) : most;
+}
+
 static enum service_outcome device_info(struct service_client *c, const void *body, size_t size, int *fds,
 					struct service_reply *reply)
 {
@@ -198,11 +207,11 @@ static enum service_outcome device_info(struct service_client *c, const void *bo
 	out = (struct pasid_wire_device_info){
 		.mode = mode_of(d),
 		.present = d->state == DEVICE_READY,
-		.page_sizes = device_exclusive(d) ? 4096 : pgtable_format_page_sizes(d->format),
+		.page_sizes = device_kernel_tables(d) ? 4096 : pgtable_format_page_sizes(d->format),
 		.iova_first = d->books->traits.iova.first,
 		.iova_last = d->books->traits.iova.last,
-		.features = PASID_FEATURE_PARTIAL_UNMAP | (device_exclusive(d) ? 0 : PASID_FEATURE_ATOMIC_REPLACE),
-		.pasid_bits = d->books->traits.pasid_bits,
+		.features = PASID_FEATURE_PARTIAL_UNMAP | (device_kernel_tables(d) ? 0 : PASID_FEATURE_ATOMIC_REPLACE),
+		.pasid_bits = pasid_bits(d),
 		.slots = d->n_slots,
 		.job_limit_ms = d->config->job_limit_ms,
 		.submit_max = (uint32_t)d->books->traits.submit_max,
@@ -298,6 +307,8 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 	r = device_private_tables(d)
 		    ? charge_take(&books->c_tables, c->books->account, PASID_RES_TABLES, 1, &c->verb.why)
 		    : 0;
+	if (r == 0 && books->pasid >> pasid_bits(d))
+		r = refuse(&c->verb.why, PASID_WHY_QUOTA_IDS, books->pasid, (1ull << pasid_bits(d)) - 1);
 	if (r == 0 && ctx_start(c, d, books, fence, &ctx) < 0)
 		r = refuse(&c->verb.why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	if (r < 0) {
@@ -524,6 +535,8 @@ static enum service_outcome submit(struct service_client *c, const void *body, s
 		return refused(c, reply, PASID_WHY_RESERVED, 0, 0);
 	if (ctx->life != CTX_ALIVE || ctx->books->lost)
 		return refused(c, reply, PASID_WHY_CONTEXT_LOST, in->ctx, 0);
+	if (ctx->dev->config->mode == PASID_MODE_PASID && !ctx->dev->eops->tags_pasid)
+		return refused(c, reply, PASID_WHY_NO_PASID, 0, 0);
 	rec->ctx = in->ctx;
 	rec->iova = in->iova;
 	rec->len = in->len;

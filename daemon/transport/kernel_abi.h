@@ -21,10 +21,15 @@
 #define KABI_IOMMU_IOAS_MAP _IO(KABI_IOMMU_TYPE, 0x85)
 #define KABI_IOMMU_IOAS_UNMAP _IO(KABI_IOMMU_TYPE, 0x86)
 #define KABI_IOMMU_HWPT_ALLOC _IO(KABI_IOMMU_TYPE, 0x89)
+#define KABI_IOMMU_GET_HW_INFO _IO(KABI_IOMMU_TYPE, 0x8a)
 #define KABI_IOMMU_IOAS_MAP_FILE _IO(KABI_IOMMU_TYPE, 0x8f)
 
 #define KABI_VFIO_DEVICE_BIND_IOMMUFD _IO(KABI_VFIO_TYPE, 100 + 18)
 #define KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT _IO(KABI_VFIO_TYPE, 100 + 19)
+#define KABI_VFIO_DEVICE_DETACH_IOMMUFD_PT _IO(KABI_VFIO_TYPE, 100 + 20)
+#define KABI_VFIO_DEVICE_ATTACH_PASID 1u
+#define KABI_VFIO_DEVICE_DETACH_PASID 1u
+#define KABI_IOMMU_HWPT_ALLOC_PASID (1u << 3)
 
 struct kabi_iommu_destroy {
 	uint32_t size;
@@ -96,6 +101,18 @@ struct kabi_iommu_hwpt_alloc {
 	uint64_t data_uptr;
 };
 
+struct kabi_iommu_hw_info {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t dev_id;
+	uint32_t data_len;
+	uint64_t data_uptr;
+	uint32_t out_data_type;
+	uint8_t out_max_pasid_log2; /* 0 on kernels before 6.15, too */
+	uint8_t reserved[3];
+	uint64_t out_capabilities;
+};
+
 struct kabi_vfio_device_bind_iommufd {
 	uint32_t argsz;
 	uint32_t flags;
@@ -107,6 +124,13 @@ struct kabi_vfio_device_attach_iommufd_pt {
 	uint32_t argsz;
 	uint32_t flags;
 	uint32_t pt_id;
+	uint32_t pasid; /* counts with KABI_VFIO_DEVICE_ATTACH_PASID */
+};
+
+struct kabi_vfio_device_detach_iommufd_pt {
+	uint32_t argsz;
+	uint32_t flags;
+	uint32_t pasid; /* counts with KABI_VFIO_DEVICE_DETACH_PASID */
 };
 
 #endif

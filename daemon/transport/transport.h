@@ -69,6 +69,13 @@ struct transport_space_ops {
 	/* Moves the device there; NULL: into its own. When it cannot, done says why and the device is where it was, or
 	 * nobody knows where (-EIO). */
 	int (*attach)(struct transport *t, struct transport_space *s, transport_done done, void *arg);
+	/* Bits of the PASIDs that an address space can have beside that; 0: none. */
+	unsigned int (*pasid_bits)(const struct transport *t);
+	/* What the device does under the PASID goes through s, until that is detached. -EBUSY from done: the device is being
+	 * reset, ask again. */
+	int (*attach_pasid)(struct transport *t, struct transport_space *s, uint32_t pasid, transport_done done,
+			    void *arg);
+	int (*detach_pasid)(struct transport *t, uint32_t pasid, transport_done done, void *arg);
 };
 
 struct transport_ops {

@@ -34,6 +34,8 @@ enum what {
 	REQUEST_SPACE_NEW,
 	REQUEST_SPACE_FREE,
 	REQUEST_ATTACH,
+	REQUEST_ATTACH_PASID,
+	REQUEST_DETACH_PASID,
 	REQUEST_RESET,
 };
 
@@ -44,7 +46,7 @@ struct request {
 	struct transport_space *space; /* NULL: the device's own */
 	struct transport_space **made; /* SPACE_NEW: where the answer goes */
 	uint64_t bus, len, off;
-	uint32_t prot;
+	uint32_t prot, pasid;
 	int fd; /* MAP: a duplicate */
 	int result;
 	transport_done done; /* NULL: OPEN, SPACE_FREE */
@@ -141,6 +143,12 @@ static void request_run(struct work *w)
 		break;
 	case REQUEST_ATTACH:
 		q->result = m->ops->attach(m, v->device.fd, space);
+		break;
+	case REQUEST_ATTACH_PASID:
+		q->result = m->ops->attach_pasid(m, v->device.fd, space, q->pasid);
+		break;
+	case REQUEST_DETACH_PASID:
+		q->result = m->ops->detach_pasid(m, v->device.fd, q->pasid);
 		break;
 	case REQUEST_RESET:
 		q->result = vfio_device_reset(&v->device);
@@ -544,12 +552,41 @@ static int vfio_attach(struct transport *t, struct transport_space *space, trans
 					   .what = REQUEST_ATTACH, .space = space, .fd = -1, .done = done, .arg = arg});
 }
 
+static unsigned int vfio_pasid_bits(const struct transport *t)
+{
+	const struct vfio *v = container_of(t, const struct vfio, transport);
+
+	return v->opened ? v->iommu->pasid_bits : 0;
+}
+
+static int vfio_attach_pasid(struct transport *t, struct transport_space *space, uint32_t pasid, transport_done done,
+			     void *arg)
+{
+	int r = check_open(vfio_of(t));
+
+	return r < 0 ? r
+		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_ATTACH_PASID, .space = space,
+								 .pasid = pasid, .fd = -1, .done = done, .arg = arg});
+}
+
+static int vfio_detach_pasid(struct transport *t, uint32_t pasid, transport_done done, void *arg)
+{
+	int r = check_open(vfio_of(t));
+
+	return r < 0 ? r
+		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_DETACH_PASID, .pasid = pasid, .fd = -1,
+								 .done = done, .arg = arg});
+}
+
 static const struct transport_space_ops vfio_spaces = {
 	.make = vfio_space_new,
 	.free = vfio_space_free,
 	.map = vfio_space_map,
 	.unmap = vfio_space_unmap,
 	.attach = vfio_attach,
+	.pasid_bits = vfio_pasid_bits,
+	.attach_pasid = vfio_attach_pasid,
+	.detach_pasid = vfio_detach_pasid,
 };
 
 static int vfio_region_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)

@@ -60,7 +60,12 @@ static void destroy(const struct iommufd *i, uint32_t id)
 static int iommufd_space_new(struct vfio_iommu *m, struct transport_space **ret)
 {
 	struct kabi_iommu_ioas_alloc alloc = {.size = sizeof(alloc)};
-	struct kabi_iommu_hwpt_alloc hwpt = {.size = sizeof(hwpt), .dev_id = of_iommu(m)->device};
+	struct kabi_iommu_hwpt_alloc hwpt = {
+		.size = sizeof(hwpt),
+		.dev_id = of_iommu(m)->device,
+		/* The device's own, too, or no PASID could be attached beside it. */
+		.flags = m->pasid_bits ? KABI_IOMMU_HWPT_ALLOC_PASID : 0,
+	};
 	AUTO_FREE struct transport_space *s = calloc(1, sizeof(*s));
 	struct iommufd *i = of_iommu(m);
 	int r;
@@ -97,7 +102,38 @@ static int iommufd_attach(struct vfio_iommu *m, int device, struct transport_spa
 	return ioctl(device, KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) < 0 ? -errno : 0;
 }
 
+static int iommufd_attach_pasid(struct vfio_iommu *m, int device, struct transport_space *s, uint32_t pasid)
+{
+	struct kabi_vfio_device_attach_iommufd_pt attach = {
+		.argsz = sizeof(attach),
+		.flags = KABI_VFIO_DEVICE_ATTACH_PASID,
+		.pt_id = s->hwpt,
+		.pasid = pasid,
+	};
+
+	return ioctl(device, KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) < 0 ? -errno : 0;
+}
+
+static int iommufd_detach_pasid(struct vfio_iommu *m, int device, uint32_t pasid)
+{
+	struct kabi_vfio_device_detach_iommufd_pt detach = {
+		.argsz = sizeof(detach),
+		.flags = KABI_VFIO_DEVICE_DETACH_PASID,
+		.pasid = pasid,
+	};
+
+	return ioctl(device, KABI_VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach) < 0 ? -errno : 0;
+}
+
 /* ---- opening ---- */
+
+/* vfio hides the PASID capability of the device's config space; the IOMMU says what both can do. */
+static unsigned int pasid_bits(const struct iommufd *i)
+{
+	struct kabi_iommu_hw_info info = {.size = sizeof(info), .dev_id = i->device};
+
+	return ioctl(i->fd, KABI_IOMMU_GET_HW_INFO, &info) < 0 ? 0 : info.out_max_pasid_log2;
+}
 
 static struct vfio_iommu *iommufd_close(struct vfio_iommu *m)
 {
@@ -133,12 +169,27 @@ static int bind_device(struct iommufd *i, const struct pci_place *at, int device
 	return 0;
 }
 
-static int attach_own(struct iommufd *i, const struct pci_place *at, int device, struct vfio_why *why)
+static int make_own(struct iommufd *i, int device)
 {
 	int r = iommufd_space_new(&i->iommu, &i->iommu.own);
 
-	if (r == 0)
-		r = iommufd_attach(&i->iommu, device, i->iommu.own);
+	return r == 0 ? iommufd_attach(&i->iommu, device, i->iommu.own) : r;
+}
+
+/* Some IOMMUs say that they can do PASIDs and refuse such a table (AMD's attach, Linux 7.3). */
+static int attach_own(struct iommufd *i, const struct pci_place *at, int device, struct vfio_why *why)
+{
+	int r;
+
+	i->iommu.pasid_bits = pasid_bits(i);
+	r = make_own(i, device);
+	if (r < 0 && i->iommu.pasid_bits) {
+		if (i->iommu.own)
+			iommufd_space_free(&i->iommu, i->iommu.own);
+		i->iommu.own = NULL;
+		i->iommu.pasid_bits = 0;
+		r = make_own(i, device);
+	}
 	return r < 0 ? vfio_fail(why, r, "%s into an address space of %s: %s", at->bdf, IOMMU_PATH, strerror(-r)) : 0;
 }
 
@@ -267,4 +318,6 @@ const struct vfio_iommu_ops vfio_iommu_iommufd = {
 	.space_new = iommufd_space_new,
 	.space_free = iommufd_space_free,
 	.attach = iommufd_attach,
+	.attach_pasid = iommufd_attach_pasid,
+	.detach_pasid = iommufd_detach_pasid,
 };

@@ -29,6 +29,7 @@ struct vfio_iommu_ops;
 struct vfio_iommu { /* a type1 container, or an iommufd; one for each device */
 	const struct vfio_iommu_ops *ops;
 	struct transport_space *own; /* the address space that the device is in after opening */
+	unsigned int pasid_bits; /* 0: no PASID but the device's own traffic */
 };
 
 struct vfio_iommu_ops {
@@ -51,6 +52,9 @@ struct vfio_iommu_ops {
 	void (*space_free)(struct vfio_iommu *m, struct transport_space *s); /* the device is not in it */
 	/* Moves the device. On failure it is where it was; -EIO: it is nowhere sure. */
 	int (*attach)(struct vfio_iommu *m, int device_fd, struct transport_space *s);
+	/* What the device does under that PASID goes through s. NULL: there are none. */
+	int (*attach_pasid)(struct vfio_iommu *m, int device_fd, struct transport_space *s, uint32_t pasid);
+	int (*detach_pasid)(struct vfio_iommu *m, int device_fd, uint32_t pasid);
 };
 
 extern const struct vfio_iommu_ops vfio_iommu_type1;

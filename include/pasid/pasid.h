@@ -36,6 +36,7 @@ enum pasid_mode {
 	PASID_MODE_GLOBAL =
 		2, /* one address space for all contexts of the device: checked and accounted, NOT isolated */
 	PASID_MODE_EXCLUSIVE = 3, /* the IOMMU keeps the device in one context's address space at a time */
+	PASID_MODE_PASID = 4, /* the IOMMU tells contexts apart by the PASID of each access */
 };
 
 /* Features of a device, bits of pasid_device_info.features. */

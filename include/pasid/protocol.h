@@ -97,6 +97,7 @@ enum pasid_reason {
 	PASID_WHY_NOT_MEMFD = 70,
 	PASID_WHY_VERSION = 71, /* n1 the version, n2 the one spoken here */
 	PASID_WHY_OTHER_DEVICE = 72, /* the buffer belongs to another device */
+	PASID_WHY_NO_PASID = 73, /* the device's driver puts no PASID on its accesses */
 	/* -EIO */
 	PASID_WHY_CONTEXT_LOST = 80, /* n1 the id */
 	/* -ENODEV */

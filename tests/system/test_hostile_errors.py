@@ -26,6 +26,7 @@ CONTEXTS, BUFFERS, MAPPINGS, BYTES, HUGE, TABLES, JOBS, RATE, CONNECTIONS = rang
 IMPOSSIBLE = {
     82: "TIMEOUT is libpasid's own and never sent",
     131: "QUOTA_IDS takes 65535 live contexts on one device; tests/unit/test_books.c meets it",
+    73: "NO_PASID takes mode pasid, hence a kernel; tests/vm/guest/pasid.py meets it",
     134: "QUOTA_KERNEL takes a kernel that refuses a mapping; tests/vm/guest/exclusive.py meets it",
     UID + RATE: "the rate is backpressure and no error",
     CONNECTION + RATE: "the rate is backpressure and no error",

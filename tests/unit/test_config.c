@@ -328,7 +328,7 @@ static void test_strings(void **state)
 		{"devices[0].mode",
 		 "{\"devices\": [{\"mode\": ",
 		 "}]}",
-		 "\"gpu-mmu\", \"exclusive\" or \"global\"",
+		 "\"gpu-mmu\", \"pasid\", \"exclusive\" or \"global\"",
 		 {"\"\"", "1", "\"Global\"", "\"nested\"", "\"global\\u0000\"", "null"}},
 		{"devices[0].format",
 		 "{\"devices\": [{\"format\": ",

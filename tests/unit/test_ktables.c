@@ -243,7 +243,7 @@ static struct ktables *begin(void)
 	memset(&kernel, 0, sizeof(kernel));
 	memset(model, 0, sizeof(model));
 	kernel.room = 4096;
-	assert_int_equal(ktables_new(&k, &transport, &none, changed, NULL), 0);
+	assert_int_equal(ktables_new(&k, &transport, &none, 0, changed, NULL), 0);
 	assert_int_equal(ktables_made(k), 0);
 	deliver();
 	assert_int_equal(ktables_made(k), 1);
