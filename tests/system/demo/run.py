@@ -5,13 +5,14 @@
 Starts pasid-refgpu and pasidd in a temporary directory, then the bank, then the thief; counts the bytes that the thief
 got and the bytes of the bank that it changed, by looking at the bank's surface after each attempt. Counting is done
 here, from the bytes that the two programs left behind: the thief's own opinion of its success is printed and not
-believed.
+believed. With --device the GPU is a PCI device that is there already, bound to vfio-pci.
 
 Exit status: 0 nothing leaked, 1 something leaked, 2 it could not be run.
 """
 
 import argparse
 import json
+import mmap
 import os
 import select
 import shutil
@@ -142,6 +143,53 @@ def wait_readable(fd, process, what):
         raise CannotRun(f"{process.name} ended with status {process.popen.wait()} before {what}")
 
 
+class ProcessGpu:
+    """pasid-refgpu, started for this run."""
+
+    device_config = {}
+
+    def __init__(self, stage):
+        self.page = stage.top / "device/status"
+        self.spec = f"vfio-user:{stage.top}/device/gpu"
+        read, write = os.pipe()
+        self.process = stage.start("pasid-refgpu", [
+            stage.args.build / "tests/refgpu/pasid-refgpu", "--socket", stage.top / "device/gpu",
+            "--slots", str(SLOTS), "--status", self.page, "--ready-fd", str(write)
+        ], pass_fds=[write], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=stage.env)
+        os.close(write)
+        try:
+            wait_readable(read, self.process, "it was ready")
+            if not os.read(read, 1):
+                raise CannotRun("pasid-refgpu closed its ready pipe without a word")
+        finally:
+            os.close(read)
+
+    def __str__(self):
+        return f"pasid-refgpu (pid {self.process.pid})"
+
+    def status_page(self):
+        return self.page.read_bytes()
+
+
+class PciGpu:
+    """The reference GPU as a PCI device, such as a virtual machine has one; its status page is BAR 2."""
+
+    device_config = {"answer_ms": 10000}  # the processor may be emulated
+    process = None
+
+    def __init__(self, stage):
+        self.spec = stage.args.device
+        self.bdf = self.spec.partition(":")[2]
+
+    def __str__(self):
+        return f"pasid-refgpu (PCI device {self.bdf})"
+
+    def status_page(self):
+        with open(f"/sys/bus/pci/devices/{self.bdf}/resource2", "rb") as bar, \
+                mmap.mmap(bar.fileno(), mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ) as page:
+            return page[:]
+
+
 class Stage:
     """The GPU, the daemon, and the two programs, for one run."""
 
@@ -163,29 +211,16 @@ class Stage:
         self.children.append(child)
         return child
 
-    def start_gpu(self):
-        read, write = os.pipe()
-        self.gpu = self.start("pasid-refgpu", [
-            self.args.build / "tests/refgpu/pasid-refgpu", "--socket", self.top / "device/gpu",
-            "--slots", str(SLOTS), "--status", self.top / "device/status", "--ready-fd", str(write)
-        ], pass_fds=[write], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=self.env)
-        os.close(write)
-        try:
-            wait_readable(read, self.gpu, "it was ready")
-            if not os.read(read, 1):
-                raise CannotRun("pasid-refgpu closed its ready pipe without a word")
-        finally:
-            os.close(read)
-
     def start_daemon(self):
         config = self.top / "config.json"
         config.write_text(json.dumps({
             "socket": {"path": str(self.top / "socket"), "mode": "0666"},
             "devices": [{
                 "name": "gpu0",
-                "spec": f"vfio-user:{self.top}/device/gpu",
+                "spec": self.gpu.spec,
                 "mode": "gpu-mmu" if self.isolated else "global",
                 "slots": SLOTS,
+                **self.gpu.device_config,
             }],
         }, indent=2) + "\n")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
@@ -226,15 +261,14 @@ class Stage:
         """The GPU's own counters."""
         names = ("resets tlb_hits tlb_misses walks stale_hits tlb_entries conflicts faults switches jobs invalidations "
                  "scrubs dma_maps dma_bytes clients malformed").split()
-        data = (self.top / "device/status").read_bytes()
-        slots = struct.unpack_from("<I", data, 8)[0]
+        data = self.gpu.status_page()
         counters = dict(zip(names, struct.unpack_from(f"<{len(names)}Q", data, 16)))
-        counters["slot_switches"] = struct.unpack_from(f"<{slots}Q", data, 16 + 8 * len(names))
+        counters["slot_switches"] = struct.unpack_from(f"<{SLOTS}Q", data, 16 + 8 * len(names))
         return counters
 
     def run(self):
         self.programs_at = self.programs()
-        self.start_gpu()
+        self.gpu = PciGpu(self) if self.args.device else ProcessGpu(self)
         self.start_daemon()
         self.bank = self.start_program("bank", self.uids[0])
         self.ready = self.bank.read_until("ready")[1]
@@ -270,7 +304,7 @@ class Stage:
             self.thief.tell("")
 
     def end_services(self):
-        for child in (self.daemon, self.gpu):
+        for child in filter(None, (self.daemon, self.gpu.process)):
             if child.popen.poll() is not None:
                 raise CannotRun(f"{child.name} ended by itself with status {child.popen.returncode}")
             status = child.end()
@@ -376,7 +410,7 @@ def describe_process(records):
 
 
 def print_cast(stage):
-    print(f"pasid-refgpu (pid {stage.gpu.pid}): {SLOTS} slots")
+    print(f"{stage.gpu}: {SLOTS} slots")
     print(f"pasidd (pid {stage.daemon.pid}): device gpu0 in mode {MODES.get(int(stage.ready['mode']))}")
     print(f"{describe_process(stage.bank)}, context {stage.ready['ctx']}: drew a statement into its surface at "
           f"{BANK_SURFACE:#x}; {stage.ready['vaults']} more contexts left a part of it in scratch memory")
@@ -496,6 +530,7 @@ def parse_arguments():
     parser.add_argument("--build", type=Path, required=True, help="meson's build directory")
     parser.add_argument("--out", type=Path, help="where the pictures go (default: a directory in the build directory)")
     parser.add_argument("--no-isolation", action="store_true", help="one address space for all: what pasidd prevents")
+    parser.add_argument("--device", help="a PCI device instead of a process, as \"iommufd:0000:00:01.0\"")
     parser.add_argument("--expect", type=int, help="exit with 0 if the status would be this one, with 3 if not")
     args = parser.parse_args()
     args.build = args.build.resolve()
