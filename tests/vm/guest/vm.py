@@ -11,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+ARGUMENTS = sys.argv[1:]  # the script's, from the case
 PCI = Path("/sys/bus/pci/devices")
+REFGPU = (0x1234, 0x9a51)
 COMMAND, CAPABILITIES, EXTENDED = 0x04, 0x34, 0x100
 COMMAND_MEMORY, COMMAND_MASTER = 2, 4
 
@@ -130,6 +132,16 @@ class PciDevice:
             memory = mmap.mmap(file.fileno(), self.bars()[index][1], mmap.MAP_SHARED, mmap.PROT_READ)
         with memory:
             yield memory
+
+
+def refgpu():
+    """The case's reference GPU, bound to vfio-pci."""
+    found = pci_find(*REFGPU)
+    assert found, f"no reference GPU among {pci_list()}"
+    device = PciDevice(found[0])
+    if device.driver() != "vfio-pci":
+        device.bind_vfio()
+    return device
 
 
 VFIO_SET_IOMMU, VFIO_GROUP_SET_CONTAINER, VFIO_GROUP_GET_DEVICE_FD = 0x3b66, 0x3b68, 0x3b6a
