@@ -3,10 +3,15 @@
 
 The programs are $PASID_REFGPU and $PASIDD. Stack is a context manager; it ends only the processes that it began. What
 it says about them is seen from outside: /proc, and the counters of the GPU's status page.
+
+With $PASID_TEST_PCI, a spec such as "iommufd:0000:00:01.0", the GPU is not a process but that PCI device, bound to
+vfio-pci. Tests that need what it cannot do are skipped. $PASID_TEST_SLOWNESS says how much longer than usual things may
+take, as in an emulated processor.
 """
 
 import collections
 import json
+import mmap
 import os
 import re
 import shutil
@@ -16,8 +21,10 @@ import struct
 import subprocess
 import tempfile
 import time
+import unittest
 
-DEADLINE = 10.0  # s: for a process to begin or to end, and for a predicate to come true
+SLOWNESS = float(os.environ.get("PASID_TEST_SLOWNESS", "1"))
+DEADLINE = 10.0 * SLOWNESS  # s: for a process to begin or to end, and for a predicate to come true
 
 SANITIZER = re.compile(r"Sanitizer|runtime error")
 
@@ -69,8 +76,76 @@ def can_connect(path, kind):
     return True
 
 
+class ProcessGpu:
+    """pasid-refgpu as a process of the stack's."""
+
+    def __init__(self, stack, i):
+        self.stack, self.i = stack, i
+        self.socket, self.status_path = stack.gpu_socket(i), stack.gpu_status_path(i)
+        device = stack.devices[i]
+        self.args = [program("PASID_REFGPU"), "--socket", self.socket, "--status", self.status_path,
+                     "--slots", str(device.get("slots", 8))] + device.get("args", [])
+        self.config = {"spec": "vfio-user:" + self.socket}
+
+    def start(self):
+        """The process."""
+        process = self.stack.gpus[self.i] = self.stack.start_program(f"gpu{self.i}", self.args)
+
+        def ready():  # without connecting: a GPU has one driver at a time
+            if process.poll() is not None:
+                raise HarnessError(f"{self.args[0]} ended with {process.returncode}\n{self.stack.log_tail()}")
+            return os.path.exists(self.socket)
+
+        wait_until(ready, f"{self.args[0]}: a socket at {self.socket}")
+        return process
+
+    def status_page(self):
+        with open(self.status_path, "rb") as f:
+            return f.read(_STATUS.size)
+
+
+class NoProcess:
+    """What a PCI device has instead. Whoever wants to do something with it is skipped."""
+
+    def __bool__(self):
+        return False
+
+    def __getattr__(self, name):
+        raise unittest.SkipTest(f"the GPU is a PCI device and no process with a {name}")
+
+
+class PciGpu:
+    """A PCI device. Its status page is BAR 2, which answers while the daemon has it open."""
+
+    MAGIC = 0x55504750
+
+    def __init__(self, stack, i):
+        device = stack.devices[i]
+        if "pci" not in device and (len(stack.devices) > 1 or device.get("args")):
+            raise unittest.SkipTest("there is one PCI device, and it is as it is")
+        spec = device.get("pci") or os.environ["PASID_TEST_PCI"]
+        self.bar = f"/sys/bus/pci/devices/{spec.partition(':')[2]}/resource2"
+        self.config = {"spec": spec, "slots": device.get("slots", 8)}
+        # A reset of a PCI device takes a tenth of a second, and much longer if its machine is slow.
+        self.config["answer_ms"] = int(device.get("answer_ms", 1000) * SLOWNESS)
+        self.started = False
+
+    def start(self):
+        if self.started:
+            raise unittest.SkipTest("a PCI device cannot be started")
+        self.started = True
+        return NoProcess()
+
+    def status_page(self):
+        with open(self.bar, "rb") as f, \
+                mmap.mmap(f.fileno(), mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ) as page:
+            wait_until(lambda: struct.unpack_from("<I", page)[0] == self.MAGIC, f"a status page in {self.bar}")
+            return page[:_STATUS.size]
+
+
 class Stack:
-    """devices: for each, a dict of keys that are added to its configuration, and `slots` and `args` for its refgpu.
+    """devices: for each, a dict of keys that are added to its configuration, and `slots` and `args` for its refgpu; or
+    `pci`, the spec of a PCI device instead.
 
     config: keys that are added to the daemon's configuration. daemon_env: variables for the daemon.
     """
@@ -81,7 +156,8 @@ class Stack:
         self.daemon_env = daemon_env or {}
         self.dir = None
         self.daemon = None
-        self.gpus = []
+        self.gpus = []  # processes; None: it was stopped
+        self._backs = []
         self._logs = []
 
     # Beginning and ending.
@@ -91,6 +167,8 @@ class Stack:
         try:
             for i in range(len(self.devices)):
                 self.gpus.append(None)
+                pci = self.devices[i].get("pci") or os.environ.get("PASID_TEST_PCI")
+                self._backs.append((PciGpu if pci else ProcessGpu)(self, i))
                 self.start_gpu(i)
             self.write_config()
             self.start_daemon()
@@ -105,7 +183,7 @@ class Stack:
     def stop(self):
         """Ends all that is left. Whoever did not end well, or said what a sanitizer says, fails the test."""
         bad = []
-        for stop, *args in [(self.stop_daemon,)] + [(self.stop_gpu, i) for i in range(len(self.gpus))]:
+        for stop, *args in [(self.stop_daemon,)] + [(self.stop_gpu, i) for i, gpu in enumerate(self.gpus) if gpu]:
             try:
                 stop(*args)
             except HarnessError as error:
@@ -119,7 +197,7 @@ class Stack:
         if bad:
             raise HarnessError("\n".join(bad))
 
-    def _start(self, name, args, env=None):
+    def start_program(self, name, args, env=None):
         log = open(os.path.join(self.dir, name + ".log"), "ab")
         self._logs.append(log)
         return subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -159,21 +237,13 @@ class Stack:
         return os.path.join(self.dir, f"gpu{i}.status")
 
     def start_gpu(self, i=0):
-        device = self.devices[i]
-        args = [program("PASID_REFGPU"), "--socket", self.gpu_socket(i), "--status", self.gpu_status_path(i),
-                "--slots", str(device.get("slots", 8))] + device.get("args", [])
-        process = self._start(f"gpu{i}", args)
-        self.gpus[i] = process
-
-        def ready():  # without connecting: a GPU has one driver at a time
-            if process.poll() is not None:
-                raise HarnessError(f"{args[0]} ended with {process.returncode}\n{self.log_tail()}")
-            return os.path.exists(self.gpu_socket(i))
-
-        wait_until(ready, f"{args[0]}: a socket at {self.gpu_socket(i)}")
+        self.gpus[i] = self._backs[i].start()
 
     def stop_gpu(self, i=0, sig=signal.SIGTERM):
-        process, self.gpus[i] = self.gpus[i], None
+        process = self.gpus[i]
+        if isinstance(process, NoProcess):
+            raise unittest.SkipTest("a PCI device cannot be stopped")
+        self.gpus[i] = None
         self._end(process, sig)
 
     @property
@@ -183,15 +253,15 @@ class Stack:
     def write_config(self):
         devices = []
         for i, device in enumerate(self.devices):
-            extra = {k: v for k, v in device.items() if k not in ("slots", "args")}
-            devices.append({"name": f"gpu{i}", "spec": "vfio-user:" + self.gpu_socket(i), "mode": "gpu-mmu", **extra})
+            extra = {k: v for k, v in device.items() if k not in ("slots", "args", "pci")}
+            devices.append({"name": f"gpu{i}", "mode": "gpu-mmu", **extra, **self._backs[i].config})
         config = {"socket": {"path": self.socket, "mode": "0600"}, "devices": devices, **self.config}
         with open(os.path.join(self.dir, "pasidd.json"), "w", encoding="utf-8") as f:
             json.dump(config, f, indent=1)
 
     def start_daemon(self):
         args = [program("PASIDD"), "--config", os.path.join(self.dir, "pasidd.json")]
-        self.daemon = self._start("pasidd", args, self.daemon_env)
+        self.daemon = self.start_program("pasidd", args, self.daemon_env)
         self._await_socket(self.daemon, self.socket, socket.SOCK_SEQPACKET)
 
     def stop_daemon(self, sig=signal.SIGTERM):
@@ -211,11 +281,19 @@ class Stack:
 
     def status(self, i=0):
         """The counters of struct refgpu_status, by name; slot_switches is a list."""
-        with open(self.gpu_status_path(i), "rb") as f:
-            values = _STATUS.unpack(f.read(_STATUS.size))
+        values = _STATUS.unpack(self._backs[i].status_page())
         status = dict(zip(_STATUS_HEAD + _STATUS_COUNTERS, values))
         status["slot_switches"] = list(values[20:])
         return status
+
+    def gpu_counts(self, i=0):
+        """What is the same before and after a test: fds, DMA mappings and their bytes, entries in the TLB. None: it was
+        stopped."""
+        if self.gpus[i] is None:
+            return None
+        status = self.status(i)
+        fds = self.fds(self.gpus[i]) if self.gpus[i] else 0
+        return fds, status["dma_maps"], status["dma_bytes"], status["tlb_entries"]
 
     def fds(self, process=None):
         """How many fds a process has open; the daemon's if none is given."""
@@ -245,9 +323,8 @@ class Stack:
 
     def snapshot(self):
         """What must be the same after a test as before it."""
-        status = self.status()
-        return {"fds": self.fds(), "gpu fds": self.fds(self.gpus[0]), "dma_maps": status["dma_maps"],
-                "dma_bytes": status["dma_bytes"]}
+        counts = dict(zip(("gpu fds", "dma_maps", "dma_bytes"), self.gpu_counts()))
+        return {"fds": self.fds(), **counts}
 
     def await_snapshot(self, before, deadline=DEADLINE):
         try:

@@ -183,7 +183,7 @@ class HostileCase(unittest.TestCase):
         pid = cls.stack.daemon.pid
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
             counts["children"] = len(f.read().split())
-        gpus = [(f"gpu{i}", gpu) for i, gpu in enumerate(cls.stack.gpus)]
+        gpus = [(f"gpu{i}", gpu) for i, gpu in enumerate(cls.stack.gpus) if gpu]
         for name, process in [("daemon", cls.stack.daemon)] + gpus:
             counts[f"{name} memfds mapped"] = cls.stack.memory(process)[0]
         return counts

@@ -165,10 +165,10 @@ class StackTest(unittest.TestCase):
     def look(self):
         """What is the same before and after a test."""
         looks = {"fds": self.stack.fds()}
-        for i, gpu in enumerate(self.stack.gpus):
-            if gpu:
-                status = self.stack.status(i)
-                looks[i] = (self.stack.fds(gpu), status["dma_maps"], status["dma_bytes"], status["tlb_entries"])
+        for i in range(len(self.stack.gpus)):
+            counts = self.stack.gpu_counts(i)
+            if counts:
+                looks[i] = counts
         return looks
 
     def gained(self, key):
