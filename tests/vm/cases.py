@@ -50,10 +50,24 @@ def refgpu_companion(*options):
     return ["$build/tests/refgpu/pasid-refgpu", "--socket", "$run/refgpu0.socket", *options]
 
 
-def on_refgpu(name, script, way, **more):
+# System tests that make sense on a PCI device and in a slow guest; tests/vm/guest/system.py runs them. Left out is what
+# needs several devices, or a GPU that is a process, what races with work, and what counts the daemon's memory.
+SYSTEM = " ".join((
+    "test_second_client",
+    *(f"test_sharing.TwoSlots.{test}" for test in (
+        "test_every_job_counts_once", "test_forty_contexts_of_five_processes", "test_one_context_is_not_switched",
+        "test_scratch_memory_stays_with_its_owner")),
+    *(f"test_sharing.Unmapping.{test}" for test in (
+        "test_fault_is_a_diagnosis", "test_map_touch_unmap_cycles", "test_replace_never_shows_the_gap",
+        "test_split_of_a_block_under_running_work")),
+    *(f"test_hang.{tests}" for tests in ("LogLines", "LongJobs", "ObeysReset", "ObeysStop"))))
+
+
+def on_refgpu(name, script, way, args="", **more):
     """A case with the reference GPU, reached by "type1" on Debian's kernel or by "iommufd" on the other."""
-    return Case(f"{name}-{way}", "stock" if way == "type1" else "iommufd", script, way, iommu=VTD_USER,
-                devices=[refgpu()], companions={"refgpu0": refgpu_companion()}, python=True, cmdline=STATUS_PAGE, **more)
+    return Case(f"{name}-{way}", "stock" if way == "type1" else "iommufd", script, f"{way} {args}".strip(),
+                iommu=VTD_USER, devices=[refgpu(), ROOT_PORT], companions={"refgpu0": refgpu_companion()}, python=True,
+                cmdline=STATUS_PAGE, **more)
 
 
 CASES = [
@@ -65,6 +79,8 @@ CASES = [
          companions={"refgpu0": refgpu_companion()}, shared_memory=False),
     on_refgpu("demo", "demo.py", "type1"),
     on_refgpu("demo", "demo.py", "iommufd"),
+    on_refgpu("system", "system.py", "type1", SYSTEM, timeout=300),
+    on_refgpu("system", "system.py", "iommufd", SYSTEM, timeout=300),
     Case("unplug-stock", "stock", "unplug.sh", devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE),
     Case("unplug-iommufd", "iommufd", "unplug.sh", devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE),
     Case("exclusive-type1", "stock", "exclusive.py", "type1", devices=[EDU], python=True, virtual_time=True,

@@ -229,9 +229,14 @@ class Iommufd(Opened):
         call(self.device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, "III", flags, hwpt, pasid or 0)
 
 
+def run_system(arguments):
+    """tests/run_system.py, which runs and counts Python tests; its arguments."""
+    sys.path.insert(0, str(Path(os.environ["SOURCE"]) / "tests"))
+    import run_system as runner  # pylint: disable=import-error,import-outside-toplevel
+    sys.argv[1:] = arguments
+    sys.exit(runner.main())
+
+
 def main(argv):
     """Runs the tests of the calling file as the system tests are run."""
-    sys.path.insert(0, str(Path(os.environ["SOURCE"]) / "tests"))
-    import run_system  # pylint: disable=import-error,import-outside-toplevel
-    sys.argv = [argv[0], argv[0]]
-    sys.exit(run_system.main())
+    run_system([argv[0]])
