@@ -81,6 +81,8 @@ CASES = [
     on_refgpu("demo", "demo.py", "iommufd"),
     on_refgpu("system", "system.py", "type1", SYSTEM, timeout=300),
     on_refgpu("system", "system.py", "iommufd", SYSTEM, timeout=300),
+    on_refgpu("trouble", "trouble.py", "type1"),
+    on_refgpu("trouble", "trouble.py", "iommufd"),
     Case("unplug-stock", "stock", "unplug.sh", devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE),
     Case("unplug-iommufd", "iommufd", "unplug.sh", devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE),
     Case("exclusive-type1", "stock", "exclusive.py", "type1", devices=[EDU], python=True, virtual_time=True,
