@@ -84,8 +84,9 @@ static const struct sentence sentences[] = {
 			    "; install matching ones"},
 	{PASID_WHY_OTHER_DEVICE, "the buffer was imported for another device than the context's; import it for"
 				 " this one, too"},
-	{PASID_WHY_NO_PASID, "the device's driver in pasidd puts no PASID on its accesses, so that work would run in nobody's"
-			     " address space; use another mode"},
+	{PASID_WHY_NO_PASID,
+	 "the device's driver in pasidd puts no PASID on its accesses, so that work would run in nobody's"
+	 " address space; use another mode"},
 	{PASID_WHY_CONTEXT_LOST, "context %" PRIu64 " is lost; free it and make a new one"},
 	{PASID_WHY_DEVICE_GONE, "the device is gone at the moment; wait for PASID_EVENT_DEVICE_BACK"},
 	{PASID_WHY_TIMEOUT,

@@ -19,6 +19,8 @@
 
 #define BACKLOG 128
 #define ACCEPTS_A_TURN 16
+#define LISTEN_TRIES 20
+#define LISTEN_PAUSE_US 50000
 #define QUEUE_MAX 512 /* messages that a socket can hold; the kernel's default for send buffers gives less than 300 */
 #define OUT_OF_FDS_MS 100 /* how long to leave connections waiting when the daemon has no fds left */
 
@@ -145,7 +147,9 @@ static int listen_at(struct ipc *i, const char *path, mode_t mode)
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return -ENAMETOOLONG;
 	strcpy(addr.sun_path, path);
-	r = check_stale(&addr);
+	/* A daemon that was killed leaves children that share its fds, for a moment. */
+	for (int n = 0; (r = check_stale(&addr)) == -EADDRINUSE && n < LISTEN_TRIES; n++)
+		usleep(LISTEN_PAUSE_US);
 	if (r < 0)
 		return r;
 	i->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -250,7 +250,8 @@ static void device_ready(struct device *d)
 	d->lost_logged = false;
 	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
 		  "device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
-		  d->eops->name, d->n_slots, device_kernel_tables(d) ? "the kernel's" : d->config->format, mode_name(d));
+		  d->eops->name, d->n_slots, device_kernel_tables(d) ? "the kernel's" : d->config->format,
+		  mode_name(d));
 	event_device_back(d);
 	device_poke(d);
 }
@@ -333,7 +334,8 @@ static const char *wrong_mode(const struct device *d)
 	if (d->config->mode == PASID_MODE_PASID)
 		return d->tops->spaces && d->tops->spaces->pasid_bits(d->t)
 			       ? NULL
-			       : "mode \"pasid\" takes iommufd, Linux 6.15, and PASIDs of both the device and the IOMMU";
+			       : "mode \"pasid\" takes iommufd, Linux 6.15, and PASIDs of both the device and the "
+				 "IOMMU";
 	if (!device_exclusive(d))
 		return d->eops->translator ? NULL : "it has no MMU: configure mode \"exclusive\"";
 	if (!d->tops->spaces)

@@ -264,6 +264,8 @@ static void ctx_new_step(struct pending *p)
 		verb_refuse(c, made == -ENODEV ? PASID_WHY_DEVICE_GONE : PASID_WHY_QUOTA_MEMORY, 0, 0);
 		return;
 	}
+	if (ctx->dev->config->mode == PASID_MODE_PASID)
+		ids_installed(ctx->dev->books->pasids, ctx->books->pasid);
 	out = (struct pasid_ctx_new_reply){
 		.ctx = ctx->books->id,
 		.pasid = ctx->books->pasid,

@@ -23,6 +23,7 @@
 #include "transport/vfio_priv.h"
 
 #define MAX_OUT 1024u /* requests without an answer; see transport.h */
+#define RESET_MS 5000u /* at least: a function-level reset alone waits 100 ms, and other kinds take seconds */
 #define NOTICE_REQUEST TRANSPORT_MAX_IRQS
 #define NOTICE_ERROR (TRANSPORT_MAX_IRQS + 1)
 #define N_LINES (TRANSPORT_MAX_IRQS + 2)
@@ -211,7 +212,7 @@ static void on_reset_deadline(evutil_socket_t fd, short what, void *arg)
 {
 	struct vfio *v = arg;
 
-	vfio_lose(v, vfio_fail(&v->why, -ETIMEDOUT, "its reset is not done after %u ms", v->deadline_ms));
+	vfio_lose(v, vfio_fail(&v->why, -ETIMEDOUT, "its reset is not done in time"));
 }
 
 /* ---- interrupts ---- */
@@ -565,8 +566,12 @@ static int vfio_attach_pasid(struct transport *t, struct transport_space *space,
 	int r = check_open(vfio_of(t));
 
 	return r < 0 ? r
-		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_ATTACH_PASID, .space = space,
-								 .pasid = pasid, .fd = -1, .done = done, .arg = arg});
+		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_ATTACH_PASID,
+								 .space = space,
+								 .pasid = pasid,
+								 .fd = -1,
+								 .done = done,
+								 .arg = arg});
 }
 
 static int vfio_detach_pasid(struct transport *t, uint32_t pasid, transport_done done, void *arg)
@@ -574,8 +579,11 @@ static int vfio_detach_pasid(struct transport *t, uint32_t pasid, transport_done
 	int r = check_open(vfio_of(t));
 
 	return r < 0 ? r
-		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_DETACH_PASID, .pasid = pasid, .fd = -1,
-								 .done = done, .arg = arg});
+		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_DETACH_PASID,
+								 .pasid = pasid,
+								 .fd = -1,
+								 .done = done,
+								 .arg = arg});
 }
 
 static const struct transport_space_ops vfio_spaces = {
@@ -606,7 +614,8 @@ static volatile void *vfio_region_map(struct transport *t, uint32_t region, uint
 static int vfio_reset(struct transport *t, transport_done done, void *arg)
 {
 	struct vfio *v = vfio_of(t);
-	struct timeval limit = {v->deadline_ms / 1000, v->deadline_ms % 1000 * 1000};
+	uint32_t ms = v->deadline_ms < RESET_MS ? RESET_MS : v->deadline_ms;
+	struct timeval limit = {ms / 1000, ms % 1000 * 1000};
 	int r = check_open(v);
 
 	if (r < 0)

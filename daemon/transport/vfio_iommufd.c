@@ -163,8 +163,9 @@ static int bind_device(struct iommufd *i, const struct pci_place *at, int device
 
 	if (ioctl(device, KABI_VFIO_DEVICE_BIND_IOMMUFD, &bind) < 0)
 		return vfio_fail(why, -errno, "%s to %s: %s%s", at->bdf, IOMMU_PATH, strerror(errno),
-				 errno == EPERM ? "; a device of its group is bound to a driver other than vfio-pci"
-						: "");
+				 errno == EPERM    ? "; a device of its group is bound to a driver other than vfio-pci"
+				 : errno == EINVAL ? "; another process uses it" /* a cdev can be bound once */
+						   : "");
 	i->device = bind.out_devid;
 	return 0;
 }

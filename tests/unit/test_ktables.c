@@ -144,7 +144,31 @@ static int unmap(struct transport *t, struct transport_space *s, uint64_t iova, 
 	return answer(done, arg, fail ? -EIO : 0);
 }
 
-static const struct transport_space_ops spaces = {.make = make, .free = space_free, .map = map, .unmap = unmap};
+static uint32_t attached_pasid;
+static int attach_error;
+
+static int attach_pasid(struct transport *t, struct transport_space *s, uint32_t pasid, transport_done done, void *arg)
+{
+	if (!attach_error)
+		attached_pasid = pasid;
+	return answer(done, arg, attach_error);
+}
+
+static int detach_pasid(struct transport *t, uint32_t pasid, transport_done done, void *arg)
+{
+	assert_int_equal(pasid, attached_pasid);
+	attached_pasid = 0;
+	return answer(done, arg, 0);
+}
+
+static const struct transport_space_ops spaces = {
+	.make = make,
+	.free = space_free,
+	.map = map,
+	.unmap = unmap,
+	.attach_pasid = attach_pasid,
+	.detach_pasid = detach_pasid,
+};
 static const struct transport_ops ops = {.spaces = &spaces};
 static struct transport transport = {.ops = &ops};
 
@@ -333,9 +357,47 @@ static void test_freed_in_the_middle(void **state)
 	assert_null(ktables_free(NULL));
 }
 
+/* Attached before anyone is told that it is there, detached before it goes; while the device is reset, asked again. */
+static void test_pasid(void **state)
+{
+	const struct ktables_window none = {0, 0, -1};
+	struct ktables *k;
+
+	memset(&kernel, 0, sizeof(kernel));
+	kernel.room = 4096;
+	attach_error = -EBUSY;
+	assert_int_equal(ktables_new(&k, &transport, &none, 77, changed, NULL), 0);
+	deliver(); /* made */
+	assert_int_equal(ktables_made(k), 0);
+	deliver(); /* not attached: busy */
+	assert_int_equal(ktables_made(k), 0);
+	attach_error = 0;
+	deliver(); /* busy once more, and asked again */
+	deliver();
+	assert_int_equal(ktables_made(k), 1);
+	assert_int_equal(attached_pasid, 77);
+	assert_int_equal(ktables_leave(k), 1);
+	assert_int_equal(ktables_leave(k), 1);
+	assert_int_equal(kernel.n_answers, 1);
+	deliver();
+	assert_int_equal(ktables_leave(k), 0);
+	assert_int_equal(attached_pasid, 0);
+	assert_int_equal(ktables_end(&k), 0);
+
+	attach_error = -ENOSPC;
+	assert_int_equal(ktables_new(&k, &transport, &none, 78, changed, NULL), 0);
+	deliver();
+	deliver();
+	assert_int_equal(ktables_made(k), -ENOSPC);
+	assert_int_equal(ktables_leave(k), 0); /* there is nothing to detach */
+	assert_int_equal(ktables_end(&k), 0);
+	attach_error = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_pasid),
 		cmocka_unit_test(test_random_changes),
 		cmocka_unit_test(test_not_recoverable),
 		cmocka_unit_test(test_freed_in_the_middle),

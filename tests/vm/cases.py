@@ -89,4 +89,6 @@ CASES = [
          allowed=[DMA_FAULT]),
     Case("exclusive-iommufd", "iommufd", "exclusive.py", "iommufd", devices=[EDU], python=True, virtual_time=True,
          allowed=[DMA_FAULT]),
+    Case("pasid", "iommufd", "pasid.py", iommu=VTD_USER, devices=[refgpu()], python=True,
+         companions={"refgpu0": refgpu_companion()}),
 ]
