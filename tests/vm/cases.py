@@ -40,6 +40,7 @@ class Case:
     python: bool = False  # does the guest need one?
     virtual_time: bool = False  # the guest's clock runs by instructions; edu's 100 ms then pass at once
     cmdline: str = ""
+    kernel_iommu: str = "intel_iommu=on,sm_on"  # what the kernel is told of it
     memory: str = "1G"
     shared_memory: bool = True  # if not, a device that is another process has to ask QEMU for each access
     allowed: list = dataclasses.field(default_factory=list)  # patterns of complaints in the kernel's log that are due

@@ -311,7 +311,7 @@ class Machine:
 
 def qemu_arguments(case, devices, images, run):
     memory = f"memory-backend-{'memfd,share=on' if case.shared_memory else 'ram'},id=memory,size={case.memory}"
-    cmdline = f"console=ttyS0 loglevel=5 panic=-1 intel_iommu=on,sm_on vm_script={case.script} {case.cmdline}"
+    cmdline = f"console=ttyS0 loglevel=5 panic=-1 {case.kernel_iommu} vm_script={case.script} {case.cmdline}"
     if case.args:
         cmdline += f' vm_args="{case.args}"'
     words = ["-accel", "tcg,thread=multi", "-smp", "2"]
