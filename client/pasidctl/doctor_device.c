@@ -77,13 +77,13 @@ static void check_group(const struct machine *m, const struct device *d, struct 
 		report_add(r, LEVEL_BAD, "group", NULL, "what is in group %d cannot be read", d->group);
 		return;
 	}
-	for (size_t i = 0; i < g.n; i++)
-		say_member(d, &g.v[i], r);
 	if (g.hindering)
 		say_not_viable(d, &g, r);
 	else
 		report_add(r, LEVEL_OK, "group", NULL, "%d is viable: %s", d->group,
 			   g.n ? "the others in it are in nobody's way" : "the device is alone in it");
+	for (size_t i = 0; i < g.n; i++)
+		say_member(d, &g.v[i], r);
 }
 
 static void check_driver(const struct device *d, struct report *r)
