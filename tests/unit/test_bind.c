@@ -386,6 +386,9 @@ static void test_in_use(void **state)
 	tree_link("proc/self/fd/7", "/dev/vfio/1");
 	expect_refusal(&k, UNBIND, "pasidctl: " EDU " is in use by process 312 (pasidd); end that first\n");
 	expect_state(&k, EDU, "vfio-pci", "vfio-pci");
+	tree_file(DEV EDU "/vfio-dev/vfio0/dev", "251:0\n");
+	tree_link("proc/312/fd/7", "/dev/vfio/devices/vfio0");
+	expect_refusal(&k, UNBIND, "process 312");
 	tree_remove("proc/312");
 	assert_int_equal(run(&k, UNBIND, EDU, NULL), 0);
 	kernel_close(&k);

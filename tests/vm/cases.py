@@ -70,6 +70,9 @@ def on_refgpu(name, script, way, args="", **more):
                 iommu=VTD_USER, devices=[refgpu(), ROOT_PORT], companions={"refgpu0": refgpu_companion()}, python=True,
                 cmdline=STATUS_PAGE, **more)
 
+# Two devices that share a group, one of which has a driver in either kernel.
+SHARED_GROUP = ["pcie-pci-bridge,id=bridge0", f"{EDU.replace('edu0', 'edu1')},bus=bridge0,addr=1",
+                "pci-serial,bus=bridge0,addr=2"]
 
 CASES = [
     Case("boot-stock", "stock", "boot.sh", devices=[EDU]),
@@ -92,4 +95,9 @@ CASES = [
          allowed=[DMA_FAULT]),
     Case("pasid", "iommufd", "pasid.py", iommu=VTD_USER, devices=[refgpu()], python=True,
          companions={"refgpu0": refgpu_companion()}),
+    Case("doctor-stock", "stock", "doctor.sh", "stock", devices=[EDU, *SHARED_GROUP]),
+    Case("doctor-iommufd", "iommufd", "doctor.sh", "iommufd", iommu=VTD_USER, devices=[EDU, *SHARED_GROUP, refgpu()],
+         companions={"refgpu0": refgpu_companion()}),
+    Case("doctor-iommu-off", "stock", "doctor.sh", "iommu-off", devices=[EDU, *SHARED_GROUP],
+         kernel_iommu="intel_iommu=off"),
 ]
