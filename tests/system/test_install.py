@@ -49,6 +49,10 @@ class Install(unittest.TestCase):
         return self.root.joinpath(*(self.prefix / self.options[directory]).parts[1:], *more)
 
     @property
+    def programs(self):
+        return (self.path("sbindir", "pasidd"), self.path("bindir", "pasidctl"), self.path("bindir", "pasid-refgpu"))
+
+    @property
     def library(self):
         return self.path("libdir", "libpasid.so.0")
 
@@ -60,10 +64,11 @@ class Install(unittest.TestCase):
                      share / "doc/pasidd/pasidd.json", share / "doc/pasidd/README.md",
                      share / "doc/libpasid/examples/fill.c"):
             self.assertTrue(path.is_file(), path)
-        for path in (self.path("sbindir", "pasidd"), self.path("bindir", "pasid-refgpu")):
+        for path in self.programs:
             self.assertTrue(os.access(path, os.X_OK), path)
-        allowed = {"pasidd", "pasid-refgpu", "libpasid.so", "libpasid.so.0", "libpasid.so.0.1.0", "libpasid.pc",
-                   "edu.h", "pasid.h", "protocol.h", "refgpu.h", "pasidd.service", "pasidd.json", "README.md", "fill.c"}
+        allowed = {"pasidd", "pasidctl", "pasid-refgpu", "libpasid.so", "libpasid.so.0", "libpasid.so.0.1.0",
+                   "libpasid.pc", "edu.h", "pasid.h", "protocol.h", "refgpu.h", "pasidd.service", "pasidd.json",
+                   "README.md", "fill.c"}
         installed = {p.name for p in self.root.rglob("*") if not p.is_dir()}
         self.assertEqual(installed - allowed, set(), "installed, and nobody said so")
 
@@ -80,7 +85,7 @@ class Install(unittest.TestCase):
         self.assertTrue(self.root.joinpath(*readme.parts[1:]).is_file(), readme)
 
     def test_programs(self):
-        for path in (self.path("sbindir", "pasidd"), self.path("bindir", "pasid-refgpu")):
+        for path in self.programs:
             self.assertRegex(output(path, "--version"), rf"^{path.name} \d+\.\d+\.\d+\n$")
             self.assertRegex(output(path, "--help"), rf"^[Uu]sage: {path.name} ")
 

@@ -70,6 +70,7 @@ def on_refgpu(name, script, way, args="", **more):
                 iommu=VTD_USER, devices=[refgpu(), ROOT_PORT], companions={"refgpu0": refgpu_companion()}, python=True,
                 cmdline=STATUS_PAGE, **more)
 
+
 # Two devices that share a group, one of which has a driver in either kernel.
 SHARED_GROUP = ["pcie-pci-bridge,id=bridge0", f"{EDU.replace('edu0', 'edu1')},bus=bridge0,addr=1",
                 "pci-serial,bus=bridge0,addr=2"]
