@@ -78,8 +78,8 @@ static int restore_persisted(const struct binding *b, const struct machine *m)
 {
 	enum persist now = persist_look(m, b->before.bdf);
 
-	if (now == b->persisted)
-		return 0;
+	if (now == b->persisted || now == PERSIST_FOREIGN)
+		return 0; /* a file that came in between is its maker's */
 	return b->persisted == PERSIST_OURS ? persist_write(m, &b->before) : persist_remove(m, b->before.bdf);
 }
 

@@ -25,7 +25,8 @@
 struct kernel {
 	struct machine m;
 	unsigned int stores; /* so far */
-	unsigned int fail_at; /* of them; 0: none */
+	unsigned int fail_at, fail_from; /* of them; 0: none */
+	const char *spoil; /* somebody puts a file of his own here while the last device is bound; NULL: nobody does */
 	const char *native; /* the driver for whoever has no override; NULL: none */
 	bool vfio_refuses; /* vfio-pci's probe fails, which drivers_probe does not say */
 	struct said out, err;
@@ -84,8 +85,10 @@ static int kernel_store(void *arg, const struct machine *m, const char *path, co
 	struct kernel *k = arg;
 	char bdf[64], what[64], link[128];
 
-	if (++k->stores == k->fail_at)
+	if (++k->stores == k->fail_at || (k->fail_from && k->stores >= k->fail_from))
 		return -EIO;
+	if (k->spoil)
+		tree_file(k->spoil, "# mine\n");
 	if (!strcmp(path, "sys/bus/pci/drivers_probe"))
 		return probe(k, m, text);
 	if (sscanf(path, "sys/bus/pci/drivers/%63[^/]/bind", what) == 1)
@@ -266,6 +269,22 @@ static void test_persist(void **state)
 	kernel_close(&k);
 }
 
+/* A link is somebody else's, also if it leads to a rule of ours. */
+static void test_rule_is_link(void **state)
+{
+	struct kernel k;
+
+	kernel_open(&k, "native", "(null)\n");
+	assert_int_equal(run(&k, PERSIST, EDU, NULL), 0);
+	assert_int_equal(renameat(k.m.root, RULE_EDU, k.m.root, "etc/rule"), 0);
+	tree_link(RULE_EDU, "../../rule");
+	assert_int_equal(run(&k, PERSIST, EDU, NULL), 1);
+	expect_said(&k.err, "pasidctl: /" RULE_EDU " is not pasidctl's; move it away\n");
+	assert_int_equal(run(&k, UNBIND, EDU, NULL), 0);
+	assert_true(machine_has(&k.m, RULE_EDU));
+	kernel_close(&k);
+}
+
 /* Nothing is done, status 1, and these words are said. */
 static void expect_refusal(struct kernel *k, enum verb verb, const char *words)
 {
@@ -294,6 +313,9 @@ static void test_refusals(void **state)
 	REFUSAL(BIND, "behind no IOMMU", tree_file("sys/kernel/iommu_groups/1/name", "vfio-noiommu\n"));
 	REFUSAL(PERSIST, "there is no /etc/udev/rules.d: --persist needs udev\n", tree_remove("etc"));
 	REFUSAL(PERSIST, "is not pasidctl's", tree_file(RULE_EDU, "# mine\n"));
+	REFUSAL(PERSIST, "is not pasidctl's", tree_file(RULE_EDU, ""));
+	REFUSAL(PERSIST, "is not pasidctl's", tree_file(RULE_EDU, "# Written by pasidctl"));
+	REFUSAL(PERSIST, "is not pasidctl's", tree_directory(RULE_EDU));
 	REFUSAL(PERSIST, "is not pasidctl's", tree_link(RULE_EDU, "/etc/passwd"));
 	REFUSAL(BIND, "type: modprobe -r vfio-pci && modprobe vfio-pci disable_denylist=1\n",
 		tree_file(DEV EDU "/vendor", "0x8086\n");
@@ -498,6 +520,45 @@ static void test_steps_fail(void **state)
 	assert_int_equal(n, 7);
 }
 
+/* The second rule cannot be written, or removed: the first is as it was, too. */
+static void test_second_rule_fails(void **state)
+{
+	struct kernel k;
+
+	kernel_open(&k, "native", "(null)\n");
+	add_card(&k, "native");
+	k.spoil = RULE_CARD;
+	assert_int_equal(run(&k, PERSIST, EDU, CARD), 1);
+	expect_said(&k.err, CARD ": changing the rule for udev failed: File exists\n");
+	expect_state(&k, EDU, "native", "(null)");
+	expect_state(&k, CARD, "native", "(null)");
+	assert_false(machine_has(&k.m, RULE_EDU));
+	kernel_close(&k);
+
+	kernel_open(&k, "native", "(null)\n");
+	add_card(&k, "native");
+	assert_int_equal(run(&k, PERSIST, EDU, CARD), 0);
+	k.spoil = RULE_CARD;
+	assert_int_equal(run(&k, UNBIND, EDU, CARD), 1);
+	expect_state(&k, EDU, "vfio-pci", "vfio-pci");
+	assert_int_equal(persist_look(&k.m, EDU), PERSIST_OURS);
+	kernel_close(&k);
+}
+
+/* The way back fails as well: that is said, with the device's name. */
+static void test_no_way_back(void **state)
+{
+	struct kernel k;
+
+	kernel_open(&k, "native", "(null)\n");
+	k.fail_from = 3;
+	assert_int_equal(run(&k, BIND, EDU, NULL), 1);
+	expect_said(&k.err, EDU ": letting the kernel choose its driver failed: Input/output error\n");
+	expect_said(&k.err,
+		    EDU " could not be given back to native: Input/output error; type: pasidctl unbind " EDU "\n");
+	kernel_close(&k);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -517,6 +578,9 @@ int main(void)
 		cmocka_unit_test(test_vfio_insists),
 		cmocka_unit_test(test_rule_fails),
 		cmocka_unit_test(test_steps_fail),
+		cmocka_unit_test(test_rule_is_link),
+		cmocka_unit_test(test_second_rule_fails),
+		cmocka_unit_test(test_no_way_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
