@@ -12,7 +12,6 @@
 
 #define EXIT_REFUSED 1
 #define EXIT_NOT_THERE 2
-#define DENYLIST_TODO "modprobe -r vfio-pci && modprobe vfio-pci disable_denylist=1"
 
 struct job {
 	const struct machine *m;
@@ -68,7 +67,7 @@ static int refuse_bind_kind(const struct job *j, const struct device *d, const s
 		fprintf(err,
 			"pasidctl: vfio-pci refuses %s (%04x:%04x): it is not safe with untrusted users on all "
 			"systems; "
-			"to take it all the same, type: " DENYLIST_TODO "\n",
+			"to take it all the same, type: " DEVICE_DENYLIST_TODO "\n",
 			d->bdf, d->vendor, d->device);
 	else
 		return 0;

@@ -30,6 +30,7 @@ bool device_has_vfio(const struct device *d);
 
 /* One of those that vfio-pci refuses (drivers/vfio/pci/vfio_pci.c, vfio_pci_dev_in_denylist). */
 bool device_denylisted(const struct device *d);
+#define DEVICE_DENYLIST_TODO "modprobe -r vfio-pci && modprobe vfio-pci disable_denylist=1"
 
 /* A driver of pasidd. */
 struct engine {

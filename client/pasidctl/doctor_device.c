@@ -9,7 +9,6 @@
 
 #include "base/util.h"
 
-#define DENYLIST_TODO "modprobe -r vfio-pci && modprobe vfio-pci disable_denylist=1"
 #define TODO_SIZE 512u
 
 static void check_kind(const struct platform *p, const struct device *d, struct report *r)
@@ -34,7 +33,7 @@ static void check_kind(const struct platform *p, const struct device *d, struct 
 			"vfio-pci has it on its list of devices that are not safe with untrusted users, and was told "
 			"to take it all the same");
 	else
-		report_add(r, LEVEL_BAD, "denylist", DENYLIST_TODO,
+		report_add(r, LEVEL_BAD, "denylist", DEVICE_DENYLIST_TODO,
 			   "vfio-pci refuses this device: it is not safe with untrusted users on all systems");
 }
 

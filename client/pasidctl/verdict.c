@@ -2,7 +2,6 @@
 /* See doctor.h: what all findings come to. */
 #include "doctor.h"
 
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
