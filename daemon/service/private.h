@@ -2,7 +2,7 @@
 /*
  * What the files of the service share: the running side of devices, contexts, buffers and clients, whose books are in
  * core. service.c: clients and their end. verbs.c, bind.c: requests. context.c: a context's life. buffer.c: memory that
- * devices map. device.c: a device's life. run.c: slots and jobs. events.c: what clients hear.
+ * devices map. device.c, setup.c: a device's life. run.c: slots and jobs. events.c: what clients hear.
  */
 #ifndef SERVICE_PRIVATE_H
 #define SERVICE_PRIVATE_H
@@ -272,6 +272,12 @@ void device_unwait(struct pending *p);
 void device_poke(struct device *d); /* soon, from the loop */
 /* Promises n table pages. 0; -EAGAIN: more are being mapped, wait; -ENOSPC. */
 int device_reserve_tables(struct device *d, uint32_t n);
+
+/* ---- setup.c ---- */
+#define BACKOFF_FIRST_MS 50u /* how long a device that is gone is left alone; longer from time to time */
+void setup_opened(void *owner); /* transport_events.opened */
+void setup_go_on(struct device *d); /* while SETUP: looks whether something is left to wait for */
+void setup_drop_memory(struct device *d);
 
 /* ---- run.c ---- */
 void run_schedule(struct device *d);

@@ -6,10 +6,8 @@ exclusive.py iommufd|type1
 """
 
 import errno
-import json
 import os
 import struct
-import subprocess
 import sys
 import unittest
 
@@ -63,24 +61,16 @@ class Exclusive(unittest.TestCase):
                 limit.write(str(AREAS))
         device = vm.PciDevice(vm.pci_find(0x1234, 0x11e8)[0])
         device.bind_vfio()
-        os.makedirs("/tmp/edu", exist_ok=True)
-        config = {"socket": {"path": "/tmp/edu/socket"},
-                  "devices": [{"name": "edu0", "spec": f"{HOW}:{device.bdf}", "mode": "exclusive", "job_limit_ms": 20000}]}
-        with open("/tmp/edu/config.json", "w", encoding="utf-8") as file:
-            json.dump(config, file)
-        cls.daemon = subprocess.Popen([os.environ["PASIDD"], "--config", "/tmp/edu/config.json"])
-        vm.wait_for(lambda: os.path.exists("/tmp/edu/socket"))
-        with pc.Client("/tmp/edu/socket") as client:
+        cls.daemon = vm.Daemon({"name": "edu0", "spec": f"{HOW}:{device.bdf}", "mode": "exclusive", "job_limit_ms": 20000})
+        with pc.Client(cls.daemon.socket) as client:
             vm.wait_for(lambda: client.devices() == [("edu0", 3, 1)])
 
     @classmethod
     def tearDownClass(cls):
-        cls.daemon.terminate()
-        status = cls.daemon.wait(20)
-        assert status == 0, f"the daemon ended with {status}"
+        cls.daemon.stop()
 
     def setUp(self):
-        self.one, self.two = (self.enterContext(pc.Client("/tmp/edu/socket")) for _ in range(2))
+        self.one, self.two = (self.enterContext(pc.Client(self.daemon.socket)) for _ in range(2))
 
     def test_1_what_it_is(self):
         info = self.one.device_info()

@@ -5,10 +5,8 @@
 No data moves under a PASID here, for no device in this guest can tag its accesses.
 """
 
-import json
 import os
 import re
-import subprocess
 import sys
 import unittest
 from pathlib import Path
@@ -29,24 +27,16 @@ class Pasid(unittest.TestCase):
     def setUpClass(cls):
         cls.device = vm.PciDevice(vm.pci_find(0x1234, 0x9a51)[0])
         cls.device.bind_vfio()
-        os.makedirs("/tmp/pasid", exist_ok=True)
-        config = {"socket": {"path": "/tmp/pasid/socket"},
-                  "devices": [{"name": "gpu0", "spec": f"iommufd:{cls.device.bdf}", "mode": "pasid", "answer_ms": 5000}]}
-        with open("/tmp/pasid/config.json", "w", encoding="utf-8") as file:
-            json.dump(config, file)
-        cls.daemon = subprocess.Popen([os.environ["PASIDD"], "--config", "/tmp/pasid/config.json"])
-        vm.wait_for(lambda: os.path.exists("/tmp/pasid/socket"))
-        with pc.Client("/tmp/pasid/socket") as client:
+        cls.daemon = vm.Daemon({"name": "gpu0", "spec": f"iommufd:{cls.device.bdf}", "mode": "pasid", "answer_ms": 5000})
+        with pc.Client(cls.daemon.socket) as client:
             vm.wait_for(lambda: client.devices() == [("gpu0", 4, 1)])
 
     @classmethod
     def tearDownClass(cls):
-        cls.daemon.terminate()
-        status = cls.daemon.wait(20)
-        assert status == 0, f"the daemon ended with {status}"
+        cls.daemon.stop()
 
     def setUp(self):
-        self.client = self.enterContext(pc.Client("/tmp/pasid/socket"))
+        self.client = self.enterContext(pc.Client(self.daemon.socket))
 
     def tables(self, pasid):
         """The PASID's page table: {IOVA: leaf}; None if nothing is attached under it."""
@@ -121,7 +111,7 @@ class Pasid(unittest.TestCase):
         self.assertEqual(*frames)
 
     def test_4_a_client_that_dies(self):
-        other = pc.Client("/tmp/pasid/socket")
+        other = pc.Client(self.daemon.socket)
         pasid = other.ctx_info(other.ctx_new())["pasid"]
         self.expect(pasid)
         other.close()

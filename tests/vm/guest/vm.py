@@ -4,10 +4,13 @@
 import contextlib
 import ctypes
 import fcntl
+import json
 import mmap
 import os
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -235,6 +238,24 @@ def run_system(arguments):
     import run_system as runner  # pylint: disable=import-error,import-outside-toplevel
     sys.argv[1:] = arguments
     sys.exit(runner.main())
+
+
+class Daemon:
+    """A pasidd of this guest with one device, and where clients connect."""
+
+    def __init__(self, device):
+        self.directory = tempfile.mkdtemp(prefix="pasidd-")
+        self.socket = os.path.join(self.directory, "socket")
+        config = os.path.join(self.directory, "config.json")
+        with open(config, "w", encoding="utf-8") as file:
+            json.dump({"socket": {"path": self.socket}, "devices": [device]}, file)
+        self.process = subprocess.Popen([os.environ["PASIDD"], "--config", config])
+        wait_for(lambda: os.path.exists(self.socket))
+
+    def stop(self):
+        self.process.terminate()
+        status = self.process.wait(20)
+        assert status == 0, f"the daemon ended with {status}"
 
 
 def main(argv):

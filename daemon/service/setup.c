@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What happens between the moment that a device can be reached and the one that it is ready: its driver is found, its
+ * addresses are laid out, it is given memory, clients' memory from before, and its driver starts it.
+ */
+#include "service/private.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "translator/domain.h"
+
+/* ---- memory of our own ---- */
+
+void setup_drop_memory(struct device *d)
+{
+	d->pool = table_pool_free(d->pool);
+	shm_fini(&d->rings);
+	shm_fini(&d->marks);
+	free(d->commands);
+	d->commands = NULL;
+}
+
+static uint32_t table_pages(const struct device *d)
+{
+	uint64_t room = range_len(d->layout.tables) / TABLE_PAGE;
+
+	return d->config->table_pages < room ? d->config->table_pages : (uint32_t)room;
+}
+
+static int device_make_memory(struct device *d)
+{
+	int r = d->eops->ro_bytes ? shm_init(&d->rings, "pasidd-rings", d->eops->ro_bytes) : 0;
+
+	if (r == 0 && d->eops->rw_bytes)
+		r = shm_init(&d->marks, "pasidd-marks", d->eops->rw_bytes);
+	if (r == 0 && d->eops->reads) {
+		d->commands = malloc(d->eops->submit_max);
+		r = d->commands ? 0 : -ENOMEM;
+	}
+	if (r == 0 && !device_kernel_tables(d))
+		r = table_pool_new(&d->pool, d->layout.tables.first, table_pages(d));
+	return r;
+}
+
+static void on_setup_answer(void *arg, int err);
+
+static int setup_map(struct device *d, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot)
+{
+	int r = d->tops->dma_map(d->t, bus, len, fd, off, prot, on_setup_answer, d);
+
+	if (r == 0)
+		d->setup_left++;
+	return r;
+}
+
+static uint32_t first_chunk(const struct device *d)
+{
+	return TABLE_CHUNK < table_pages(d) ? TABLE_CHUNK : table_pages(d);
+}
+
+static int setup_memory(struct device *d)
+{
+	int r = device_make_memory(d);
+
+	if (r == 0 && d->rings.bytes)
+		r = setup_map(d, d->layout.engine.first, d->rings.bytes, d->rings.ro_fd, 0, TRANSPORT_READ);
+	if (r == 0 && d->marks.bytes)
+		r = setup_map(d, d->layout.engine.first + d->rings.bytes, d->marks.bytes, d->marks.fd, 0,
+			      TRANSPORT_READ | TRANSPORT_WRITE);
+	if (r == 0 && d->pool)
+		r = setup_map(d, d->layout.tables.first, (uint64_t)first_chunk(d) * TABLE_PAGE,
+			      table_pool_device_fd(d->pool), 0, TRANSPORT_READ);
+	return r;
+}
+
+/* What clients still have from before: their buffers and fences, at the same bus addresses. As many at a time as the
+ * transport takes (-EBUSY); looked at again after each answer. 0 when all is answered, 1 while something is out. */
+static int setup_clients(struct device *d)
+{
+	struct buffer_entry *e;
+	struct client *c = NULL;
+	struct fence_map *m;
+	int r = 0, out = 0;
+
+	TAILQ_FOREACH (e, &d->books->buffers, in_device) {
+		struct buf *b = e->tag;
+
+		if (r == 0 && b->state == BUF_UNMAPPED)
+			r = buf_map_again(b);
+		out |= b->state == BUF_UNMAPPED || b->state == BUF_MAPPING;
+	}
+	while ((c = books_next_client(d->svc->books, c)))
+		LIST_FOREACH (m, &((struct service_client *)c->tag)->fence_maps, link) {
+			if (m->dev == d && r == 0 && m->state == BUF_UNMAPPED)
+				r = fence_map_again(m);
+			out |= m->dev == d && (m->state == BUF_UNMAPPED || m->state == BUF_MAPPING);
+		}
+	return r == 0 || r == -EBUSY ? out : r;
+}
+
+static void changed(void *arg)
+{
+	device_poke(arg);
+}
+
+static int setup_engine(struct device *d)
+{
+	struct engine_memory mem = {
+		.ro = d->rings.p,
+		.ro_bus = d->layout.engine.first,
+		.rw = d->marks.p,
+		.rw_bus = d->layout.engine.first + d->rings.bytes,
+	};
+	struct engine_config config = {
+		.slots = d->config->slots,
+		.format = device_exclusive(d) ? NULL : d->config->format,
+		.iova = d->books->traits.iova,
+	};
+	int r = d->eops->attach(&d->engine, d->t, &mem, &config);
+
+	if (r < 0)
+		return r;
+	if (!device_exclusive(d))
+		d->tr = d->eops->translator(d->engine);
+	else
+		r = domain_new(&d->tr, d->t, changed, d);
+	if (r < 0)
+		return r;
+	d->n_slots = d->eops->slots(d->engine);
+	r = sched_new(&d->sched, d->n_slots, d->config->burst);
+	if (r == 0 && d->books->traits.global)
+		r = pgtable_new(&d->shared_pt, d->format, d->pool);
+	return r;
+}
+
+static const char *mode_name(const struct device *d)
+{
+	static const char *const names[] = {
+		[PASID_MODE_GPU_MMU] = "gpu-mmu",
+		[PASID_MODE_GLOBAL] = "global",
+		[PASID_MODE_EXCLUSIVE] = "exclusive",
+		[PASID_MODE_PASID] = "pasid",
+	};
+
+	return names[d->config->mode];
+}
+
+static void device_ready(struct device *d)
+{
+	int r;
+
+	if (d->pool)
+		table_pool_extend(d->pool, first_chunk(d));
+	r = setup_engine(d);
+	if (r < 0) {
+		device_fail(d,
+			    r == -EOPNOTSUPP ? "it does not know the configured table format" : "it cannot be started");
+		return;
+	}
+	d->state = DEVICE_READY;
+	d->ticket_asked = d->ticket_done = 0;
+	d->backoff_ms = BACKOFF_FIRST_MS;
+	d->lost_logged = false;
+	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
+		  "device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
+		  d->eops->name, d->n_slots, device_kernel_tables(d) ? "the kernel's" : d->config->format,
+		  mode_name(d));
+	event_device_back(d);
+	device_poke(d);
+}
+
+void setup_go_on(struct device *d)
+{
+	int r;
+
+	if (d->setup_left)
+		return;
+	r = setup_clients(d);
+	if (r < 0)
+		device_fail(d, "what clients have there cannot be mapped again");
+	else if (r == 0)
+		device_ready(d);
+}
+
+static void on_setup_answer(void *arg, int err)
+{
+	struct device *d = arg;
+
+	if (err == -ENODEV)
+		return; /* gone: lost follows */
+	if (err < 0)
+		d->setup_failed = true;
+	if (--d->setup_left || d->state != DEVICE_SETUP)
+		return;
+	if (d->setup_failed)
+		device_fail(d, "it refuses a DMA mapping of the daemon's own memory");
+	else
+		device_poke(d);
+}
+
+static void add_hole(void *arg, struct range hole)
+{
+	struct device *d = arg;
+
+	if (books_add_hole(d->books, hole) < 0)
+		d->setup_failed = true;
+}
+
+/* Where things go. Buffers keep their addresses from one opening to the next, so this may not change. */
+static bool lay_out(struct device *d)
+{
+	struct bus_layout l = {.n_usable = LAYOUT_MAX_RANGES};
+
+	if (d->tops->usable(d->t, l.usable, &l.n_usable) < 0)
+		return false;
+	if (d->layout.n_usable)
+		return l.n_usable == d->layout.n_usable &&
+		       !memcmp(l.usable, d->layout.usable, l.n_usable * sizeof(l.usable[0]));
+	if (layout_make(&l) < 0)
+		return false;
+	d->layout = l;
+	books_set_window(d->books, l.buffers);
+	layout_holes(&l, (struct range){l.fences.first, l.buffers.last}, add_hole, d);
+	return !d->setup_failed;
+}
+
+/* What clients may map, where the kernel keeps the tables: the range that a context's addresses begin in, as far as the
+ * device's own addresses reach. */
+static bool choose_iova(struct device *d)
+{
+	uint64_t most = d->eops->iova_bits ? (1ull << d->eops->iova_bits) - 1 : UINT64_MAX;
+
+	for (size_t i = 0; i < d->layout.n_usable; i++) {
+		struct range r = d->layout.usable[i];
+
+		if (r.first > WINDOW_IOVA || r.last < 2 * IOVA_FIRST)
+			continue;
+		d->books->traits.iova = (struct range){IOVA_FIRST, r.last < most ? r.last : most};
+		return true;
+	}
+	return false;
+}
+
+/* Why the device cannot be had in the configured mode; NULL: it can. */
+static const char *wrong_mode(const struct device *d)
+{
+	if (d->config->mode == PASID_MODE_PASID)
+		return d->tops->spaces && d->tops->spaces->pasid_bits(d->t)
+			       ? NULL
+			       : "mode \"pasid\" takes iommufd, Linux 6.15, and PASIDs of both the device and the "
+				 "IOMMU";
+	if (!device_exclusive(d))
+		return d->eops->translator ? NULL : "it has no MMU: configure mode \"exclusive\"";
+	if (!d->tops->spaces)
+		return "mode \"exclusive\" takes an IOMMU that the kernel drives (vfio:)";
+	return d->eops->reads ? NULL : "its driver knows no mode \"exclusive\": configure \"gpu-mmu\"";
+}
+
+void setup_opened(void *owner)
+{
+	struct device *d = owner;
+	struct transport_ids ids;
+
+	d->tops->ids(d->t, &ids);
+	d->eops = engine_find(&ids);
+	if (!d->eops) {
+		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
+			  "device %s: no driver for PCI %04x:%04x at %s; see docs/architecture.md for those there are",
+			  d->config->name, ids.vendor, ids.device, d->config->spec);
+		device_fail(d, "no driver");
+		return;
+	}
+	d->books->traits.cmd_align = d->eops->cmd_align;
+	d->books->traits.submit_max = d->eops->submit_max;
+	if (wrong_mode(d)) {
+		device_fail(d, wrong_mode(d));
+		return;
+	}
+	d->state = DEVICE_SETUP;
+	d->setup_left = 0;
+	d->setup_failed = false;
+	if (!lay_out(d)) {
+		device_fail(d, "the addresses that its DMA can use are too few, or not those from before");
+		return;
+	}
+	if (device_kernel_tables(d) && !choose_iova(d)) {
+		device_fail(d, "its IOMMU leaves no addresses to clients");
+		return;
+	}
+	if (setup_memory(d) < 0)
+		device_fail(d, "its memory cannot be set up");
+	else if (!d->setup_left)
+		device_poke(d); /* nothing is waited for */
+}
