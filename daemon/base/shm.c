@@ -35,8 +35,8 @@ int shm_init(struct shm *s, const char *name, uint64_t bytes)
 	ro_fd = open_readonly(fd);
 	if (ro_fd < 0)
 		return ro_fd;
-	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (p == MAP_FAILED)
+	p = util_map_shared(bytes, PROT_READ | PROT_WRITE, fd, 0);
+	if (!p)
 		return -errno;
 	*s = (struct shm){.p = p, .bytes = bytes, .fd = util_take_fd(&fd), .ro_fd = util_take_fd(&ro_fd)};
 	return 0;

@@ -1,8 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* The part of util.h that is not inline: the clock. */
+/* The parts of util.h that are not inline: mappings and the clock. */
 #include "base/util.h"
 
+#include <sys/mman.h>
 #include <time.h>
+
+void *util_map_shared(size_t len, int prot, int fd, off_t off)
+{
+	void *p = mmap(NULL, len, prot, MAP_SHARED | MAP_NORESERVE, fd, off);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	/* A kernel that cannot is not one that forks them. */
+	(void)madvise(p, len, MADV_DONTFORK);
+	return p;
+}
 
 uint64_t util_now_ns(void)
 {

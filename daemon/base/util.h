@@ -47,6 +47,9 @@ static inline int util_take_fd(int *fd)
 	return t;
 }
 
+/* mmap() MAP_SHARED that the closer's children do not inherit, so that munmap() is the end of it. NULL and errno. */
+void *util_map_shared(size_t len, int prot, int fd, off_t off);
+
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t util_now_ns(void);
 

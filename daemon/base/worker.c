@@ -160,6 +160,14 @@ void worker_add(struct worker *w, struct work *work)
 	pthread_mutex_unlock(&w->lock);
 }
 
+void worker_add_first(struct worker *w, struct work *work)
+{
+	pthread_mutex_lock(&w->lock);
+	STAILQ_INSERT_HEAD(&w->todo, work, link);
+	pthread_cond_signal(&w->more);
+	pthread_mutex_unlock(&w->lock);
+}
+
 struct worker *worker_leave(struct worker *w, void (*drop)(struct work *w), void (*last)(void *arg), void *arg)
 {
 	struct work_list left = STAILQ_HEAD_INITIALIZER(left);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A thread for calls that may take their time in the kernel: pinning memory, resetting or closing a device. It owns no
- * state of the daemon. Work is carried out in the order in which it was given; each piece's done() is called from the
- * event loop, in the same order.
+ * state of the daemon. Work is carried out in the order in which it was given, but for what is added first; each
+ * piece's done() is called from the event loop, in the order in which they were carried out.
  */
 #ifndef BASE_WORKER_H
 #define BASE_WORKER_H
@@ -23,6 +23,7 @@ struct work {
 /* 0, or -errno. */
 int worker_new(struct worker **ret, struct event_base *base);
 void worker_add(struct worker *w, struct work *work);
+void worker_add_first(struct worker *w, struct work *work); /* before all that were not begun */
 /*
  * The owner leaves: no done() is called any more. Pieces that were not begun are given to drop() on the spot, finished
  * ones, too; the one that runs is given to it on the thread, when it has ended. last(arg), there as well, is the final

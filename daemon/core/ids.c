@@ -34,6 +34,7 @@ struct list {
 
 struct ids {
 	uint32_t last; /* the highest number */
+	uint32_t most; /* the highest that is given out */
 	uint32_t in_use;
 	struct list draining;
 	struct list quarantined;
@@ -162,7 +163,7 @@ int ids_new(struct ids **ret, unsigned int bits)
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return -ENOMEM;
-	s->last = (1u << bits) - 1;
+	s->last = s->most = (1u << bits) - 1;
 	for (uint32_t n = 0; n <= s->last / CHUNK_IDS; n++)
 		set_bit(s->free, n);
 	*ret = s;
@@ -179,10 +180,16 @@ struct ids *ids_free(struct ids *s)
 	return NULL;
 }
 
+void ids_limit(struct ids *s, unsigned int bits)
+{
+	assert(bits >= 1 && bits <= BITS_MAX);
+	s->most = (1u << bits) - 1 < s->last ? (1u << bits) - 1 : s->last;
+}
+
 int ids_reserve(struct ids *s, uint32_t *ret)
 {
 	int n = lowest_bit(s->free, SPACE_WORDS);
-	uint32_t id = s->quarantined.first;
+	uint32_t id = 0;
 
 	if (n >= 0) {
 		int r = chunk_make(s, (uint32_t)n);
@@ -191,6 +198,11 @@ int ids_reserve(struct ids *s, uint32_t *ret)
 			return r;
 		id = (uint32_t)n * CHUNK_IDS + (uint32_t)lowest_bit(s->chunk[n]->free, CHUNK_WORDS);
 	}
+	if (id == 0 || id > s->most)
+		id = s->quarantined.first;
+	/* Numbers beyond the most are there only if that was lowered. */
+	while (id > s->most)
+		id = link_of(s, id)->next;
 	if (id == 0)
 		return -ENOSPC;
 	move(s, id, ID_RESERVED);

@@ -23,6 +23,8 @@ struct ids; /* one number space: 16 bit for ASIDs, 20 bit for PASIDs */
 int ids_new(struct ids **ret, unsigned int bits);
 struct ids *ids_free(struct ids *s); /* takes NULL, returns NULL */
 
+/* ids_reserve() gives out numbers below 1 << bits only, 1..20, from now on. */
+void ids_limit(struct ids *s, unsigned int bits);
 /* The lowest free number, else the one quarantined longest. 0, -ENOSPC, -ENOMEM. */
 int ids_reserve(struct ids *s, uint32_t *ret);
 /* Takes this very number, which is free or quarantined (for rebuilding from records). 0, -EEXIST, -EINVAL,

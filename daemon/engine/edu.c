@@ -114,6 +114,9 @@ static int edu_attach(struct engine **ret, struct transport *t, const struct eng
 	d->regs = t->ops->region_map(t, BAR, 0, REGS_BYTES);
 	if (!d->regs || (read32(d, REG_ID) & ID_MASK) != ID)
 		return -ENODEV;
+	/* A transfer from before goes on, and until it has ended the registers take nothing. It is tried again. */
+	if (read32(d, REG_DMA_CMD) & CMD_START)
+		return -EBUSY;
 	d->transport = t;
 	d->iova = config->iova;
 	d->engine.ops = &engine_edu;

@@ -218,9 +218,9 @@ static void on_fence_mapped(void *arg, int err)
 
 	if (err == -ENODEV)
 		return; /* lost follows */
+	/* It is this client that cannot be served: the kernel has room for so many mappings. */
 	m->state = err < 0 ? BUF_REFUSED : BUF_MAPPED;
-	if (err < 0)
-		device_fail(m->dev, "it refuses to map fence memory");
+	m->error = err;
 	device_poke(m->dev);
 	service_client_reap(m->client);
 }

@@ -218,13 +218,9 @@ static int move_out(struct ctx *ctx)
 {
 	const struct translator_space space = {.kernel = ktables_space(ctx->kt)};
 	struct translator *tr = ctx->dev->tr;
-	int r;
+	int r = tr->ops->remove(tr, 0, &space);
 
-	if (!ctx->leaving && tr->ops->remove(tr, 0, &space) < 0)
-		return 1;
-	ctx->leaving = true;
-	r = tr->ops->ready(tr, 0);
-	return r < 0 ? r : !r;
+	return r == -EAGAIN ? 1 : r;
 }
 
 /* Where the kernel keeps the tables: the device leaves the address space, then that goes as a whole. False: not yet, or
@@ -313,8 +309,9 @@ static void ctx_kill(struct ctx *ctx)
 {
 	if (ctx->life != CTX_ALIVE)
 		return;
+	/* The device is just being lost, and this context's turn has not come yet. */
 	if (ctx->dev->state != DEVICE_READY && ctx->dev->state != DEVICE_RESETTING) {
-		ctx_cleared(ctx);
+		ctx_device_gone(ctx);
 		return;
 	}
 	stop_begin(ctx);

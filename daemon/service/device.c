@@ -310,7 +310,7 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 	struct device_traits traits = {
 		.name = config->name,
 		.global = config->mode == PASID_MODE_GLOBAL,
-		.pasid_bits = 20,
+		.pasid_bits = PASID_BITS_MAX,
 		.asid_bits = 16,
 		.cmd_align = 4,
 		.submit_max = 1u << 20,

@@ -127,7 +127,6 @@ struct ctx {
 	struct pgtable *pt; /* own, or the device's shared one; NULL where the kernel keeps the tables */
 	struct ktables *kt; /* that is, here */
 	struct shm window; /* at WINDOW_IOVA of kt */
-	bool leaving; /* the device is on the way out of its address space */
 	struct sched_entity *se;
 	struct pasid_fence_line *line;
 	uint64_t fence_bus;
@@ -166,6 +165,7 @@ struct fence_map {
 	struct service_client *client;
 	struct device *dev;
 	enum buf_state state;
+	int error; /* REFUSED: why */
 	LIST_ENTRY(fence_map) link; /* in client.fence_maps */
 };
 
@@ -274,6 +274,7 @@ void device_poke(struct device *d); /* soon, from the loop */
 int device_reserve_tables(struct device *d, uint32_t n);
 
 /* ---- setup.c ---- */
+#define PASID_BITS_MAX 20u /* PCIe 6.20 */
 #define BACKOFF_FIRST_MS 50u /* how long a device that is gone is left alone; longer from time to time */
 void setup_opened(void *owner); /* transport_events.opened */
 void setup_go_on(struct device *d); /* while SETUP: looks whether something is left to wait for */

@@ -13,6 +13,7 @@
 
 #include "base/util.h"
 
+#define NOWHERE_SURE "it is in nobody's address space for sure"
 #define FAULTS_A_LOOK 64u /* then the loop goes on, so that a device that floods starves nobody */
 
 static void run_control(struct device *d, unsigned int slot, enum engine_control what);
@@ -31,14 +32,19 @@ void run_jobs_changed(struct ctx *ctx)
 
 /* ---- putting jobs on slots ---- */
 
-static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
+static struct translator_space space_of(const struct ctx *ctx)
 {
-	const struct translator_space space = {
+	return (struct translator_space){
 		.pasid = ctx->books->pasid,
 		.asid = ctx->books->asid,
 		.root = ctx->pt ? pgtable_root(ctx->pt) : 0,
 		.kernel = ctx->kt ? ktables_space(ctx->kt) : NULL,
 	};
+}
+
+static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
+{
+	const struct translator_space space = space_of(ctx);
 	int r = d->tr->ops->install(d->tr, slot, &space);
 
 	d->runs[slot].installing = r > 0;
@@ -140,7 +146,7 @@ static bool take_turn(struct device *d, const struct sched_turn *turn)
 		return false;
 	}
 	if (r < 0) {
-		device_fail(d, "an idle slot's ring is full");
+		device_fail(d, r == -EIO ? NOWHERE_SURE : "an idle slot's ring is full");
 		return false;
 	}
 	while (begun < turn->jobs && put_job(d, turn->slot, ctx) == 0)
@@ -161,18 +167,24 @@ void run_installed(struct device *d)
 {
 	for (unsigned int s = 0; s < d->n_slots; s++) {
 		struct run *run = &d->runs[s];
-		int r = run->installing ? d->tr->ops->ready(d->tr, s) : 0;
+		struct translator_space space = {0};
+		int r;
 
+		if (!run->installing)
+			continue;
+		if (run->ctx)
+			space = space_of(run->ctx);
+		r = d->tr->ops->ready(d->tr, s, &space);
 		if (r == 0)
 			continue;
 		run->installing = false;
 		if (r == -EIO) {
-			device_fail(d, "it is in nobody's address space for sure");
+			device_fail(d, NOWHERE_SURE);
 			return;
 		}
 		if (r < 0 && run->ctx && run->ctx->life == CTX_ALIVE)
 			ctx_lose(run->ctx, PASID_LOST_DAEMON, 0);
-		else if (r > 0 && !run->stopping) {
+		else if (r > 0 && run->ctx && !run->stopping) {
 			run->head_since = util_now_ns();
 			d->eops->kick(d->engine, s);
 		}

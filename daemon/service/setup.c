@@ -247,7 +247,8 @@ static bool choose_iova(struct device *d)
 static const char *wrong_mode(const struct device *d)
 {
 	if (d->config->mode == PASID_MODE_PASID)
-		return d->tops->spaces && d->tops->spaces->pasid_bits(d->t)
+		return !d->eops->translator ? "its driver knows no mode \"pasid\""
+		       : d->tops->spaces && d->tops->spaces->pasid_bits(d->t)
 			       ? NULL
 			       : "mode \"pasid\" takes iommufd, Linux 6.15, and PASIDs of both the device and the "
 				 "IOMMU";
@@ -256,6 +257,15 @@ static const char *wrong_mode(const struct device *d)
 	if (!d->tops->spaces)
 		return "mode \"exclusive\" takes an IOMMU that the kernel drives (vfio:)";
 	return d->eops->reads ? NULL : "its driver knows no mode \"exclusive\": configure \"gpu-mmu\"";
+}
+
+/* To what the device and the IOMMU can tell apart. */
+static void limit_pasids(struct device *d)
+{
+	unsigned int bits = d->tops->spaces->pasid_bits(d->t);
+
+	d->books->traits.pasid_bits = bits < PASID_BITS_MAX ? bits : PASID_BITS_MAX;
+	ids_limit(d->books->pasids, d->books->traits.pasid_bits);
 }
 
 void setup_opened(void *owner)
@@ -278,6 +288,8 @@ void setup_opened(void *owner)
 		device_fail(d, wrong_mode(d));
 		return;
 	}
+	if (d->config->mode == PASID_MODE_PASID)
+		limit_pasids(d);
 	d->state = DEVICE_SETUP;
 	d->setup_left = 0;
 	d->setup_failed = false;

@@ -187,15 +187,6 @@ static enum service_outcome devices(struct service_client *c, const void *body, 
 	return done(c, reply, v, c->svc->n_devices * sizeof(*v));
 }
 
-static uint32_t pasid_bits(const struct device *d)
-{
-	uint32_t most = d->books->traits.pasid_bits;
-
-	if (d->config->mode != PASID_MODE_PASID || d->state != DEVICE_READY)
-		return most;
-	return d->tops->spaces->pasid_bits(d->t) < most ? d->tops->spaces->pasid_bits(d->t) : most;
-}
-
 static enum service_outcome device_info(struct service_client *c, const void *body, size_t size, int *fds,
 					struct service_reply *reply)
 {
@@ -211,7 +202,7 @@ static enum service_outcome device_info(struct service_client *c, const void *bo
 		.iova_first = d->books->traits.iova.first,
 		.iova_last = d->books->traits.iova.last,
 		.features = PASID_FEATURE_PARTIAL_UNMAP | (device_kernel_tables(d) ? 0 : PASID_FEATURE_ATOMIC_REPLACE),
-		.pasid_bits = pasid_bits(d),
+		.pasid_bits = d->books->traits.pasid_bits,
 		.slots = d->n_slots,
 		.job_limit_ms = d->config->job_limit_ms,
 		.submit_max = (uint32_t)d->books->traits.submit_max,
@@ -298,6 +289,11 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 	r = device_exclusive(d) ? 0 : fence_map_get(c, d, &fence);
 	if (r < 0)
 		return not_mapped(c, d, r, reply);
+	if (fence && fence->state == BUF_REFUSED) {
+		r = fence->error;
+		fence_map_drop(fence);
+		return refused(c, reply, PASID_WHY_QUOTA_KERNEL, (uint64_t)-r, 0);
+	}
 	r = root_page(d);
 	if (r == -ENOSPC)
 		return tables_refused(c, d, reply);
@@ -309,13 +305,14 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 	r = device_private_tables(d)
 		    ? charge_take(&books->c_tables, c->books->account, PASID_RES_TABLES, 1, &c->verb.why)
 		    : 0;
-	if (r == 0 && books->pasid >> pasid_bits(d))
-		r = refuse(&c->verb.why, PASID_WHY_QUOTA_IDS, books->pasid, (1ull << pasid_bits(d)) - 1);
-	if (r == 0 && ctx_start(c, d, books, fence, &ctx) < 0)
-		r = refuse(&c->verb.why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	if (r < 0) {
 		books_ctx_free(c->svc->books, books);
 		return verb_refused(c, reply);
+	}
+	r = ctx_start(c, d, books, fence, &ctx);
+	if (r < 0) {
+		books_ctx_free(c->svc->books, books);
+		return not_mapped(c, d, r, reply);
 	}
 	if (ctx->kt) {
 		c->verb.ctx = ctx;

@@ -18,7 +18,6 @@ struct domain {
 	struct transport_space *target; /* while it moves */
 	bool moving;
 	bool lost; /* nobody knows where it is */
-	int error; /* of the last move: the device stayed where it was, and nobody has asked yet */
 };
 
 static struct domain *of_translator(struct translator *t)
@@ -31,12 +30,8 @@ static void on_moved(void *arg, int err)
 	struct domain *d = arg;
 
 	d->moving = false;
-	if (err == 0)
-		d->current = d->target;
-	else if (err == -EIO)
-		d->lost = true;
-	else
-		d->error = err;
+	d->current = err == 0 ? d->target : NULL;
+	d->lost = err == -EIO;
 	d->changed(d->arg);
 }
 
@@ -44,9 +39,10 @@ static int move(struct domain *d, struct transport_space *to)
 {
 	int r;
 
+	if (d->lost)
+		return -EIO;
 	if (d->moving)
 		return -EAGAIN;
-	d->error = 0;
 	if (d->current == to)
 		return 0;
 	r = d->transport->ops->spaces->attach(d->transport, to, on_moved, d);
@@ -66,23 +62,23 @@ static int domain_remove(struct translator *t, unsigned int slot, const struct t
 {
 	struct domain *d = of_translator(t);
 
+	if (d->lost)
+		return -EIO;
 	if (d->moving)
 		return -EAGAIN;
-	d->error = 0;
 	return d->current == s->kernel ? move(d, NULL) : 0;
 }
 
-static int domain_ready(struct translator *t, unsigned int slot)
+/* Who asks is told of itself: another's move, done or failed, is not an answer. */
+static int domain_ready(struct translator *t, unsigned int slot, const struct translator_space *s)
 {
 	struct domain *d = of_translator(t);
-	int error = d->error;
 
 	if (d->lost)
 		return -EIO;
 	if (d->moving)
 		return 0;
-	d->error = 0;
-	return error ? error : 1;
+	return d->current == s->kernel ? 1 : -ECANCELED;
 }
 
 static const struct translator_ops domain_ops = {

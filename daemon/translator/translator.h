@@ -41,11 +41,12 @@ struct translator_ops {
 	 * 1: it will be, once `ready` says so, and no job may begin before; -EAGAIN (the slot's ring is full, or the
 	 * kernel has enough to do). */
 	int (*install)(struct translator *t, unsigned int slot, const struct translator_space *s);
-	/* Takes the address space away from the slot, if it is there, so that it may be freed. As install. NULL: whoever
-	 * stops the slot has done it. */
+	/* Takes the address space away from the slot, so that it may be freed. 0: it is not there; 1: it is leaving, ask
+	 * again; -EAGAIN, as above; -EIO: nobody knows what is current there. NULL: whoever stops the slot has done it. */
 	int (*remove)(struct translator *t, unsigned int slot, const struct translator_space *s);
-	/* Is what install or remove began done? 1, 0, or -errno: nobody knows what is current there. NULL: it always is. */
-	int (*ready)(struct translator *t, unsigned int slot);
+	/* Is what install said 1 of current there? 1; 0: not yet; -EIO: nobody knows what is; otherwise -errno: it is not,
+	 * and will not be. NULL: it always is. */
+	int (*ready)(struct translator *t, unsigned int slot, const struct translator_space *s);
 	/* Begins to forget n ranges of asid, or all of it if n is 0. 0 and a ticket, or -EAGAIN (the queue is full). This
 	 * and the next two are NULL where the kernel keeps the tables: it does so when it unmaps, and tells of no faults. */
 	int (*invalidate)(struct translator *t, uint32_t asid, const struct range *r, size_t n, uint64_t *ticket);

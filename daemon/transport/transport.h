@@ -66,7 +66,7 @@ struct transport_space_ops {
 		   uint32_t prot, transport_done done, void *arg);
 	int (*unmap)(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, transport_done done,
 		     void *arg);
-	/* Moves the device there; NULL: into its own. When it cannot, done says why and the device is where it was, or
+	/* Moves the device there; NULL: into its own. When it cannot, done says why and the device is in its own, or
 	 * nobody knows where (-EIO). */
 	int (*attach)(struct transport *t, struct transport_space *s, transport_done done, void *arg);
 	/* Bits of the PASIDs that an address space can have beside that; 0: none. */

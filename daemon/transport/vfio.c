@@ -74,6 +74,7 @@ struct vfio {
 	uint32_t n_lines; /* that are armed, or may be */
 	struct event ev_reset; /* the deadline */
 	struct event ev_lost; /* tells the owner from the loop */
+	bool resetting; /* the thread has begun to; both sides ask, atomically */
 	uint32_t n_out;
 	bool opened, forgotten;
 	int error; /* lost */
@@ -152,6 +153,7 @@ static void request_run(struct work *w)
 		q->result = m->ops->detach_pasid(m, v->device.fd, q->pasid);
 		break;
 	case REQUEST_RESET:
+		__atomic_store_n(&v->resetting, true, __ATOMIC_RELEASE);
 		q->result = vfio_device_reset(&v->device);
 		break;
 	}
@@ -208,11 +210,23 @@ static void on_lost(evutil_socket_t fd, short what, void *arg)
 		v->events->lost(v->owner, v->error, v->why.text);
 }
 
+static void await_reset(struct vfio *v)
+{
+	uint32_t ms = v->deadline_ms < RESET_MS ? RESET_MS : v->deadline_ms;
+	struct timeval limit = {ms / 1000, ms % 1000 * 1000};
+
+	evtimer_add(&v->ev_reset, &limit);
+}
+
 static void on_reset_deadline(evutil_socket_t fd, short what, void *arg)
 {
 	struct vfio *v = arg;
 
-	vfio_lose(v, vfio_fail(&v->why, -ETIMEDOUT, "its reset is not done in time"));
+	/* The thread may be pinning somebody's memory still: the device's time runs from when it was told. */
+	if (__atomic_load_n(&v->resetting, __ATOMIC_ACQUIRE))
+		vfio_lose(v, vfio_fail(&v->why, -ETIMEDOUT, "its reset is not done in time"));
+	else
+		await_reset(v);
 }
 
 /* ---- interrupts ---- */
@@ -297,7 +311,8 @@ static int request_add(struct vfio *v, const struct request *from)
 {
 	struct request *q;
 
-	if (v->n_out == MAX_OUT)
+	/* A reset, of which there is one at a time, always has its place, and does not wait for others' memory. */
+	if (v->n_out >= MAX_OUT && from->what != REQUEST_RESET)
 		return -EBUSY;
 	q = malloc(sizeof(*q));
 	if (!q)
@@ -307,7 +322,7 @@ static int request_add(struct vfio *v, const struct request *from)
 	q->work.run = request_run;
 	q->work.done = request_done;
 	v->n_out++;
-	worker_add(v->worker, &q->work);
+	(q->what == REQUEST_RESET ? worker_add_first : worker_add)(v->worker, &q->work);
 	return 0;
 }
 
@@ -614,17 +629,16 @@ static volatile void *vfio_region_map(struct transport *t, uint32_t region, uint
 static int vfio_reset(struct transport *t, transport_done done, void *arg)
 {
 	struct vfio *v = vfio_of(t);
-	uint32_t ms = v->deadline_ms < RESET_MS ? RESET_MS : v->deadline_ms;
-	struct timeval limit = {ms / 1000, ms % 1000 * 1000};
 	int r = check_open(v);
 
 	if (r < 0)
 		return r;
 	if (!done)
 		return -EINVAL;
+	__atomic_store_n(&v->resetting, false, __ATOMIC_RELEASE);
 	r = request_add(v, &(struct request){.what = REQUEST_RESET, .fd = -1, .done = done, .arg = arg});
 	if (r == 0)
-		evtimer_add(&v->ev_reset, &limit);
+		await_reset(v);
 	return r;
 }
 

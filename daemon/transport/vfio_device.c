@@ -92,9 +92,8 @@ static int ask_region(struct vfio_device *d, uint32_t index, struct vfio_why *wh
 static void *area_map(const struct vfio_device *d, const struct vfio_region *r, const struct vfio_area *a)
 {
 	int prot = PROT_READ | (r->flags & VFIO_REGION_INFO_FLAG_WRITE ? PROT_WRITE : 0);
-	void *p = mmap(NULL, (size_t)range_len(a->at), prot, MAP_SHARED, d->fd, (off_t)(r->offset + a->at.first));
 
-	return p == MAP_FAILED ? NULL : p;
+	return util_map_shared((size_t)range_len(a->at), prot, d->fd, (off_t)(r->offset + a->at.first));
 }
 
 volatile void *vfio_device_map(struct vfio_device *d, uint32_t region, uint64_t off, uint64_t len)

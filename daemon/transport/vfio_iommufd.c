@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/queue.h>
 
 #include "base/util.h"
@@ -98,8 +99,13 @@ static void iommufd_space_free(struct vfio_iommu *m, struct transport_space *s)
 static int iommufd_attach(struct vfio_iommu *m, int device, struct transport_space *s)
 {
 	struct kabi_vfio_device_attach_iommufd_pt attach = {.argsz = sizeof(attach), .pt_id = s->hwpt};
+	int r = ioctl(device, KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) < 0 ? -errno : 0;
 
-	return ioctl(device, KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) < 0 ? -errno : 0;
+	if (r == 0)
+		return 0;
+	/* The kernel left it where it was. */
+	attach.pt_id = m->own->hwpt;
+	return ioctl(device, KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) < 0 ? -EIO : r;
 }
 
 static int iommufd_attach_pasid(struct vfio_iommu *m, int device, struct transport_space *s, uint32_t pasid)
@@ -266,11 +272,34 @@ static int map_file(struct iommufd *i, const struct transport_space *s, uint64_t
 	return ioctl(i->fd, KABI_IOMMU_IOAS_MAP_FILE, &m) < 0 ? -errno : 0;
 }
 
+/*
+ * The kernel looks at no seal here (io_pagetable.c, Linux 7.3). A page of it that we map meanwhile cannot be had of a
+ * file sealed against writing, and keeps that seal off until the pages are pinned, which then do (memfd.c).
+ */
+static int map_file_writable(struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len, int fd,
+			     uint64_t off, uint32_t prot)
+{
+	struct stat st;
+	size_t page;
+	void *p;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	page = (size_t)st.st_blksize; /* a huge page, where it consists of them */
+	p = util_map_shared(page, PROT_READ | PROT_WRITE, fd, 0);
+	if (!p)
+		return -errno;
+	r = map_file(i, s, iova, len, fd, off, prot);
+	munmap(p, page);
+	return r;
+}
+
 static int map_address(struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len, int fd,
 		       uint64_t off, uint32_t prot)
 {
 	int mmap_prot = PROT_READ | (prot & TRANSPORT_WRITE ? PROT_WRITE : 0);
-	void *p = mmap(NULL, len, mmap_prot, MAP_SHARED | MAP_NORESERVE, fd, (off_t)off);
+	void *p = util_map_shared(len, mmap_prot, fd, (off_t)off);
 	struct kabi_iommu_ioas_map m = {
 		.size = sizeof(m),
 		.flags = map_flags(prot),
@@ -281,7 +310,7 @@ static int map_address(struct iommufd *i, const struct transport_space *s, uint6
 	};
 	int r = 0;
 
-	if (p == MAP_FAILED)
+	if (!p)
 		return -errno;
 	if (ioctl(i->fd, KABI_IOMMU_IOAS_MAP, &m) < 0)
 		r = -errno;
@@ -293,7 +322,9 @@ static int iommufd_map(struct vfio_iommu *m, struct transport_space *s, uint64_t
 		       uint64_t off, uint32_t prot)
 {
 	struct iommufd *i = of_iommu(m);
-	int r = i->by_address ? -ENOTTY : map_file(i, s, iova, len, fd, off, prot);
+	int r = i->by_address            ? -ENOTTY
+		: prot & TRANSPORT_WRITE ? map_file_writable(i, s, iova, len, fd, off, prot)
+					 : map_file(i, s, iova, len, fd, off, prot);
 
 	if (r != -ENOTTY)
 		return r;

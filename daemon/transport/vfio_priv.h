@@ -50,7 +50,7 @@ struct vfio_iommu_ops {
 	/* More address spaces, of which the device is in one at a time. */
 	int (*space_new)(struct vfio_iommu *m, struct transport_space **ret);
 	void (*space_free)(struct vfio_iommu *m, struct transport_space *s); /* the device is not in it */
-	/* Moves the device. On failure it is where it was; -EIO: it is nowhere sure. */
+	/* Moves the device. On failure it is in its own; -EIO: it is nowhere sure. */
 	int (*attach)(struct vfio_iommu *m, int device_fd, struct transport_space *s);
 	/* What the device does under that PASID goes through s. NULL: there are none. */
 	int (*attach_pasid)(struct vfio_iommu *m, int device_fd, struct transport_space *s, uint32_t pasid);

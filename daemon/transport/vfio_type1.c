@@ -56,7 +56,7 @@ static bool type1_there(const struct pci_place *at)
 static int dma_map(struct type1 *t, const struct mapping *w)
 {
 	int prot = PROT_READ | (w->prot & TRANSPORT_WRITE ? PROT_WRITE : 0);
-	void *p = mmap(NULL, w->len, prot, MAP_SHARED | MAP_NORESERVE, w->fd, (off_t)w->off);
+	void *p = util_map_shared(w->len, prot, w->fd, (off_t)w->off);
 	struct vfio_iommu_type1_dma_map m = {
 		.argsz = sizeof(m),
 		.flags = (w->prot & TRANSPORT_READ ? VFIO_DMA_MAP_FLAG_READ : 0u) |
@@ -67,7 +67,7 @@ static int dma_map(struct type1 *t, const struct mapping *w)
 	};
 	int r = 0;
 
-	if (p == MAP_FAILED)
+	if (!p)
 		return -errno;
 	if (ioctl(t->container, VFIO_IOMMU_MAP_DMA, &m) < 0)
 		r = -errno;
@@ -197,10 +197,7 @@ static int type1_attach(struct vfio_iommu *m, int device, struct transport_space
 	if (r < 0)
 		return r;
 	r = load(t, s);
-	if (r == 0)
-		t->current = s;
-	else if (r != -EIO && load(t, t->current) < 0)
-		r = -EIO;
+	t->current = r < 0 ? m->own : s;
 	return r;
 }
 

@@ -179,7 +179,6 @@ static void *area_map(const struct vfu_region *r, const struct vfu_area *a)
 	static struct log_limit limit; /* a device may come back as often as it likes */
 	uint64_t end = r->offset + a->at.last + 1;
 	int prot = (r->flags & VFIO_REGION_INFO_FLAG_WRITE) ? PROT_READ | PROT_WRITE : PROT_READ;
-	void *map;
 
 	if (!file_is_safe(r->fd, end)) {
 		log_limited(&limit, LOG_WARN,
@@ -188,8 +187,7 @@ static void *area_map(const struct vfu_region *r, const struct vfu_area *a)
 			    (unsigned long long)end);
 		return NULL;
 	}
-	map = mmap(NULL, (size_t)range_len(a->at), prot, MAP_SHARED, r->fd, (off_t)(r->offset + a->at.first));
-	return map == MAP_FAILED ? NULL : map;
+	return util_map_shared((size_t)range_len(a->at), prot, r->fd, (off_t)(r->offset + a->at.first));
 }
 
 volatile void *vfu_region_map(struct vfu_region *r, uint64_t off, uint64_t len)

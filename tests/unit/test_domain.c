@@ -13,9 +13,10 @@
 #include "translator/domain.h"
 #include "transport/transport.h"
 
-static char one_space, two_space;
+static char one_space, two_space, three_space;
 #define ONE ((struct transport_space *)&one_space)
 #define TWO ((struct transport_space *)&two_space)
+#define THREE ((struct transport_space *)&three_space)
 
 static struct {
 	struct transport_space *asked[8];
@@ -79,15 +80,20 @@ static int take_out(struct translator *t, struct transport_space *s)
 	return t->ops->remove(t, 0, &(struct translator_space){.kernel = s});
 }
 
+static int ready(struct translator *t, struct transport_space *s)
+{
+	return t->ops->ready(t, 0, &(struct translator_space){.kernel = s});
+}
+
 static void test_moves(void **state)
 {
 	struct translator *t = *state;
 
 	assert_int_equal(install(t, ONE), 1);
-	assert_int_equal(t->ops->ready(t, 0), 0);
+	assert_int_equal(ready(t, ONE), 0);
 	answer(0);
 	assert_int_equal(fake.changes, 1);
-	assert_int_equal(t->ops->ready(t, 0), 1);
+	assert_int_equal(ready(t, ONE), 1);
 	assert_int_equal(install(t, ONE), 0); /* it is there */
 	assert_int_equal(install(t, TWO), 1);
 	assert_int_equal(install(t, ONE), -EAGAIN);
@@ -96,12 +102,12 @@ static void test_moves(void **state)
 	assert_int_equal(take_out(t, TWO), 1);
 	assert_int_equal(take_out(t, TWO), -EAGAIN);
 	answer(0);
-	assert_int_equal(t->ops->ready(t, 0), 1);
+	assert_int_equal(take_out(t, TWO), 0);
 	assert_int_equal(fake.n_asked, 3);
 	assert_true(fake.asked[0] == ONE && fake.asked[1] == TWO && !fake.asked[2]);
 }
 
-/* The device stays where it was, and whoever asks next is not told of somebody else's failure. */
+/* The device is in nobody's then: whoever was there before has to be installed anew. */
 static void test_a_move_that_fails(void **state)
 {
 	struct translator *t = *state;
@@ -110,17 +116,36 @@ static void test_a_move_that_fails(void **state)
 	answer(0);
 	assert_int_equal(install(t, TWO), 1);
 	answer(-ENOMEM);
-	assert_int_equal(t->ops->ready(t, 0), -ENOMEM);
-	assert_int_equal(t->ops->ready(t, 0), 1);
+	assert_int_equal(ready(t, TWO), -ECANCELED);
+	assert_int_equal(ready(t, TWO), -ECANCELED);
 	assert_int_equal(take_out(t, TWO), 0);
-	assert_int_equal(t->ops->ready(t, 0), 1);
-	assert_int_equal(install(t, TWO), 1);
-	answer(-ENOSPC);
-	assert_int_equal(install(t, ONE), 0); /* it never left */
-	assert_int_equal(t->ops->ready(t, 0), 1);
-	assert_int_equal(take_out(t, ONE), 1);
+	assert_int_equal(take_out(t, ONE), 0);
+	assert_int_equal(install(t, ONE), 1);
 	answer(0);
-	assert_int_equal(t->ops->ready(t, 0), 1);
+	assert_int_equal(ready(t, ONE), 1);
+}
+
+/* A third context that goes, or that was going, changes nothing about what the one that was to come is told. */
+static void test_failures_are_told_to_whom_they_hit(void **state)
+{
+	struct translator *t = *state;
+
+	assert_int_equal(install(t, ONE), 1);
+	answer(0);
+	assert_int_equal(install(t, TWO), 1);
+	assert_int_equal(take_out(t, THREE), -EAGAIN);
+	answer(-EPERM);
+	assert_int_equal(take_out(t, THREE), 0);
+	assert_int_equal(ready(t, TWO), -ECANCELED);
+
+	/* Nor does one that comes. */
+	assert_int_equal(install(t, TWO), 1);
+	answer(-EPERM);
+	assert_int_equal(install(t, ONE), 1);
+	assert_int_equal(ready(t, TWO), 0);
+	answer(0);
+	assert_int_equal(ready(t, TWO), -ECANCELED);
+	assert_int_equal(ready(t, ONE), 1);
 }
 
 static void test_nowhere(void **state)
@@ -129,8 +154,10 @@ static void test_nowhere(void **state)
 
 	assert_int_equal(install(t, ONE), 1);
 	answer(-EIO);
-	assert_int_equal(t->ops->ready(t, 0), -EIO);
-	assert_int_equal(t->ops->ready(t, 0), -EIO);
+	assert_int_equal(ready(t, ONE), -EIO);
+	assert_int_equal(ready(t, ONE), -EIO);
+	assert_int_equal(install(t, ONE), -EIO);
+	assert_int_equal(take_out(t, TWO), -EIO);
 }
 
 static void test_busy(void **state)
@@ -142,7 +169,7 @@ static void test_busy(void **state)
 	fake.refuse = -ENODEV;
 	assert_int_equal(install(t, ONE), -ENODEV);
 	fake.refuse = 0;
-	assert_int_equal(t->ops->ready(t, 0), 1);
+	assert_int_equal(take_out(t, ONE), 0);
 	assert_int_equal(install(t, ONE), 1);
 	answer(0);
 }
@@ -152,6 +179,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_moves, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_move_that_fails, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_failures_are_told_to_whom_they_hit, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nowhere, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_busy, setup, teardown),
 	};

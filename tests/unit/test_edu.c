@@ -256,6 +256,20 @@ static void test_another_device(void **state)
 	assert_int_equal(engine_edu.attach(&e, &transport, NULL, &config), -ENODEV);
 }
 
+/* A transfer of whoever had the device before: registers written now would be lost. */
+static void test_a_transfer_from_before(void **state)
+{
+	const struct engine_config config = {.iova = {IOVA_FIRST, MEMORY - 1}};
+	uint32_t id = 0x010000ed;
+	struct engine *e = NULL;
+
+	memset(regs, 0, sizeof(regs));
+	memcpy(regs, &id, sizeof(id));
+	regs[0x98] = 1;
+	assert_int_equal(engine_edu.attach(&e, &transport, NULL, &config), -EBUSY);
+	assert_null(e);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -265,6 +279,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
 		cmocka_unit_test(test_another_device),
+		cmocka_unit_test(test_a_transfer_from_before),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -227,6 +227,39 @@ static void test_whole_space(void **state)
 }
 
 /* What the hardware may remember is not given out: not while draining, and not before the numbers nobody has had. */
+/* Fewer numbers than there are: those that may be given out go round, and those beyond come back when they may. */
+static void test_limit(void **state)
+{
+	struct ids *s;
+	uint32_t id;
+
+	assert_int_equal(ids_new(&s, 12), 0);
+	for (uint32_t i = 1; i <= 10; i++) {
+		assert_int_equal(ids_reserve(s, &id), 0);
+		ids_installed(s, id);
+	}
+	ids_limit(s, 3);
+	assert_int_equal(ids_reserve(s, &id), -ENOSPC);
+	ids_release(s, 9);
+	ids_drained(s, 9);
+	assert_int_equal(ids_reserve(s, &id), -ENOSPC);
+	for (uint32_t i = 1; i <= 7; i++) {
+		ids_release(s, i);
+		ids_drained(s, i);
+	}
+	for (uint32_t i = 0; i < 20; i++) {
+		assert_int_equal(ids_reserve(s, &id), 0);
+		assert_int_equal(id, i % 7 + 1);
+		ids_installed(s, id);
+		ids_release(s, id);
+		ids_drained(s, id);
+	}
+	ids_limit(s, 20);
+	assert_int_equal(ids_reserve(s, &id), 0);
+	assert_int_equal(id, 11);
+	ids_free(s);
+}
+
 static void test_lifecycle(void **state)
 {
 	struct ids *s = NULL;
@@ -313,9 +346,13 @@ static void test_broken_lifecycle(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_arguments),        cmocka_unit_test(test_lifecycle),
-		cmocka_unit_test(test_broken_lifecycle), cmocka_unit_test(test_whole_space),
-		cmocka_unit_test(test_random_small),     cmocka_unit_test(test_random_chunks),
+		cmocka_unit_test(test_arguments),
+		cmocka_unit_test(test_lifecycle),
+		cmocka_unit_test(test_broken_lifecycle),
+		cmocka_unit_test(test_whole_space),
+		cmocka_unit_test(test_random_small),
+		cmocka_unit_test(test_random_chunks),
+		cmocka_unit_test(test_limit),
 	};
 
 	seed();

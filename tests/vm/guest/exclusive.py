@@ -6,6 +6,7 @@ exclusive.py iommufd|type1
 """
 
 import errno
+import fcntl
 import os
 import struct
 import sys
@@ -170,6 +171,40 @@ class Exclusive(unittest.TestCase):
         job = self.two.submit(b.ctx, COMMANDS, 32)
         self.assertFalse(self.two.wait(b.ctx, job, 30))
         self.assertEqual(struct.unpack_from("<II", self.two.next_event(10)[1]), (b.ctx, 4))
+        a.run(command(FILL, 0x03030303, DATA, 0, PAGE))
+        self.assertEqual(a.page(0), b"\x03" * PAGE)
+
+    def test_b_seals(self):
+        """Memory that the device may write cannot be sealed against writing, nor can sealed memory be written by it; what
+        is sealed while the device is elsewhere (type1 lets go then) costs that context alone."""
+        a, b = Space(self.one), Space(self.two)
+        a.run(command(FILL, 0x01010101, DATA, 0, PAGE))
+        fd, view = pc.memfd(PAGE)
+        view[:] = b"\x44" * PAGE
+        view.close()
+        buf = self.two.buf_import(fd)[0]
+        self.two.map(b.ctx, buf, 0, PAGE, pc.READ | pc.WRITE | pc.FIXED, LATE)  # the device is not there
+        if HOW == "iommufd":
+            with self.assertRaises(OSError) as caught:
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+            self.assertEqual(caught.exception.errno, errno.EBUSY)
+            self.two.unmap(b.ctx, LATE, PAGE)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+            with self.assertRaises(pc.Refused) as caught:
+                self.two.map(b.ctx, buf, 0, PAGE, pc.READ | pc.WRITE | pc.FIXED, LATE)
+            self.assertEqual((caught.exception.reason, caught.exception.n1), (134, errno.EPERM))
+            self.two.map(b.ctx, buf, 0, PAGE, pc.READ | pc.FIXED, LATE)
+            b.run(command(FILL, 0x66666666, LATE, 0, PAGE))
+        else:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+            other = self.two.ctx_new()
+            b.cmd[:32] = command(FILL, 0x66666666, DATA, 0, PAGE)
+            job = self.two.submit(b.ctx, COMMANDS, 32)
+            self.two.ctx_free(other)  # one leaves while another comes
+            self.assertFalse(self.two.wait(b.ctx, job, 30))
+            self.assertEqual(struct.unpack_from("<II", self.two.next_event(10)[1]), (b.ctx, 4))
+            self.assertEqual(a.page(0), b"\x01" * PAGE)
+        self.assertEqual(os.pread(fd, PAGE, 0), b"\x44" * PAGE)
         a.run(command(FILL, 0x03030303, DATA, 0, PAGE))
         self.assertEqual(a.page(0), b"\x03" * PAGE)
 
