@@ -15,10 +15,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/itree.h"
 #include "base/range.h"
 #include "core/buffer.h"
 #include "core/error.h"
-#include "core/itree.h"
 
 #define ASPACE_PAGE 4096u
 #define ASPACE_TAKE_MAX 16384u /* mappings that one list may take away: about a millisecond */

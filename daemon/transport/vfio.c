@@ -49,6 +49,7 @@ struct request {
 	uint64_t bus, len, off;
 	uint32_t prot, pasid;
 	int fd; /* MAP: a duplicate */
+	int number; /* MAP: of what */
 	int result;
 	transport_done done; /* NULL: OPEN, SPACE_FREE */
 	void *arg;
@@ -132,7 +133,7 @@ static void request_run(struct work *w)
 		q->result = open_device(v);
 		break;
 	case REQUEST_MAP:
-		q->result = m->ops->map(m, space, q->bus, q->len, q->fd, q->off, q->prot);
+		q->result = m->ops->map(m, space, q->bus, q->len, q->fd, q->number, q->off, q->prot);
 		break;
 	case REQUEST_UNMAP:
 		q->result = m->ops->unmap(m, space, q->bus, q->len);
@@ -489,6 +490,7 @@ static int vfio_space_map(struct transport *t, struct transport_space *space, ui
 			    .space = space,
 			    .bus = bus,
 			    .len = len,
+			    .number = fd,
 			    .off = off,
 			    .prot = prot,
 			    .done = done,

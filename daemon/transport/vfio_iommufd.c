@@ -318,7 +318,7 @@ static int map_address(struct iommufd *i, const struct transport_space *s, uint6
 	return r;
 }
 
-static int iommufd_map(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len, int fd,
+static int iommufd_map(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len, int fd, int number,
 		       uint64_t off, uint32_t prot)
 {
 	struct iommufd *i = of_iommu(m);

@@ -5,7 +5,8 @@
  * maps all of the other, which takes as long as pinning their bytes takes.
  *
  * type1 maps by virtual address, so memory is mapped into this process for the moment of the call; what the kernel has
- * pinned stays pinned without it. A mapping is unmapped as it was mapped, whole (type1 v2).
+ * pinned stays pinned without it. A mapping is unmapped as it was mapped, whole (type1 v2). A file is kept open once,
+ * however many mappings there are of it: fds run out for all clients.
  *
  * Source: Linux include/uapi/linux/vfio.h, drivers/vfio/vfio_iommu_type1.c.
  */
@@ -19,18 +20,31 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/queue.h>
+#include <sys/stat.h>
 
+#include "base/itree.h"
 #include "base/util.h"
 
+struct file {
+	struct itree_node node; /* its caller's number: one byte */
+	int fd; /* ours */
+	int mode; /* O_ACCMODE */
+	dev_t dev;
+	ino_t ino;
+	uint64_t users;
+	bool listed; /* in type1.files; otherwise the number is another file's by now */
+};
+
 struct mapping {
+	struct itree_node node; /* IOVA */
 	uint64_t iova, len, off;
 	uint32_t prot;
-	int fd;
-	TAILQ_ENTRY(mapping) link; /* in transport_space.mappings */
+	int fd; /* of the file */
+	struct file *file;
 };
 
 struct transport_space {
-	TAILQ_HEAD(, mapping) mappings; /* empty for the device's own, from which it never has to come back */
+	struct itree mappings; /* empty for the device's own, from which it never has to come back */
 	LIST_ENTRY(transport_space) link; /* in type1.spaces */
 };
 
@@ -39,6 +53,7 @@ struct type1 {
 	int container, group;
 	struct transport_space *current; /* that the device is in */
 	LIST_HEAD(, transport_space) spaces;
+	struct itree files; /* that mappings of any space are of */
 };
 
 static struct type1 *of_iommu(struct vfio_iommu *m)
@@ -84,7 +99,95 @@ static int dma_unmap(struct type1 *t, uint64_t iova, uint64_t len)
 	return m.size == len ? 0 : -EIO;
 }
 
+/* ---- files ---- */
+
+static int file_describe(int fd, int number, struct file *ret)
+{
+	int flags = fcntl(fd, F_GETFL);
+	struct stat st;
+
+	if (flags < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	*ret = (struct file){.node = {.first = (uint64_t)number, .last = (uint64_t)number},
+			     .fd = -1,
+			     .mode = flags & O_ACCMODE,
+			     .dev = st.st_dev,
+			     .ino = st.st_ino};
+	return 0;
+}
+
+static struct file *file_find(const struct type1 *t, int number)
+{
+	struct itree_node *n = itree_at_or_above(&t->files, (uint64_t)number);
+
+	return n && n->first == (uint64_t)number ? container_of(n, struct file, node) : NULL;
+}
+
+static void file_unlist(struct type1 *t, struct file *f)
+{
+	if (f->listed)
+		itree_erase(&t->files, &f->node);
+	f->listed = false;
+}
+
+/* The file that the caller knows by that number. It is looked at, too: inode numbers come again, as those of fds do, and
+ * what is open for reading only is of no use to who writes. */
+static int file_get(struct type1 *t, int fd, int number, struct file **ret)
+{
+	struct file *old = file_find(t, number), *f, is;
+	int r = file_describe(fd, number, &is);
+
+	if (r < 0)
+		return r;
+	if (old && old->dev == is.dev && old->ino == is.ino && old->mode == is.mode) {
+		old->users++;
+		*ret = old;
+		return 0;
+	}
+	f = malloc(sizeof(*f));
+	if (!f)
+		return -ENOMEM;
+	*f = is;
+	f->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (f->fd < 0) {
+		r = -errno;
+		free(f);
+		return r;
+	}
+	if (old)
+		file_unlist(t, old);
+	itree_insert(&t->files, &f->node);
+	f->listed = true;
+	f->users = 1;
+	*ret = f;
+	return 0;
+}
+
+static void file_put(struct type1 *t, struct file *f)
+{
+	if (--f->users)
+		return;
+	file_unlist(t, f);
+	close(f->fd); /* a memfd, of which the buffer has another: nothing is freed here */
+	free(f);
+}
+
 /* ---- address spaces ---- */
+
+static struct mapping *mapping_of(struct itree_node *n)
+{
+	return n ? container_of(n, struct mapping, node) : NULL;
+}
+
+static struct mapping *mapping_first(const struct transport_space *s)
+{
+	return mapping_of(itree_first(&s->mappings));
+}
+
+static struct mapping *mapping_next(const struct mapping *w)
+{
+	return mapping_of(itree_next(&w->node));
+}
 
 static int type1_space_new(struct vfio_iommu *m, struct transport_space **ret)
 {
@@ -92,16 +195,15 @@ static int type1_space_new(struct vfio_iommu *m, struct transport_space **ret)
 
 	if (!s)
 		return -ENOMEM;
-	TAILQ_INIT(&s->mappings);
 	LIST_INSERT_HEAD(&of_iommu(m)->spaces, s, link);
 	*ret = s;
 	return 0;
 }
 
-static void mapping_free(struct transport_space *s, struct mapping *w)
+static void mapping_free(struct type1 *t, struct transport_space *s, struct mapping *w)
 {
-	TAILQ_REMOVE(&s->mappings, w, link);
-	close(w->fd); /* a memfd, of which the buffer has another: nothing is freed here */
+	itree_erase(&s->mappings, &w->node);
+	file_put(t, w->file);
 	free(w);
 }
 
@@ -109,39 +211,47 @@ static void type1_space_free(struct vfio_iommu *m, struct transport_space *s)
 {
 	struct mapping *w;
 
-	while ((w = TAILQ_FIRST(&s->mappings)))
-		mapping_free(s, w);
+	while ((w = mapping_first(s)))
+		mapping_free(of_iommu(m), s, w);
 	LIST_REMOVE(s, link);
 	free(s);
 }
 
-static int remember(struct transport_space *s, const struct mapping *from, struct mapping **ret)
+static int remember(struct type1 *t, struct transport_space *s, const struct mapping *from, int number,
+		    struct mapping **ret)
 {
+	uint64_t last = from->iova + from->len - 1;
+	struct itree_node *next = itree_at_or_above(&s->mappings, from->iova);
 	AUTO_FREE struct mapping *w = malloc(sizeof(*w));
+	int r;
 
 	if (!w)
 		return -ENOMEM;
+	if (next && next->first <= last)
+		return -EEXIST; /* as the kernel has it */
 	*w = *from;
-	w->fd = fcntl(from->fd, F_DUPFD_CLOEXEC, 0);
-	if (w->fd < 0)
-		return -errno;
-	TAILQ_INSERT_TAIL(&s->mappings, w, link);
+	r = file_get(t, from->fd, number, &w->file);
+	if (r < 0)
+		return r;
+	w->fd = w->file->fd;
+	w->node = (struct itree_node){.first = from->iova, .last = last};
+	itree_insert_before(&s->mappings, &w->node, next);
 	*ret = TAKE_PTR(w);
 	return 0;
 }
 
-static int type1_map(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
-		     uint32_t prot)
+static int type1_map(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len, int fd, int number,
+		     uint64_t off, uint32_t prot)
 {
 	const struct mapping want = {.iova = iova, .len = len, .off = off, .prot = prot, .fd = fd};
 	struct type1 *t = of_iommu(m);
 	struct mapping *w = NULL;
-	int r = s == m->own ? 0 : remember(s, &want, &w);
+	int r = s == m->own ? 0 : remember(t, s, &want, number, &w);
 
 	if (r == 0 && s == t->current)
 		r = dma_map(t, &want);
 	if (r < 0 && w)
-		mapping_free(s, w);
+		mapping_free(t, s, w);
 	return r;
 }
 
@@ -153,11 +263,9 @@ static int type1_unmap(struct vfio_iommu *m, struct transport_space *s, uint64_t
 
 	if (r < 0)
 		return r;
-	TAILQ_FOREACH (w, &s->mappings, link)
-		if (w->iova == iova) {
-			mapping_free(s, w);
-			break;
-		}
+	w = mapping_of(itree_at_or_above(&s->mappings, iova));
+	if (w && w->iova == iova)
+		mapping_free(t, s, w);
 	return 0;
 }
 
@@ -167,7 +275,7 @@ static int unload(struct type1 *t, struct transport_space *s, const struct mappi
 	struct mapping *w;
 	int r = 0;
 
-	for (w = TAILQ_FIRST(&s->mappings); w && w != end; w = TAILQ_NEXT(w, link))
+	for (w = mapping_first(s); w && w != end; w = mapping_next(w))
 		if (dma_unmap(t, w->iova, w->len) < 0)
 			r = -EIO;
 	return r;
@@ -178,7 +286,7 @@ static int load(struct type1 *t, struct transport_space *s)
 	struct mapping *w;
 	int r;
 
-	TAILQ_FOREACH (w, &s->mappings, link) {
+	for (w = mapping_first(s); w; w = mapping_next(w)) {
 		r = dma_map(t, w);
 		if (r < 0)
 			return unload(t, s, w) < 0 ? -EIO : r;

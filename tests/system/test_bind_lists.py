@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
-from work import ATOMIC, COPY, HANG, PAGE, StackTest, command  # noqa: E402
+from work import ATOMIC, COPY, HANG, PAGE, StackTest, command, settled  # noqa: E402
 
 GIB = 1 << 30
 SECRET = b"what is only this client's! ".ljust(32)
@@ -50,7 +50,7 @@ class Slices(StackTest):
             ctx = client.ctx_new()
             client.bind(ctx, ops)  # the pool is large enough from now on, so that no slice waits for it
             client.ctx_free(ctx)
-            self.before = None
+            self.pool_grew = True
             type(self).warm = True
         blocker.submit(blocker.add_one(), command(HANG))
         harness.wait_until(lambda: blocker.counter, "the slot is taken")
@@ -61,7 +61,7 @@ class Slices(StackTest):
         client.reply(serial)
         return client, space, job, struct.unpack_from("<Q", page)[0]
 
-    warm = False
+    warm = pool_grew = False
 
     def test_unmap_after_a_first_run_in_between(self):
         with pc.Client(self.stack.socket) as victim:
@@ -87,9 +87,10 @@ class Slices(StackTest):
             os.close(fd)
 
     def tearDown(self):
-        if self.before is None:  # the pool has grown, which stays
+        if self.pool_grew:  # which stays
             self.doCleanups()
-            self.before = harness.wait_until(self.look, "")
+            harness.wait_until(lambda: self.look()["fds"] == self.before["fds"], "the clients are gone")
+            self.before = settled(self.look)
         super().tearDown()
 
 

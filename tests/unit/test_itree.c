@@ -16,8 +16,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/itree.h"
 #include "base/util.h"
-#include "core/itree.h"
 
 #define NODES 96
 

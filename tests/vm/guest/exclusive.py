@@ -24,6 +24,7 @@ HOW = os.environ.setdefault("VFIO_HOW", sys.argv[1])  # the runner imports this 
 SWITCHES = 100
 TYPE1_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 AREAS = 64
+MANY = 4000  # mappings
 
 
 def command(op, value=0, dst=0, src=0, length=0):
@@ -207,6 +208,56 @@ class Exclusive(unittest.TestCase):
         self.assertEqual(os.pread(fd, PAGE, 0), b"\x44" * PAGE)
         a.run(command(FILL, 0x03030303, DATA, 0, PAGE))
         self.assertEqual(a.page(0), b"\x03" * PAGE)
+
+    def fds(self):
+        return len(os.listdir(f"/proc/{self.daemon.process.pid}/fd"))
+
+    def test_c_many_mappings(self):
+        """However many there are of a buffer and in however many contexts, it costs the daemon no more than one fd."""
+        a, b, c = Space(self.one), Space(self.two), Space(self.two)
+        a.run(command(FILL, 1, DATA, 0, PAGE))  # the device is here: of the others no page is mapped yet
+        before = self.fds()
+        places = [LATE + i * 2 * PAGE for i in range(MANY)]
+        for space in (b, c):
+            for i in range(0, MANY, 500):
+                self.two.bind(space.ctx, [(pc.MAP, pc.READ | pc.FIXED, b.buf, 0, at, PAGE) for at in places[i:i + 500]])
+        self.assertEqual(self.two.ctx_info(b.ctx)["mappings"], MANY + 2)
+        self.assertLess(self.fds(), before + 8)
+        for i in range(MANY, 0, -500):  # the newest first
+            for space in (b, c):
+                self.two.bind(space.ctx, [(pc.UNMAP, 0, 0, 0, at, PAGE) for at in reversed(places[i - 500:i])])
+        b.data[:PAGE] = bytes(PAGE)
+        b.run(command(FILL, 0x22222222, DATA, 0, PAGE))  # what was mapped before them still is
+        self.assertEqual(b.page(0), b"\x22" * PAGE)
+        self.assertLessEqual(self.fds(), before)
+
+    def test_d_one_file_after_another(self):
+        """A memfd that is open in two ways, and one that has the fd of another in the daemon."""
+        a, b = Space(self.one), Space(self.two)
+        fd, view = pc.memfd(PAGE)
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+        bufs = []
+        for way, writable, flags, at in ((again, 0, pc.READ, LATE), (fd, 1, pc.READ | pc.WRITE, LATE + 2 * PAGE)):
+            buf, _, got = self.two.buf_import(way)
+            self.assertEqual(got, writable)
+            a.run(command(FILL, 1, DATA, 0, PAGE))
+            self.two.map(b.ctx, buf, 0, PAGE, flags | pc.FIXED, at)
+            bufs.append(buf)
+        b.run(command(FILL, 0x33333333, LATE + 2 * PAGE, 0, PAGE), command(COPY, 0, DATA, LATE, PAGE))
+        self.assertEqual((view[:], b.page(0)), (b"\x33" * PAGE,) * 2)
+        for buf, at in zip(bufs, (LATE, LATE + 2 * PAGE)):
+            self.two.unmap(b.ctx, at, PAGE)
+            self.two.buf_free(buf)
+        for value in (0x44444444, 0x55555555):
+            other, other_view = pc.memfd(PAGE)
+            buf = self.two.buf_import(other)[0]
+            a.run(command(FILL, 1, DATA, 0, PAGE))
+            self.two.map(b.ctx, buf, 0, PAGE, pc.READ | pc.WRITE | pc.FIXED, LATE)
+            b.run(command(FILL, value, LATE, 0, PAGE))
+            self.assertEqual(other_view[:], struct.pack("<I", value) * (PAGE // 4))
+            self.two.unmap(b.ctx, LATE, PAGE)
+            self.two.buf_free(buf)
+        self.assertEqual(view[:], b"\x33" * PAGE)
 
 
 if __name__ == "__main__":

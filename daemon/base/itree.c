@@ -4,7 +4,7 @@
  * the heights of two siblings differ by at most one, and every node's sub_* and height (`balance`) are those of the
  * subtree under it. Nodes are linked, never copied, so that a pointer to one stays good whatever happens to others.
  */
-#include "core/itree.h"
+#include "base/itree.h"
 
 #include <assert.h>
 #include <stddef.h>

@@ -3,8 +3,8 @@
  * A balanced tree of disjoint ranges, keyed by their last byte, that also knows the largest gap in each subtree, so that
  * a free range is found in O(log n) however full the space is. Intrusive: inserting and erasing cannot fail.
  */
-#ifndef CORE_ITREE_H
-#define CORE_ITREE_H
+#ifndef BASE_ITREE_H
+#define BASE_ITREE_H
 
 #include <stdbool.h>
 #include <stdint.h>
