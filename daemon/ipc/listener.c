@@ -252,7 +252,7 @@ struct ipc *ipc_free(struct ipc *i)
 		event_free(i->accept);
 	if (i->again)
 		event_free(i->again);
-	util_closep(&i->fd);
+	closer_close(i->fd, (uid_t)-1); /* what waits to be accepted ends with it, and the fds that came there */
 	closer_close(i->off, i->off_uid);
 	while (!LIST_EMPTY(&i->sessions))
 		session_free(LIST_FIRST(&i->sessions));
