@@ -22,7 +22,8 @@ int closer_start(struct event_base *base);
 /* Waits for nobody: what is not closed yet ends with this process. */
 void closer_stop(void);
 
-#define CLOSER_OURS ((uid_t)-2) /* for a file that is known to be a memfd: it may take a while, but waits for nobody */
+/* For a file that is known to be a memfd or an empty socket: it may take a while, but waits for nobody. */
+#define CLOSER_OURS ((uid_t)-2)
 
 /* Takes the fd, which came from a process of this uid. Negative: nothing happens. */
 void closer_close(int fd, uid_t uid);

@@ -21,7 +21,7 @@
 #define ACCEPTS_A_TURN 16
 #define LISTEN_TRIES 20
 #define LISTEN_PAUSE_US 50000
-#define QUEUE_MAX 512 /* messages that a socket can hold; the kernel's default for send buffers gives less than 300 */
+#define DRAIN_A_TURN 1024 /* messages; a socket holds 555 with the kernel's default for net.core.wmem_max */
 #define OUT_OF_FDS_MS 100 /* how long to leave connections waiting when the daemon has no fds left */
 
 struct ipc {
@@ -31,31 +31,66 @@ struct ipc {
 	int fd;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* ours to remove; "": not */
 	struct event *accept, *again;
+	int off; /* the connection that is being turned off, of off_uid; -1: none. Nobody is accepted before it is gone. */
+	uid_t off_uid;
+	uint32_t budget; /* messages that may still be thrown away in this turn */
 	struct log_limit limit;
 };
 
-/* Takes everything out of a socket that nobody sends to any more. False: there are fds in it. A message without bytes
- * looks like the end, so that the end is sure only after as many as there can be. */
-static bool drain(int fd)
+enum drained { DRAINED_EMPTY, DRAINED_IN_PART, DRAINED_TO_FDS /* or it is not known what is in it */ };
+
+/* Throws away what is in a socket that nobody sends to any more, but no message with fds. With SO_PASSCRED every message
+ * brings control data, be it empty, and the end brings none; fds find no room behind the credentials. */
+static enum drained drain(int fd, uint32_t *budget)
 {
-	for (int n = 0; n < QUEUE_MAX; n++) {
-		struct msghdr msg = {0};
+	union {
+		char buf[CMSG_SPACE(sizeof(struct ucred))];
+		struct cmsghdr align;
+	} control;
+
+	for (; *budget; --*budget) {
+		struct msghdr msg = {.msg_control = control.buf, .msg_controllen = sizeof(control.buf)};
 
 		if (recvmsg(fd, &msg, MSG_PEEK | MSG_DONTWAIT) < 0 || (msg.msg_flags & MSG_CTRUNC))
-			return false;
-		recv(fd, NULL, 0, MSG_DONTWAIT | MSG_TRUNC);
+			return DRAINED_TO_FDS;
+		if (!msg.msg_controllen)
+			return DRAINED_EMPTY;
+		if (recv(fd, NULL, 0, MSG_DONTWAIT | MSG_TRUNC) < 0)
+			return DRAINED_TO_FDS;
 	}
-	return true;
+	return DRAINED_IN_PART;
 }
 
-/* The closer is busy with this uid's files for good. A socket that holds none can be closed here and now. */
-static void turn_off(int fd, uid_t uid)
+/* The closer is busy with this uid's files for good. A socket that holds none need not wait among them; but it is not
+ * closed here, since before Linux 6.10 whoever closes a Unix socket may have to close what others left in flight. One
+ * that holds some waits; of these a uid has only as many as the kernel lets it have fds in flight. */
+static void turn_off(struct ipc *i)
 {
+	switch (drain(i->off, &i->budget)) {
+	case DRAINED_IN_PART:
+		return;
+	case DRAINED_EMPTY:
+		closer_close(i->off, CLOSER_OURS);
+		break;
+	case DRAINED_TO_FDS:
+		closer_close(i->off, i->off_uid);
+		break;
+	}
+	i->off = -1;
+}
+
+static void turn_away(struct ipc *i, int fd, uid_t uid)
+{
+	static const int on = 1;
+
 	shutdown(fd, SHUT_RDWR);
-	if (drain(fd))
-		close(fd);
-	else
+	if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0) {
 		closer_close(fd, uid);
+		return;
+	}
+	i->off = fd;
+	i->off_uid = uid;
+	turn_off(i);
 }
 
 static void greet(struct ipc *i, int fd)
@@ -75,7 +110,7 @@ static void greet(struct ipc *i, int fd)
 		log_about(&about, &i->limit, LOG_WARN,
 			  "connection of pid %d, uid %u refused: too many fds that it sent cannot be closed", cred.pid,
 			  cred.uid);
-		turn_off(fd, cred.uid);
+		turn_away(i, fd, cred.uid);
 		return;
 	}
 	r = session_new(&i->sessions, i->base, i->service, fd, cred.uid, cred.pid);
@@ -87,25 +122,33 @@ static void greet(struct ipc *i, int fd)
 	closer_close(fd, cred.uid);
 }
 
+static void accept_later(struct ipc *i, uint32_t ms)
+{
+	struct timeval wait = {0, (suseconds_t)ms * 1000};
+
+	event_del(i->accept);
+	evtimer_add(i->again, &wait);
+}
+
 static void on_accept(evutil_socket_t lfd, short what, void *arg)
 {
-	static const struct timeval wait = {0, OUT_OF_FDS_MS * 1000};
 	struct ipc *i = arg;
 
+	i->budget = DRAIN_A_TURN;
 	for (int n = 0; n < ACCEPTS_A_TURN; n++) {
 		int fd = accept4(lfd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd >= 0) {
 			greet(i, fd);
-			continue;
-		}
-		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+			if (i->off < 0)
+				continue;
+			accept_later(i, 0);
+		} else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
 			log_limited(&i->limit, LOG_ERROR,
 				    "cannot accept a connection: %s; raise LimitNOFILE=, or lower "
 				    "the limits on connections",
 				    strerror(errno));
-			event_del(i->accept);
-			evtimer_add(i->again, &wait);
+			accept_later(i, OUT_OF_FDS_MS);
 		}
 		return;
 	}
@@ -115,7 +158,13 @@ static void on_again(evutil_socket_t fd, short what, void *arg)
 {
 	struct ipc *i = arg;
 
-	event_add(i->accept, NULL);
+	i->budget = DRAIN_A_TURN;
+	if (i->off >= 0)
+		turn_off(i);
+	if (i->off >= 0)
+		accept_later(i, 0);
+	else
+		event_add(i->accept, NULL);
 }
 
 /* Does somebody listen there? A socket file of a process that is gone refuses, and may be replaced. */
@@ -176,6 +225,7 @@ int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const 
 	i->base = base;
 	i->service = s;
 	i->fd = listen_fd;
+	i->off = -1;
 	LIST_INIT(&i->sessions);
 	r = listen_fd < 0 ? listen_at(i, path, mode) : 0;
 	if (r == 0) {
@@ -202,7 +252,8 @@ struct ipc *ipc_free(struct ipc *i)
 		event_free(i->accept);
 	if (i->again)
 		event_free(i->again);
-	util_closep(&i->fd);
+	closer_close(i->fd, (uid_t)-1); /* what waits to be accepted ends with it, and the fds that came there */
+	closer_close(i->off, i->off_uid);
 	while (!LIST_EMPTY(&i->sessions))
 		session_free(LIST_FIRST(&i->sessions));
 	free(i);

@@ -392,15 +392,53 @@ class Fds(HostileCase):
         with files:
             c = self.connect()
             fd = files.open()
-            for _ in range(60):
-                self.refused(8, c.call, pc.DEVICES, b"", [fd] * 2)
-            wait_until(lambda: files.stuck(stuck_fuse.FLUSH) >= 16, "as many as there may be")
-            wait_until(lambda: self.turned_away(), "its uid is turned away")
+            self.exhaust(c, files, fd)
             open_fds = self.stack.fds()
             for _ in range(100):
                 self.assertTrue(self.turned_away())
             self.assertEqual(other.result(), 0, "another uid was not served")
             wait_until(lambda: self.stack.fds() <= open_fds, "what others leave is closed")
+            os.close(fd)
+        c.close()
+
+    def exhaust(self, client, files, fd):
+        """Until as many children are stuck as the uid may leave behind."""
+        for _ in range(60):
+            self.refused(8, client.call, pc.DEVICES, b"", [fd] * 2)
+        wait_until(lambda: files.stuck(stuck_fuse.FLUSH) >= 16, "as many as there may be")
+        wait_until(self.turned_away, "its uid is turned away")
+
+    def test_turned_away_with_what_cannot_be_closed(self):
+        """However many messages are in front of it, full ones or empty ones."""
+        try:
+            files = stuck_fuse.StuckFiles()
+        except stuck_fuse.Unavailable as why:
+            self.skipTest(f"no file system that blocks: {why}")
+        listener = self.listener()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with files:
+            c = self.connect()
+            fd = files.open()
+            self.exhaust(c, files, fd)
+            for text in (b"", b"x"):
+                s, peer = self.lingerer(listener)
+                # While the daemon reads nothing, so that its reference is the last one.
+                self.stack.daemon.send_signal(signal.SIGSTOP)
+                try:
+                    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as away:
+                        away.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)
+                        away.settimeout(5)
+                        away.connect(self.stack.socket)
+                        for _ in range(530):
+                            away.send(text)
+                        socket.send_fds(away, [text], [s.fileno()])
+                        s.close()
+                finally:
+                    self.stack.daemon.send_signal(signal.SIGCONT)
+                self.assertTrue(self.turned_away())
+                self.assert_served()
+                self.addCleanup(peer.close)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(fd)
         c.close()
 
@@ -421,25 +459,29 @@ class Fds(HostileCase):
     def test_sockets_that_linger(self):
         self.linger(6)
 
+    @staticmethod
+    def lingerer(listener):
+        """A TCP socket whose last close waits for an hour, and its peer."""
+        s = socket.create_connection(listener.getsockname())
+        peer = listener.accept()[0]
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        s.setblocking(False)
+        try:
+            while True:
+                s.send(bytes(1 << 16))
+        except BlockingIOError:
+            pass
+        s.setblocking(True)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        return s, peer
+
     def linger(self, count, together=False):
         listener = self.listener()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         c = self.connect()
         raise_nofile()
-        peers, senders = [], []
-        for _ in range(count):
-            s = socket.create_connection(listener.getsockname())
-            peers.append(listener.accept()[0])
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-            s.setblocking(False)
-            try:
-                while True:
-                    s.send(bytes(1 << 16))
-            except BlockingIOError:
-                pass
-            s.setblocking(True)
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
-            senders.append(s)
+        pairs = [self.lingerer(listener) for _ in range(count)]
+        senders, peers = [s for s, _ in pairs], [peer for _, peer in pairs]
         # While the daemon reads nothing, so that its references are the last ones: this process must not linger itself.
         self.stack.daemon.send_signal(signal.SIGSTOP)
         self.addCleanup(self.stack.daemon.send_signal, signal.SIGCONT)
