@@ -26,6 +26,7 @@ ANSWER_MS = 300
 JOB_LIMIT_MS = 150
 SLACK_S = 3.0
 REPLY_S = 1.0
+FENCES = 0x8000000000  # bus addresses of clients' fence memory begin here
 BUFFERS = 0x100000000000  # bus addresses of clients' buffers begin here
 
 
@@ -243,6 +244,15 @@ class RefusesMap(FakeDevice):
         return super().dma_map(payload, fds)
 
 
+class RefusesFences(FakeDevice):
+    full = False
+
+    def dma_map(self, payload, fds):
+        if self.full and FENCES <= struct.unpack_from("<Q", payload, 16)[0] < BUFFERS:
+            raise Refusal(errno.ENOSPC)
+        return super().dma_map(payload, fds)
+
+
 class HangsUpOnMap(FakeDevice):
     def dma_map(self, payload, fds):
         if struct.unpack_from("<Q", payload, 16)[0] >= BUFFERS:
@@ -376,8 +386,8 @@ class Floods(FakeDevice):
 
 
 LIARS = (DoneBeyondTail, BegunBeyondTail, FaultTailNonsense, FaultSlotNonsense, InvalidatedBeyondTail, RefusesUnmap,
-         UnmapsSomethingElse, RefusesMap, HangsUpOnMap, LiesAndAnswers, NeverInvalidates, NeverInvalidatesNorResets, NeverObeys,
-         NeverReads, AnswersLate, Frames, MarksGoBack, Nonsense, AnswersNothing, Floods, FakeDevice)
+         UnmapsSomethingElse, RefusesMap, RefusesFences, HangsUpOnMap, LiesAndAnswers, NeverInvalidates, NeverInvalidatesNorResets,
+         NeverObeys, NeverReads, AnswersLate, Frames, MarksGoBack, Nonsense, AnswersNothing, Floods, FakeDevice)
 
 
 class WhenReady(LyingTest):
@@ -462,6 +472,21 @@ class WhenReady(LyingTest):
         self.assertTrue(self.there(client, RefusesMap))
         self.assertEqual(device.connections, self.begun)
         self.honest_works(honest)
+
+    def test_refuses_fence_memory(self):
+        """The newcomer gets no context; those who are there keep theirs."""
+        device, client = self.ready(RefusesFences)
+        first = client.ctx_new("RefusesFences")
+        device.full = True
+        for other in (self.client(), self.client()):
+            for _ in range(2):
+                with self.assertRaises(pc.Refused) as caught:
+                    other.ctx_new("RefusesFences")
+                self.assertEqual((caught.exception.reason, caught.exception.n1), (134, errno.ENOSPC))
+        device.full = False
+        other.ctx_free(other.ctx_new("RefusesFences"))
+        self.assertEqual(client.ctx_info(first)["state"], 0)
+        self.assertEqual(device.connections, self.begun)
 
     def test_ends_or_falls_silent_at_a_map(self):
         for kind in (HangsUpOnMap, AnswersLate, NeverReads):
