@@ -270,9 +270,15 @@ static void on_irq(void *owner, uint32_t vector)
 	run_schedule(d);
 }
 
+static void on_room(void *owner)
+{
+	device_poke(owner);
+}
+
 static const struct transport_events device_events = {
 	.opened = setup_opened,
 	.irq = on_irq,
+	.room = on_room,
 	.lost = on_lost,
 };
 

@@ -34,6 +34,7 @@ struct ktables {
 	void (*changed)(void *arg);
 	void *arg;
 	int made; /* as ktables_made() */
+	void (*again)(struct ktables *k); /* the step towards it that the transport had no room for */
 	uint32_t pasid; /* 0: none */
 	bool attached; /* under its PASID */
 	bool detaching;
@@ -62,14 +63,19 @@ static void made(struct ktables *k, int err)
 	k->changed(k->arg);
 }
 
+static void asked(struct ktables *k, int r, void (*step)(struct ktables *k))
+{
+	if (r == -EBUSY)
+		k->again = step;
+	else if (r < 0)
+		made(k, r);
+}
+
 static void on_attached(void *arg, int err);
 
 static void attach(struct ktables *k)
 {
-	int r = k->t->ops->spaces->attach_pasid(k->t, k->space, k->pasid, on_attached, k);
-
-	if (r < 0)
-		made(k, r);
+	asked(k, k->t->ops->spaces->attach_pasid(k->t, k->space, k->pasid, on_attached, k), attach);
 }
 
 static void on_attached(void *arg, int err)
@@ -93,15 +99,23 @@ static void on_window(void *arg, int err)
 		made(k, err);
 }
 
+static void map_window(struct ktables *k)
+{
+	const struct ktables_window *w = &k->window;
+
+	asked(k,
+	      k->t->ops->spaces->map(k->t, k->space, w->iova, w->len, w->fd, 0, TRANSPORT_READ | TRANSPORT_WRITE,
+				     on_window, k),
+	      map_window);
+}
+
 static void on_made(void *arg, int err)
 {
 	struct ktables *k = arg;
-	const struct ktables_window *w = &k->window;
 
-	if (err == 0 && w->len)
-		err = k->t->ops->spaces->map(k->t, k->space, w->iova, w->len, w->fd, 0,
-					     TRANSPORT_READ | TRANSPORT_WRITE, on_window, k);
-	if (err < 0 || !w->len)
+	if (err == 0 && k->window.len)
+		map_window(k);
+	else
 		on_window(k, err);
 }
 
@@ -123,6 +137,11 @@ int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_
 
 int ktables_made(struct ktables *k)
 {
+	void (*again)(struct ktables * k) = k->again;
+
+	k->again = NULL;
+	if (again)
+		again(k);
 	return k->made;
 }
 
@@ -284,44 +303,39 @@ static int ask(struct ktables *k, struct op *op, bool map)
 	return r;
 }
 
-/* True if the transport takes no more at the moment. */
-static bool do_some(struct ktables *k)
+static void do_some(struct ktables *k)
 {
 	while (!k->error && k->next < k->n_ops && k->out < MAX_OUT) {
 		struct op *op = &k->ops[k->next];
 		int r = ask(k, op, op->map);
 
 		if (r == -EBUSY)
-			return true;
+			return;
 		if (r < 0)
 			k->error = r;
 		else
 			k->next++;
 	}
-	return false;
 }
 
-static bool undo_some(struct ktables *k)
+static void undo_some(struct ktables *k)
 {
 	while (k->next > 0 && k->out < MAX_OUT) {
 		struct op *op = &k->ops[k->next - 1];
 		int r = op->applied ? ask(k, op, !op->map) : 0;
 
 		if (r == -EBUSY)
-			return true;
+			return;
 		k->broken |= r < 0;
 		unplan(k, op);
 		k->next--;
 	}
-	return false;
 }
 
 int ktables_go(struct ktables *k)
 {
-	bool full = false;
-
 	if (k->phase == PHASE_DOING) {
-		full = do_some(k);
+		do_some(k);
 		if (!k->error && k->next == k->n_ops && !k->out) {
 			forget(k, true);
 			return 0;
@@ -332,14 +346,12 @@ int ktables_go(struct ktables *k)
 		}
 	}
 	if (k->phase == PHASE_UNDOING) {
-		full = undo_some(k);
+		undo_some(k);
 		if (!k->next && !k->out) {
 			forget(k, false);
 			return k->broken ? -ENOTRECOVERABLE : k->error;
 		}
 	}
-	if (full && !k->out)
-		k->changed(k->arg); /* nothing of ours will come to say so */
 	return 1;
 }
 

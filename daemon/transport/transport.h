@@ -44,6 +44,8 @@ struct transport_events {
 	void (*opened)(void *owner);
 	/* An interrupt of `vector` came, or several did: a hint to look, never evidence. */
 	void (*irq)(void *owner, uint32_t vector);
+	/* Something was refused with -EBUSY, and may be asked again. */
+	void (*room)(void *owner);
 	/* Once. `why` is our own sentence with the numbers, never the device's text, valid during the call. Also called
 	 * when opening fails. */
 	void (*lost)(void *owner, int error, const char *why);

@@ -77,6 +77,7 @@ struct vfio {
 	struct event ev_lost; /* tells the owner from the loop */
 	bool resetting; /* the thread has begun to; both sides ask, atomically */
 	uint32_t n_out;
+	bool crowded; /* somebody was refused */
 	bool opened, forgotten;
 	int error; /* lost */
 	/* The thread's alone until OPEN is answered; from then on each call says who makes it. */
@@ -306,6 +307,10 @@ static void request_done(struct work *w)
 		on_opened(v, q.result);
 	else if (q.done)
 		q.done(q.arg, v->error ? -ENODEV : q.result == -ENODEV ? -EIO : q.result);
+	if (v->crowded && !v->forgotten) {
+		v->crowded = false;
+		v->events->room(v->owner);
+	}
 }
 
 static int request_add(struct vfio *v, const struct request *from)
@@ -313,8 +318,10 @@ static int request_add(struct vfio *v, const struct request *from)
 	struct request *q;
 
 	/* A reset, of which there is one at a time, always has its place, and does not wait for others' memory. */
-	if (v->n_out >= MAX_OUT && from->what != REQUEST_RESET)
+	if (v->n_out >= MAX_OUT && from->what != REQUEST_RESET) {
+		v->crowded = true;
 		return -EBUSY;
+	}
 	q = malloc(sizeof(*q));
 	if (!q)
 		return -ENOMEM;

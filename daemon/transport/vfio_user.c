@@ -89,8 +89,10 @@ int vfu_request(struct vfu *v, const struct vfu_pending *p, const void *payload,
 	struct vfu_pending *slot;
 	int r;
 
-	if (v->pending_count >= VFU_MAX_PENDING + (p->command == VFIO_USER_DEVICE_RESET))
+	if (v->pending_count >= VFU_MAX_PENDING + (p->command == VFIO_USER_DEVICE_RESET)) {
+		v->crowded = true;
 		return -EBUSY;
+	}
 	r = send_message(v, p->command, VFIO_USER_TYPE_COMMAND, payload, len, fds, n_fds);
 	if (r < 0)
 		return r;
@@ -221,6 +223,10 @@ static void on_reply(struct vfu *v, const struct vfio_user_header *h, const uint
 			      h->error);
 	else
 		vfu_open_answer(v, payload, len, fd);
+	if (v->crowded && !v->forgotten && !v->conn.error) {
+		v->crowded = false;
+		v->events->room(v->owner);
+	}
 }
 
 static void on_message(struct vfu_conn *c, const struct vfio_user_header *h, const uint8_t *payload, uint32_t len,

@@ -164,6 +164,7 @@ struct vfu {
 
 	uint16_t next_id;
 	uint32_t pending_head, pending_count;
+	bool crowded; /* somebody was refused */
 	struct vfu_pending pending[VFU_MAX_PENDING + 1]; /* a ring, oldest first */
 	uint64_t answer_since_ns; /* when the oldest became the oldest */
 	struct event ev_answer;

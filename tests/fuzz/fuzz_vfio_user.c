@@ -45,7 +45,16 @@ static void on_done(void *arg, int err)
 		abort();
 }
 
-static const struct transport_events events = {.opened = on_opened, .irq = on_irq, .lost = on_lost};
+static void on_room(void *owner)
+{
+}
+
+static const struct transport_events events = {
+	.opened = on_opened,
+	.irq = on_irq,
+	.room = on_room,
+	.lost = on_lost,
+};
 
 static void call_everything(struct transport *t, int fd)
 {

@@ -35,7 +35,7 @@ struct world {
 	struct transport *t;
 	unsigned int fds_before;
 
-	int opened, losses, error;
+	int opened, losses, error, rooms;
 	char why[256];
 	unsigned int irqs[TRANSPORT_MAX_IRQS];
 	int order[16]; /* the done callbacks as they came: their number */
@@ -80,7 +80,17 @@ static void on_lost(void *owner, int error, const char *why)
 	snprintf(w->why, sizeof(w->why), "%s", why);
 }
 
-static const struct transport_events events = {.opened = on_opened, .irq = on_irq, .lost = on_lost};
+static void on_room(void *owner)
+{
+	((struct world *)owner)->rooms++;
+}
+
+static const struct transport_events events = {
+	.opened = on_opened,
+	.irq = on_irq,
+	.room = on_room,
+	.lost = on_lost,
+};
 
 struct done {
 	struct world *w;
@@ -920,6 +930,7 @@ static void test_reset_has_a_place(void **state)
 		reply(&w, &m, sizeof(m));
 		while ((unsigned int)answered <= i)
 			turn(&w);
+		assert_int_equal(w.rooms, 1); /* told once, with the first answer */
 	}
 	expect(&w, VFIO_USER_DEVICE_RESET, 0);
 	reply(&w, NULL, 0);

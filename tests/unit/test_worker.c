@@ -80,7 +80,7 @@ static void done_and_leave(struct work *w)
 	event_base_loopbreak(base);
 }
 
-static void add(struct worker *w, int number, void (*answer)(struct work *w))
+static struct work *piece(int number, void (*answer)(struct work *w))
 {
 	struct piece *p = calloc(1, sizeof(*p));
 
@@ -88,7 +88,12 @@ static void add(struct worker *w, int number, void (*answer)(struct work *w))
 	p->number = number;
 	p->work.run = run;
 	p->work.done = answer;
-	worker_add(w, &p->work);
+	return &p->work;
+}
+
+static void add(struct worker *w, int number, void (*answer)(struct work *w))
+{
+	worker_add(w, piece(number, answer));
 }
 
 static int setup(void **state)
@@ -120,6 +125,28 @@ static void test_order(void **state)
 	assert_null(worker_leave(w, drop, last, &ended));
 	await_end();
 	assert_int_equal(atomic_load(&n_dropped), 0);
+}
+
+/* Before what waits, not before what runs. */
+static void test_first(void **state)
+{
+	static const int want[] = {0, 3, 1, 2};
+	struct worker *w;
+
+	assert_int_equal(worker_new(&w, base), 0);
+	pthread_mutex_lock(&gate);
+	add(w, 0, done);
+	while (!atomic_load(&n_begun))
+		sched_yield();
+	add(w, 1, done);
+	add(w, 2, done);
+	worker_add_first(w, piece(3, done));
+	pthread_mutex_unlock(&gate);
+	while (n_done < 4)
+		event_base_loop(base, EVLOOP_ONCE);
+	assert_memory_equal(order, want, sizeof(want));
+	assert_null(worker_leave(w, drop, last, &ended));
+	await_end();
 }
 
 /* Whoever leaves does not wait for what runs; it and what waits is dropped, and the last thing comes last. */
@@ -160,6 +187,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_leave_while_busy, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_leave_from_an_answer, setup, teardown),
 	};
