@@ -216,6 +216,15 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def record(path, prefix, lines):
+    """Appends lines of a word, a name and a reason to the results, if they are kept; the exit status."""
+    if path:
+        with open(path, "a", encoding="utf-8") as results:
+            for word, name, reason in lines:
+                results.write(f"{word}\t{prefix}{name}\t{' '.join(reason.split())}\n")
+    return 1 if any(line[0] == "fail" for line in lines) else 0
+
+
 def main():
     args = parse_arguments()
     if args.summary:
@@ -229,12 +238,7 @@ def main():
         tests = select(tests, args.names)
     outcomes = run_all(tests, args.label, args.stop)
     lines = [line for outcome in outcomes for line in outcome.lines]
-    if args.results:
-        prefix = f"{args.label}/" if args.label else ""
-        with open(args.results, "a", encoding="utf-8") as results:
-            for word, name, reason in lines:
-                results.write(f"{word}\t{prefix}{name}\t{' '.join(reason.split())}\n")
-    return 1 if any(line[0] == "fail" for line in lines) else 0
+    return record(args.results, f"{args.label}/" if args.label else "", lines)
 
 
 if __name__ == "__main__":

@@ -315,11 +315,14 @@ class Fds(HostileCase):
 
     # Files that block whoever touches them.
 
-    def test_files_that_cannot_be_closed(self):
+    def stuck_files(self):
         try:
-            files = stuck_fuse.StuckFiles()
+            return stuck_fuse.StuckFiles()
         except stuck_fuse.Unavailable as why:
             self.skipTest(f"no file system that blocks: {why}")
+
+    def test_files_that_cannot_be_closed(self):
+        files = self.stuck_files()
         with files:
             c = self.connect()
             fd = files.open()
@@ -361,10 +364,7 @@ class Fds(HostileCase):
 
     def test_one_that_cannot_be_closed_and_many_that_can(self):
         """However many fds come after it: none of them waits for it for ever."""
-        try:
-            files = stuck_fuse.StuckFiles()
-        except stuck_fuse.Unavailable as why:
-            self.skipTest(f"no file system that blocks: {why}")
+        files = self.stuck_files()
         with files:
             c = self.connect()
             fd, good = files.open(), self.memory(PAGE)[0]
@@ -381,10 +381,7 @@ class Fds(HostileCase):
     def test_a_uid_whose_fds_do_not_close_stands_alone(self):
         if os.getuid() != 0:
             self.skipTest("takes root: to be two users")
-        try:
-            files = stuck_fuse.StuckFiles()
-        except stuck_fuse.Unavailable as why:
-            self.skipTest(f"no file system that blocks: {why}")
+        files = self.stuck_files()
         os.chmod(self.stack.dir, 0o711)
         os.chmod(self.stack.socket, 0o666)
         # Before there is a file whose close blocks, which a process inherits that is made later.
@@ -410,10 +407,7 @@ class Fds(HostileCase):
 
     def test_turned_away_with_what_cannot_be_closed(self):
         """However many messages are in front of it, full ones or empty ones."""
-        try:
-            files = stuck_fuse.StuckFiles()
-        except stuck_fuse.Unavailable as why:
-            self.skipTest(f"no file system that blocks: {why}")
+        files = self.stuck_files()
         listener = self.listener()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with files:

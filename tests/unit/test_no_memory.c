@@ -20,6 +20,7 @@
 
 #include "base/util.h"
 #include "core/books.h"
+#include "unit/books_dump.h"
 
 #define PAGE ((uint64_t)ASPACE_PAGE)
 #define CLIENTS 30u
@@ -118,18 +119,6 @@ static int bind_list(struct stage *s, struct refusal *why)
 static int submit(struct stage *s, struct refusal *why)
 {
 	return books_submit(s->books, s->ctx, &s->req.rec, why);
-}
-
-static char *dump(struct books *b)
-{
-	char *text = NULL;
-	size_t size;
-	FILE *f = open_memstream(&text, &size);
-
-	assert_non_null(f);
-	books_dump(b, f);
-	fclose(f);
-	return text;
 }
 
 static void expect_same(struct books *b, const char *before)

@@ -28,6 +28,7 @@ static uint32_t draw(uint32_t below)
 	return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % below;
 }
 
+#include "unit/books_dump.h"
 #include "unit/books_rig_check.h"
 
 #define ROUNDS 12
@@ -57,18 +58,6 @@ static struct record *record_copy(const struct record *rec)
 
 	assert_non_null(copy);
 	return memcpy(copy, rec, record_size(rec));
-}
-
-static char *dump(struct books *b)
-{
-	char *text = NULL;
-	size_t size;
-	FILE *f = open_memstream(&text, &size);
-
-	assert_non_null(f);
-	books_dump(b, f);
-	fclose(f);
-	return text;
 }
 
 static bool undoable(const struct record *rec)

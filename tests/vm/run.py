@@ -491,11 +491,7 @@ def main():
     except Broken as error:
         print(f"FAIL vm: {error}")
         lines = [("fail", "vm", str(error))]
-    if args.results:
-        with open(args.results, "a", encoding="utf-8") as results:
-            for word, name, reason in lines:
-                results.write(f"{word}\t{name}\t{' '.join(reason.split())}\n")
-    return 1 if any(line[0] == "fail" for line in lines) else 0
+    return runner.record(args.results, "", lines)
 
 
 if __name__ == "__main__":
