@@ -306,6 +306,14 @@ wait:
 	device_wait(d, p);
 }
 
+static enum service_outcome no_memory(struct service_client *c, struct ctx *ctx, struct plan *plan,
+				      struct service_reply *reply)
+{
+	books_bind_undo(c->svc->books, ctx->books, plan);
+	refuse(&c->verb.why, PASID_WHY_QUOTA_MEMORY, 0, 0);
+	return verb_refused(c, reply);
+}
+
 /* The list has to wait, or may have to: for a slot to be still, for its next slice, for the invalidation. */
 static enum service_outcome bind_pending(struct service_client *c, struct ctx *ctx, const struct record *rec,
 					 struct plan *plan, bool hold, struct service_reply *reply)
@@ -315,9 +323,7 @@ static enum service_outcome bind_pending(struct service_client *c, struct ctx *c
 	v->rec = record_copy(rec);
 	if (!v->rec) {
 		return_tables(ctx, &v->budget);
-		books_bind_undo(c->svc->books, ctx->books, plan);
-		refuse(&v->why, PASID_WHY_QUOTA_MEMORY, 0, 0);
-		return verb_refused(c, reply);
+		return no_memory(c, ctx, plan, reply);
 	}
 	v->ctx = ctx;
 	v->plan = plan;
@@ -417,9 +423,7 @@ static enum service_outcome bind_kernel(struct service_client *c, struct ctx *ct
 	if (!v->rec || ktables_change(ctx->kt, step, n, find_memory, ctx->dev) < 0) {
 		free(v->rec);
 		v->rec = NULL;
-		books_bind_undo(c->svc->books, ctx->books, plan);
-		refuse(&v->why, PASID_WHY_QUOTA_MEMORY, 0, 0);
-		return verb_refused(c, reply);
+		return no_memory(c, ctx, plan, reply);
 	}
 	v->ctx = ctx;
 	v->plan = plan;

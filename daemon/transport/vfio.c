@@ -72,7 +72,6 @@ struct vfio {
 	struct pci_place at;
 	uint32_t want_irqs, deadline_ms;
 	struct line lines[N_LINES];
-	uint32_t n_lines; /* that are armed, or may be */
 	struct event ev_reset; /* the deadline */
 	struct event ev_lost; /* tells the owner from the loop */
 	bool resetting; /* the thread has begun to; both sides ask, atomically */
@@ -471,6 +470,13 @@ static int check_open(const struct vfio *v)
 	return v->opened ? 0 : -ENOTCONN;
 }
 
+static int request_ask(struct transport *t, const struct request *from)
+{
+	int r = check_open(vfio_of(t));
+
+	return r < 0 ? r : request_add(vfio_of(t), from);
+}
+
 static void vfio_ids(const struct transport *t, struct transport_ids *ret)
 {
 	*ret = container_of(t, const struct vfio, transport)->device.ids;
@@ -503,10 +509,8 @@ static int vfio_space_map(struct transport *t, struct transport_space *space, ui
 			    .done = done,
 			    .arg = arg};
 	AUTO_CLOSE int dup = -1;
-	int r = check_open(vfio_of(t));
+	int r;
 
-	if (r < 0)
-		return r;
 	if (!range_is_pages(bus, len) || !range_is_pages(off, len) || off + len > INT64_MAX || prot == 0 ||
 	    (prot & ~(uint32_t)(TRANSPORT_READ | TRANSPORT_WRITE)) || !done)
 		return -EINVAL;
@@ -514,7 +518,7 @@ static int vfio_space_map(struct transport *t, struct transport_space *space, ui
 	if (dup < 0)
 		return -errno;
 	q.fd = dup;
-	r = request_add(vfio_of(t), &q);
+	r = request_ask(t, &q);
 	if (r == 0)
 		util_take_fd(&dup);
 	return r;
@@ -523,19 +527,15 @@ static int vfio_space_map(struct transport *t, struct transport_space *space, ui
 static int vfio_space_unmap(struct transport *t, struct transport_space *space, uint64_t bus, uint64_t len,
 			    transport_done done, void *arg)
 {
-	int r = check_open(vfio_of(t));
-
-	if (r < 0)
-		return r;
 	if (!range_is_pages(bus, len) || !done)
 		return -EINVAL;
-	return request_add(vfio_of(t), &(struct request){.what = REQUEST_UNMAP,
-							 .space = space,
-							 .bus = bus,
-							 .len = len,
-							 .fd = -1,
-							 .done = done,
-							 .arg = arg});
+	return request_ask(t, &(struct request){.what = REQUEST_UNMAP,
+						.space = space,
+						.bus = bus,
+						.len = len,
+						.fd = -1,
+						.done = done,
+						.arg = arg});
 }
 
 static int vfio_dma_map(struct transport *t, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot,
@@ -551,30 +551,19 @@ static int vfio_dma_unmap(struct transport *t, uint64_t bus, uint64_t len, trans
 
 static int vfio_space_new(struct transport *t, struct transport_space **ret, transport_done done, void *arg)
 {
-	int r = check_open(vfio_of(t));
-
-	return r < 0 ? r
-		     : request_add(vfio_of(t),
-				   &(struct request){
-					   .what = REQUEST_SPACE_NEW, .made = ret, .fd = -1, .done = done, .arg = arg});
+	return request_ask(
+		t, &(struct request){.what = REQUEST_SPACE_NEW, .made = ret, .fd = -1, .done = done, .arg = arg});
 }
 
 static int vfio_space_free(struct transport *t, struct transport_space *space)
 {
-	int r = check_open(vfio_of(t));
-
-	return r < 0 ? r
-		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_SPACE_FREE, .space = space, .fd = -1});
+	return request_ask(t, &(struct request){.what = REQUEST_SPACE_FREE, .space = space, .fd = -1});
 }
 
 static int vfio_attach(struct transport *t, struct transport_space *space, transport_done done, void *arg)
 {
-	int r = check_open(vfio_of(t));
-
-	return r < 0 ? r
-		     : request_add(vfio_of(t),
-				   &(struct request){
-					   .what = REQUEST_ATTACH, .space = space, .fd = -1, .done = done, .arg = arg});
+	return request_ask(
+		t, &(struct request){.what = REQUEST_ATTACH, .space = space, .fd = -1, .done = done, .arg = arg});
 }
 
 static unsigned int vfio_pasid_bits(const struct transport *t)
@@ -587,27 +576,18 @@ static unsigned int vfio_pasid_bits(const struct transport *t)
 static int vfio_attach_pasid(struct transport *t, struct transport_space *space, uint32_t pasid, transport_done done,
 			     void *arg)
 {
-	int r = check_open(vfio_of(t));
-
-	return r < 0 ? r
-		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_ATTACH_PASID,
-								 .space = space,
-								 .pasid = pasid,
-								 .fd = -1,
-								 .done = done,
-								 .arg = arg});
+	return request_ask(t, &(struct request){.what = REQUEST_ATTACH_PASID,
+						.space = space,
+						.pasid = pasid,
+						.fd = -1,
+						.done = done,
+						.arg = arg});
 }
 
 static int vfio_detach_pasid(struct transport *t, uint32_t pasid, transport_done done, void *arg)
 {
-	int r = check_open(vfio_of(t));
-
-	return r < 0 ? r
-		     : request_add(vfio_of(t), &(struct request){.what = REQUEST_DETACH_PASID,
-								 .pasid = pasid,
-								 .fd = -1,
-								 .done = done,
-								 .arg = arg});
+	return request_ask(
+		t, &(struct request){.what = REQUEST_DETACH_PASID, .pasid = pasid, .fd = -1, .done = done, .arg = arg});
 }
 
 static const struct transport_space_ops vfio_spaces = {
@@ -638,14 +618,12 @@ static volatile void *vfio_region_map(struct transport *t, uint32_t region, uint
 static int vfio_reset(struct transport *t, transport_done done, void *arg)
 {
 	struct vfio *v = vfio_of(t);
-	int r = check_open(v);
+	int r;
 
-	if (r < 0)
-		return r;
 	if (!done)
 		return -EINVAL;
 	__atomic_store_n(&v->resetting, false, __ATOMIC_RELEASE);
-	r = request_add(v, &(struct request){.what = REQUEST_RESET, .fd = -1, .done = done, .arg = arg});
+	r = request_ask(t, &(struct request){.what = REQUEST_RESET, .fd = -1, .done = done, .arg = arg});
 	if (r == 0)
 		await_reset(v);
 	return r;
