@@ -2,14 +2,17 @@
 /*
  * See iommufd.h.
  *
- * Memory is mapped by file (Linux 6.13); on older kernels by address, for the moment of the call. The kernel checks
- * neither the file's access mode nor its seals: what a device may do to a file is decided above.
+ * Memory is made known to the kernel in an IOAS of its own that has no HWPT, where nothing of it is pinned: by file (Linux
+ * 6.13), on older kernels by address. Address spaces map copies of that, which share its pages, so that each page is pinned
+ * once however many of them map it. The kernel checks neither the file's access mode nor its seals: what a device may do
+ * to a file is decided above.
  *
  * Source: Linux include/uapi/linux/iommufd.h, Documentation/userspace-api/iommufd.rst.
  */
 #include "transport/iommufd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -26,14 +29,18 @@ void iommufd_init(struct iommufd *i, int fd)
 {
 	*i = (struct iommufd){.fd = fd};
 	LIST_INIT(&i->spaces);
+	LIST_INIT(&i->held);
 }
 
 void iommufd_fini(struct iommufd *i)
 {
+	struct transport_memory *m;
 	struct transport_space *s;
 
 	while ((s = LIST_FIRST(&i->spaces)))
 		iommufd_space_free(i, s);
+	while ((m = LIST_FIRST(&i->held)))
+		iommufd_release(i, m);
 	if (i->fd >= 0)
 		close(i->fd);
 	i->fd = -1;
@@ -114,92 +121,178 @@ int iommufd_ranges(const struct iommufd *i, const struct transport_space *s, str
 	return 0;
 }
 
-/* ---- mappings ---- */
+/* ---- memory ---- */
 
 static uint32_t map_flags(uint32_t prot)
 {
-	return KABI_IOMMU_MAP_FIXED_IOVA | (prot & TRANSPORT_READ ? KABI_IOMMU_MAP_READABLE : 0u) |
+	return (prot & TRANSPORT_READ ? KABI_IOMMU_MAP_READABLE : 0u) |
 	       (prot & TRANSPORT_WRITE ? KABI_IOMMU_MAP_WRITEABLE : 0u);
 }
 
-static int map_file(const struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len, int fd,
-		    uint64_t off, uint32_t prot)
+static int make_store(struct iommufd *i)
 {
-	struct kabi_iommu_ioas_map_file m = {
-		.size = sizeof(m),
-		.flags = map_flags(prot),
-		.ioas_id = s->ioas,
-		.fd = fd,
+	struct kabi_iommu_ioas_alloc alloc = {.size = sizeof(alloc)};
+
+	if (i->store)
+		return 0;
+	if (ioctl(i->fd, KABI_IOMMU_IOAS_ALLOC, &alloc) < 0)
+		return -errno;
+	i->store = alloc.out_ioas_id;
+	return 0;
+}
+
+static int store_file(const struct iommufd *i, struct transport_memory *m, uint64_t off)
+{
+	struct kabi_iommu_ioas_map_file map = {
+		.size = sizeof(map),
+		.flags = map_flags(m->prot),
+		.ioas_id = i->store,
+		.fd = m->fd,
 		.start = off,
-		.length = len,
-		.iova = iova,
+		.length = m->len,
 	};
 
-	return ioctl(i->fd, KABI_IOMMU_IOAS_MAP_FILE, &m) < 0 ? -errno : 0;
+	if (ioctl(i->fd, KABI_IOMMU_IOAS_MAP_FILE, &map) < 0)
+		return -errno;
+	m->iova = map.iova;
+	return 0;
+}
+
+static int store_address(const struct iommufd *i, struct transport_memory *m, uint64_t off)
+{
+	int prot = PROT_READ | (m->prot & TRANSPORT_WRITE ? PROT_WRITE : 0);
+	struct kabi_iommu_ioas_map map = {
+		.size = sizeof(map),
+		.flags = map_flags(m->prot),
+		.ioas_id = i->store,
+		.length = m->len,
+	};
+	int r;
+
+	m->p = util_map_shared(m->len, prot, m->fd, (off_t)off);
+	if (!m->p)
+		return -errno;
+	map.user_va = (uintptr_t)m->p;
+	if (ioctl(i->fd, KABI_IOMMU_IOAS_MAP, &map) < 0) {
+		r = -errno;
+		munmap(m->p, m->len);
+		return r;
+	}
+	m->iova = map.iova;
+	return 0;
+}
+
+static int store(struct iommufd *i, struct transport_memory *m, uint64_t off)
+{
+	int r = i->by_address ? -ENOTTY : store_file(i, m, off);
+
+	if (r != -ENOTTY)
+		return r;
+	i->by_address = true;
+	return store_address(i, m, off);
+}
+
+int iommufd_hold(struct iommufd *i, int fd, uint64_t off, uint64_t len, uint32_t prot, struct transport_memory **ret)
+{
+	AUTO_FREE struct transport_memory *m = malloc(sizeof(*m));
+	AUTO_CLOSE int dup = -1;
+	int r;
+
+	if (!m)
+		return -ENOMEM;
+	r = make_store(i);
+	if (r < 0)
+		return r;
+	dup = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (dup < 0)
+		return -errno;
+	*m = (struct transport_memory){.len = len, .prot = prot, .fd = dup};
+	r = store(i, m, off);
+	if (r < 0)
+		return r;
+	util_take_fd(&dup);
+	LIST_INSERT_HEAD(&i->held, m, link);
+	*ret = TAKE_PTR(m);
+	return 0;
+}
+
+static int unmap(const struct iommufd *i, uint32_t ioas, uint64_t iova, uint64_t len)
+{
+	struct kabi_iommu_ioas_unmap m = {.size = sizeof(m), .ioas_id = ioas, .iova = iova, .length = len};
+
+	return ioctl(i->fd, KABI_IOMMU_IOAS_UNMAP, &m) < 0 ? -errno : 0;
+}
+
+void iommufd_release(const struct iommufd *i, struct transport_memory *m)
+{
+	/* It can only fail for what is not mapped. */
+	(void)unmap(i, i->store, m->iova, m->len);
+	if (m->p)
+		munmap(m->p, m->len);
+	close(m->fd); /* a memfd, of which its owner has another: nothing is freed here */
+	LIST_REMOVE(m, link);
+	free(m);
+}
+
+/* ---- mappings ---- */
+
+static int copy(const struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len,
+		const struct transport_memory *m, uint64_t off, uint32_t prot)
+{
+	/* A part of what was mapped will do, although the header says that it must be all (io_pagetable.c, Linux 7.3:
+	 * iopt_get_pages()). */
+	struct kabi_iommu_ioas_copy copy = {
+		.size = sizeof(copy),
+		.flags = KABI_IOMMU_MAP_FIXED_IOVA | map_flags(prot),
+		.dst_ioas_id = s->ioas,
+		.src_ioas_id = i->store,
+		.length = len,
+		.dst_iova = iova,
+		.src_iova = m->iova + off,
+	};
+
+	return ioctl(i->fd, KABI_IOMMU_IOAS_COPY, &copy) < 0 ? -errno : 0;
 }
 
 /*
- * The kernel looks at no seal here (io_pagetable.c, Linux 7.3). A page of it that we map meanwhile cannot be had of a
- * file sealed against writing, and keeps that seal off until the pages are pinned, which then do (memfd.c).
+ * The kernel looks at no seal when it pins (io_pagetable.c, Linux 7.3). A page of the file that we map meanwhile cannot be
+ * had of one sealed against writing, and keeps that seal off until the pages are pinned, which then do (memfd.c).
  */
-static int map_file_writable(const struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len,
-			     int fd, uint64_t off, uint32_t prot)
+int iommufd_map_held(const struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len,
+		     const struct transport_memory *m, uint64_t off, uint32_t prot)
 {
 	struct stat st;
 	size_t page;
 	void *p;
 	int r;
 
-	if (fstat(fd, &st) < 0)
+	if (!(prot & TRANSPORT_WRITE))
+		return copy(i, s, iova, len, m, off, prot);
+	if (fstat(m->fd, &st) < 0)
 		return -errno;
 	page = (size_t)st.st_blksize; /* a huge page, where it consists of them */
-	p = util_map_shared(page, PROT_READ | PROT_WRITE, fd, 0);
+	p = util_map_shared(page, PROT_READ | PROT_WRITE, m->fd, 0);
 	if (!p)
 		return -errno;
-	r = map_file(i, s, iova, len, fd, off, prot);
+	r = copy(i, s, iova, len, m, off, prot);
 	munmap(p, page);
-	return r;
-}
-
-static int map_address(const struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len, int fd,
-		       uint64_t off, uint32_t prot)
-{
-	int mmap_prot = PROT_READ | (prot & TRANSPORT_WRITE ? PROT_WRITE : 0);
-	void *p = util_map_shared(len, mmap_prot, fd, (off_t)off);
-	struct kabi_iommu_ioas_map m = {
-		.size = sizeof(m),
-		.flags = map_flags(prot),
-		.ioas_id = s->ioas,
-		.user_va = (uintptr_t)p,
-		.length = len,
-		.iova = iova,
-	};
-	int r = 0;
-
-	if (!p)
-		return -errno;
-	if (ioctl(i->fd, KABI_IOMMU_IOAS_MAP, &m) < 0)
-		r = -errno;
-	munmap(p, len);
 	return r;
 }
 
 int iommufd_map(struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
 		uint32_t prot)
 {
-	int r = i->by_address            ? -ENOTTY
-		: prot & TRANSPORT_WRITE ? map_file_writable(i, s, iova, len, fd, off, prot)
-					 : map_file(i, s, iova, len, fd, off, prot);
+	struct transport_memory *m;
+	int r = iommufd_hold(i, fd, off, len, prot, &m);
 
-	if (r != -ENOTTY)
+	if (r < 0)
 		return r;
-	i->by_address = true;
-	return map_address(i, s, iova, len, fd, off, prot);
+	r = iommufd_map_held(i, s, iova, len, m, 0, prot);
+	iommufd_release(i, m);
+	return r;
 }
 
 int iommufd_unmap(const struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len)
 {
-	struct kabi_iommu_ioas_unmap m = {.size = sizeof(m), .ioas_id = s->ioas, .iova = iova, .length = len};
-
-	return ioctl(i->fd, KABI_IOMMU_IOAS_UNMAP, &m) < 0 ? -errno : 0;
+	return unmap(i, s->ioas, iova, len);
 }

@@ -47,10 +47,25 @@ static void space_free(struct vfio_iommu *m, struct transport_space *s)
 	iommufd_space_free(&of_iommu(m)->fd, s);
 }
 
-static int space_map(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len, int fd, int number,
-		     uint64_t off, uint32_t prot)
+static int own_map(struct vfio_iommu *m, uint64_t iova, uint64_t len, int fd, uint64_t off, uint32_t prot)
 {
-	return iommufd_map(&of_iommu(m)->fd, s, iova, len, fd, off, prot);
+	return iommufd_map(&of_iommu(m)->fd, m->own, iova, len, fd, off, prot);
+}
+
+static int memory_hold(struct vfio_iommu *m, int fd, uint64_t len, uint32_t prot, struct transport_memory **ret)
+{
+	return iommufd_hold(&of_iommu(m)->fd, fd, 0, len, prot, ret);
+}
+
+static void memory_release(struct vfio_iommu *m, struct transport_memory *mem)
+{
+	iommufd_release(&of_iommu(m)->fd, mem);
+}
+
+static int space_map(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len,
+		     struct transport_memory *mem, uint64_t off, uint32_t prot)
+{
+	return iommufd_map_held(&of_iommu(m)->fd, s, iova, len, mem, off, prot);
 }
 
 static int space_unmap(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len)
@@ -187,7 +202,10 @@ const struct vfio_iommu_ops vfio_iommu_iommufd = {
 	.open = iommufd_open,
 	.close = iommufd_close,
 	.ranges = own_ranges,
-	.map = space_map,
+	.map = own_map,
+	.hold = memory_hold,
+	.release = memory_release,
+	.map_held = space_map,
 	.unmap = space_unmap,
 	.space_new = space_new,
 	.space_free = space_free,
