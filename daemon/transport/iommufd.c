@@ -47,11 +47,15 @@ void iommufd_fini(struct iommufd *i)
 }
 
 /* vfio hides the PASID capability of the device's config space; the IOMMU says what both can do. */
-unsigned int iommufd_pasid_bits(const struct iommufd *i, uint32_t device)
+int iommufd_pasid_bits(const struct iommufd *i, uint32_t device, unsigned int *bits)
 {
 	struct kabi_iommu_hw_info info = {.size = sizeof(info), .dev_id = device};
 
-	return ioctl(i->fd, KABI_IOMMU_GET_HW_INFO, &info) < 0 ? 0 : info.out_max_pasid_log2;
+	*bits = 0;
+	if (ioctl(i->fd, KABI_IOMMU_GET_HW_INFO, &info) < 0)
+		return errno == ENOTTY || errno == EOPNOTSUPP ? 0 : -errno;
+	*bits = info.out_max_pasid_log2;
+	return 0;
 }
 
 /* ---- address spaces ---- */

@@ -41,8 +41,8 @@ struct iommufd {
 void iommufd_init(struct iommufd *i, int fd); /* of /dev/iommu, which it takes; -1: none */
 void iommufd_fini(struct iommufd *i); /* what is left of spaces and memory goes with it */
 
-/* device: its id in the iommufd. */
-unsigned int iommufd_pasid_bits(const struct iommufd *i, uint32_t device);
+/* device: its id in the iommufd. 0 bits: it has no PASIDs, or this kernel does not say. */
+int iommufd_pasid_bits(const struct iommufd *i, uint32_t device, unsigned int *bits);
 /* pasid: the device may be attached to it under a PASID, or to another under a PASID beside it. */
 int iommufd_space_new(struct iommufd *i, uint32_t device, bool pasid, struct transport_space **ret);
 void iommufd_space_free(struct iommufd *i, struct transport_space *s); /* nothing is attached to it */

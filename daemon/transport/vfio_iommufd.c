@@ -80,16 +80,19 @@ static int own_ranges(struct vfio_iommu *m, struct range *v, size_t *n)
 
 /* ---- attaching ---- */
 
+static int attach(int device, const struct transport_space *s)
+{
+	struct kabi_vfio_device_attach_iommufd_pt m = {.argsz = sizeof(m), .pt_id = s->hwpt};
+
+	return ioctl(device, KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, &m) < 0 ? -errno : 0;
+}
+
 static int iommufd_attach(struct vfio_iommu *m, int device, struct transport_space *s)
 {
-	struct kabi_vfio_device_attach_iommufd_pt attach = {.argsz = sizeof(attach), .pt_id = s->hwpt};
-	int r = ioctl(device, KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) < 0 ? -errno : 0;
+	int r = attach(device, s);
 
-	if (r == 0)
-		return 0;
 	/* The kernel left it where it was. */
-	attach.pt_id = m->own->hwpt;
-	return ioctl(device, KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) < 0 ? -EIO : r;
+	return r < 0 && attach(device, m->own) < 0 ? -EIO : r;
 }
 
 static int iommufd_attach_pasid(struct vfio_iommu *m, int device, struct transport_space *s, uint32_t pasid)
@@ -145,26 +148,34 @@ static int bind_device(struct vfio_iommufd *i, const struct pci_place *at, int d
 	return 0;
 }
 
-static int make_own(struct vfio_iommufd *i, int device)
+/* *refused: such an address space is not to be had, rather than not now. */
+static int make_own(struct vfio_iommufd *i, int device, bool *refused)
 {
 	int r = space_new(&i->iommu, &i->iommu.own);
 
-	return r == 0 ? iommufd_attach(&i->iommu, device, i->iommu.own) : r;
+	*refused = r == -EOPNOTSUPP;
+	if (r < 0)
+		return r;
+	r = attach(device, i->iommu.own);
+	*refused = r == -EOPNOTSUPP || r == -EINVAL;
+	if (r < 0) {
+		space_free(&i->iommu, i->iommu.own);
+		i->iommu.own = NULL;
+	}
+	return r;
 }
 
 /* Some IOMMUs say that they can do PASIDs and refuse such a table (AMD's attach, Linux 7.3). */
 static int attach_own(struct vfio_iommufd *i, const struct pci_place *at, int device, struct vfio_why *why)
 {
-	int r;
+	int r = iommufd_pasid_bits(&i->fd, i->device, &i->iommu.pasid_bits);
+	bool refused = false;
 
-	i->iommu.pasid_bits = iommufd_pasid_bits(&i->fd, i->device);
-	r = make_own(i, device);
-	if (r < 0 && i->iommu.pasid_bits) {
-		if (i->iommu.own)
-			space_free(&i->iommu, i->iommu.own);
-		i->iommu.own = NULL;
+	if (r == 0)
+		r = make_own(i, device, &refused);
+	if (refused && i->iommu.pasid_bits) {
 		i->iommu.pasid_bits = 0;
-		r = make_own(i, device);
+		r = make_own(i, device, &refused);
 	}
 	return r < 0 ? vfio_fail(why, r, "%s into an address space of %s: %s", at->bdf, IOMMU_PATH, strerror(-r)) : 0;
 }

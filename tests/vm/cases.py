@@ -94,6 +94,7 @@ CASES = [
          allowed=[DMA_FAULT]),
     Case("exclusive-iommufd", "iommufd", "exclusive.py", "iommufd", devices=[EDU], python=True, virtual_time=True,
          allowed=[DMA_FAULT]),
+    Case("mock", "iommufd", "mock.sh"),
     Case("pasid", "iommufd", "pasid.py", iommu=VTD_USER, devices=[refgpu()], python=True,
          companions={"refgpu0": refgpu_companion()}),
     Case("doctor-stock", "stock", "doctor.sh", "stock", devices=[EDU, *SHARED_GROUP]),
