@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A kernel of the tests' own, behind a transport: an array of pages, and answers that come when the test says so, in the
+ * order of the requests. It refuses what a real one refuses, which is a failed test unless something failed before, and
+ * what it is told to refuse.
+ */
+#ifndef TESTS_UNIT_KTABLES_RIG_H
+#define TESTS_UNIT_KTABLES_RIG_H
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/util.h"
+#include "service/ktables.h"
+
+#define PAGE 4096u
+#define AREA (2ull << 20)
+#define PAGES 4096u /* that the kernel knows one by one */
+#define BASE 0x10025000ull /* of the first, amidst an area */
+#define MOST_OUT 32u /* 64 MiB of areas */
+
+struct page {
+	uint32_t mapping; /* number of the kernel's mapping that it is in; 0: none */
+	int fd;
+	uint64_t off;
+	bool writable;
+};
+
+struct transport_space {
+	int nothing;
+};
+
+struct answer {
+	transport_done done;
+	void *arg;
+	int err;
+	bool undo;
+};
+
+static struct kernel {
+	struct page page[PAGES];
+	bool counts; /* requests only: they are of more than it knows */
+	uint64_t maps, unmaps;
+	uint32_t last; /* mapping */
+	struct answer answers[MOST_OUT];
+	size_t n_answers;
+	size_t room; /* answers that may wait; -EBUSY beyond */
+	unsigned int busy; /* one request in so many is refused with -EBUSY; 0: none */
+	unsigned int asked; /* what was not */
+	unsigned int fail_at; /* that one fails; 0: none */
+	unsigned int fail_again; /* one in so many behind it, too; 0: none */
+	int error; /* how */
+	bool fail_in_call; /* by the call itself, not by its answer */
+	unsigned int n_failed, n_undo_failed;
+	int told; /* of what failed, the first that the asker knows of */
+	unsigned int changes; /* changed() was called */
+	unsigned int spaces;
+	uint32_t attached; /* PASID */
+} kernel;
+
+static uint32_t draw(uint32_t n)
+{
+	return (uint32_t)random() % n;
+}
+
+static void kernel_begin(void)
+{
+	kernel = (struct kernel){.room = MOST_OUT, .error = -ENOMEM};
+}
+
+static bool kernel_busy(void)
+{
+	return kernel.n_answers >= kernel.room || (kernel.busy && !draw(kernel.busy));
+}
+
+static int tell(int err)
+{
+	if (err < 0 && !kernel.told)
+		kernel.told = err;
+	return err;
+}
+
+/* Counts the request. Whoever takes back has waited until nothing is out any more of what is taken back. */
+static bool kernel_fails(void)
+{
+	kernel.asked++;
+	for (size_t i = 0; kernel.told && i < kernel.n_answers; i++)
+		assert_true(kernel.answers[i].undo);
+	if (!kernel.fail_at || kernel.asked < kernel.fail_at ||
+	    (kernel.asked > kernel.fail_at && (!kernel.fail_again || draw(kernel.fail_again))))
+		return false;
+	kernel.n_failed++;
+	kernel.n_undo_failed += kernel.told < 0;
+	return true;
+}
+
+static int kernel_answers(transport_done done, void *arg, bool failed, int err)
+{
+	if (failed && kernel.fail_in_call)
+		return tell(kernel.error);
+	assert_true(kernel.n_answers < MOST_OUT);
+	kernel.answers[kernel.n_answers++] = (struct answer){done, arg, failed ? kernel.error : err, kernel.told < 0};
+	return 0;
+}
+
+static void deliver(void)
+{
+	struct answer a = kernel.answers[0];
+
+	memmove(kernel.answers, kernel.answers + 1, --kernel.n_answers * sizeof(a));
+	tell(a.err);
+	a.done(a.arg, a.err);
+}
+
+static int kernel_make(struct transport *t, struct transport_space **ret, transport_done done, void *arg)
+{
+	bool failed;
+
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	if (!failed) {
+		*ret = calloc(1, sizeof(**ret));
+		assert_non_null(*ret);
+		kernel.spaces++;
+	}
+	return kernel_answers(done, arg, failed, 0);
+}
+
+static int kernel_free(struct transport *t, struct transport_space *s)
+{
+	if (kernel_busy())
+		return -EBUSY;
+	assert_int_equal(kernel.attached, 0);
+	free(s);
+	kernel.spaces--;
+	memset(kernel.page, 0, sizeof(kernel.page));
+	return 0;
+}
+
+/* What a kernel refuses by itself. It only comes to that behind a request that failed: others were on their way by then. */
+static int cannot(bool here, int err)
+{
+	assert_true(!here || (kernel.n_failed && !kernel.told));
+	return here ? err : 0;
+}
+
+static bool any_mapped(size_t first, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (kernel.page[first + i].mapping)
+			return true;
+	return false;
+}
+
+static bool is_one_mapping(size_t first, size_t n)
+{
+	uint32_t m = kernel.page[first].mapping;
+
+	for (size_t i = 0; i < n; i++)
+		if (!m || kernel.page[first + i].mapping != m)
+			return false;
+	return (first == 0 || kernel.page[first - 1].mapping != m) &&
+	       (first + n == PAGES || kernel.page[first + n].mapping != m);
+}
+
+static int kernel_map(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
+		      uint32_t prot, transport_done done, void *arg)
+{
+	size_t first = (iova - BASE) / PAGE, n = len / PAGE;
+	bool failed;
+	int err = 0;
+
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	kernel.maps++;
+	assert_true(n > 0 && iova / AREA == (iova + len - 1) / AREA);
+	if (!failed && !kernel.counts) {
+		assert_true(iova >= BASE && first + n <= PAGES);
+		err = cannot(any_mapped(first, n), -EEXIST);
+		kernel.last++;
+		for (size_t i = 0; i < n && !err; i++)
+			kernel.page[first + i] =
+				(struct page){kernel.last, fd, off + i * PAGE, (prot & TRANSPORT_WRITE) != 0};
+	}
+	return kernel_answers(done, arg, failed, err);
+}
+
+static int kernel_unmap(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len,
+			transport_done done, void *arg)
+{
+	size_t first = (iova - BASE) / PAGE, n = len / PAGE;
+	bool failed;
+	int err = 0;
+
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	kernel.unmaps++;
+	if (!failed && !kernel.counts) {
+		assert_true(n > 0 && iova >= BASE && first + n <= PAGES);
+		err = cannot(!is_one_mapping(first, n), -ENOENT);
+		if (!err)
+			memset(&kernel.page[first], 0, n * sizeof(kernel.page[0]));
+	}
+	return kernel_answers(done, arg, failed, err);
+}
+
+static int kernel_attach_pasid(struct transport *t, struct transport_space *s, uint32_t pasid, transport_done done,
+			       void *arg)
+{
+	bool failed;
+
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	if (!failed)
+		kernel.attached = pasid;
+	return kernel_answers(done, arg, failed, 0);
+}
+
+static int kernel_detach_pasid(struct transport *t, uint32_t pasid, transport_done done, void *arg)
+{
+	bool failed;
+
+	assert_int_equal(pasid, kernel.attached);
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	if (!failed)
+		kernel.attached = 0;
+	return kernel_answers(done, arg, failed, 0);
+}
+
+static const struct transport_space_ops kernel_spaces = {
+	.make = kernel_make,
+	.free = kernel_free,
+	.map = kernel_map,
+	.unmap = kernel_unmap,
+	.attach_pasid = kernel_attach_pasid,
+	.detach_pasid = kernel_detach_pasid,
+};
+static const struct transport_ops kernel_ops = {.spaces = &kernel_spaces};
+static struct transport kernel_transport = {.ops = &kernel_ops};
+
+static void changed(void *arg)
+{
+	kernel.changes++;
+}
+
+#endif
