@@ -96,14 +96,10 @@ static int take_tables(struct ctx *ctx, uint64_t need, struct refusal *why)
 		    : charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, need, why);
 	if (r < 0)
 		return r;
-	r = device_reserve_tables(d, (uint32_t)need);
-	if (r == 0)
-		return 0;
-	if (!is_global(ctx))
+	r = device_reserve_tables(d, (uint32_t)need, why);
+	if (r < 0 && !is_global(ctx))
 		charge_return(&ctx->books->c_tables, need);
-	return r == -EAGAIN
-		       ? r
-		       : refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + need, table_pool_max(d->pool));
+	return r;
 }
 
 /* What is charged is what the tables hold, plus what is promised to them. */

@@ -216,6 +216,18 @@ static int kernel_unmap(struct transport *t, struct transport_space *s, uint64_t
 	return kernel_answers(done, arg, failed, err);
 }
 
+static int kernel_attach(struct transport *t, struct transport_space *s, transport_done done, void *arg)
+{
+	bool failed;
+
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	if (!failed || !kernel.fail_in_call)
+		kernel.current = failed ? NULL : s;
+	return kernel_answers(done, arg, failed, 0);
+}
+
 static int kernel_attach_pasid(struct transport *t, struct transport_space *s, uint32_t pasid, transport_done done,
 			       void *arg)
 {
@@ -247,6 +259,7 @@ static const struct transport_space_ops kernel_spaces = {
 	.free = kernel_free,
 	.map = kernel_map,
 	.unmap = kernel_unmap,
+	.attach = kernel_attach,
 	.attach_pasid = kernel_attach_pasid,
 	.detach_pasid = kernel_detach_pasid,
 };
