@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A kernel of the tests' own, behind a transport: an array of pages, and answers that come when the test says so, in the
- * order of the requests. It refuses what a real one refuses, which is a failed test unless something failed before, and
- * what it is told to refuse.
+ * A kernel of the tests' own, behind a transport: an array of pages for each address space, and answers that come when the
+ * test says so, in the order of the requests. It refuses what a real one refuses, which is a failed test unless something
+ * failed before, and what it is told to refuse.
  */
 #ifndef TESTS_UNIT_KTABLES_RIG_H
 #define TESTS_UNIT_KTABLES_RIG_H
@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 
 #include <cmocka.h>
 
@@ -24,9 +25,9 @@
 
 #define PAGE 4096u
 #define AREA (2ull << 20)
-#define PAGES 4096u /* that the kernel knows one by one */
-#define BASE 0x10025000ull /* of the first, amidst an area */
-#define MOST_OUT 32u /* 64 MiB of areas */
+#define PAGES 65536u /* of an address space, from 0 */
+#define MOST_OUT 32u /* of a change: 64 MiB of areas */
+#define MOST_ANSWERS 256u
 
 struct page {
 	uint32_t mapping; /* number of the kernel's mapping that it is in; 0: none */
@@ -36,7 +37,8 @@ struct page {
 };
 
 struct transport_space {
-	int nothing;
+	struct page page[PAGES];
+	LIST_ENTRY(transport_space) link; /* in kernel.spaces */
 };
 
 struct answer {
@@ -47,11 +49,12 @@ struct answer {
 };
 
 static struct kernel {
-	struct page page[PAGES];
+	LIST_HEAD(, transport_space) spaces;
+	unsigned int n_spaces;
 	bool counts; /* requests only: they are of more than it knows */
 	uint64_t maps, unmaps;
 	uint32_t last; /* mapping */
-	struct answer answers[MOST_OUT];
+	struct answer answers[MOST_ANSWERS];
 	size_t n_answers;
 	size_t room; /* answers that may wait; -EBUSY beyond */
 	unsigned int busy; /* one request in so many is refused with -EBUSY; 0: none */
@@ -63,7 +66,7 @@ static struct kernel {
 	unsigned int n_failed, n_undo_failed;
 	int told; /* of what failed, the first that the asker knows of */
 	unsigned int changes; /* changed() was called */
-	unsigned int spaces;
+	struct transport_space *current; /* that the device is in; NULL: its own */
 	uint32_t attached; /* PASID */
 } kernel;
 
@@ -107,7 +110,7 @@ static int kernel_answers(transport_done done, void *arg, bool failed, int err)
 {
 	if (failed && kernel.fail_in_call)
 		return tell(kernel.error);
-	assert_true(kernel.n_answers < MOST_OUT);
+	assert_true(kernel.n_answers < MOST_ANSWERS);
 	kernel.answers[kernel.n_answers++] = (struct answer){done, arg, failed ? kernel.error : err, kernel.told < 0};
 	return 0;
 }
@@ -131,20 +134,37 @@ static int kernel_make(struct transport *t, struct transport_space **ret, transp
 	if (!failed) {
 		*ret = calloc(1, sizeof(**ret));
 		assert_non_null(*ret);
-		kernel.spaces++;
+		LIST_INSERT_HEAD(&kernel.spaces, *ret, link);
+		kernel.n_spaces++;
 	}
 	return kernel_answers(done, arg, failed, 0);
+}
+
+static void kernel_drop_space(struct transport_space *s)
+{
+	LIST_REMOVE(s, link);
+	kernel.n_spaces--;
+	free(s);
 }
 
 static int kernel_free(struct transport *t, struct transport_space *s)
 {
 	if (kernel_busy())
 		return -EBUSY;
-	assert_int_equal(kernel.attached, 0);
-	free(s);
-	kernel.spaces--;
-	memset(kernel.page, 0, sizeof(kernel.page));
+	assert_true(!kernel.attached && kernel.current != s);
+	kernel_drop_space(s);
 	return 0;
+}
+
+/* As when it is closed: what is out is forgotten, spaces go. */
+static inline void kernel_close(void)
+{
+	struct transport_space *s;
+
+	kernel.n_answers = 0;
+	kernel.current = NULL;
+	while ((s = LIST_FIRST(&kernel.spaces)))
+		kernel_drop_space(s);
 }
 
 /* What a kernel refuses by itself. It only comes to that behind a request that failed: others were on their way by then. */
@@ -154,29 +174,29 @@ static int cannot(bool here, int err)
 	return here ? err : 0;
 }
 
-static bool any_mapped(size_t first, size_t n)
+static bool any_mapped(const struct transport_space *s, size_t first, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if (kernel.page[first + i].mapping)
+		if (s->page[first + i].mapping)
 			return true;
 	return false;
 }
 
-static bool is_one_mapping(size_t first, size_t n)
+static bool is_one_mapping(const struct transport_space *s, size_t first, size_t n)
 {
-	uint32_t m = kernel.page[first].mapping;
+	uint32_t m = s->page[first].mapping;
 
 	for (size_t i = 0; i < n; i++)
-		if (!m || kernel.page[first + i].mapping != m)
+		if (!m || s->page[first + i].mapping != m)
 			return false;
-	return (first == 0 || kernel.page[first - 1].mapping != m) &&
-	       (first + n == PAGES || kernel.page[first + n].mapping != m);
+	return (first == 0 || s->page[first - 1].mapping != m) &&
+	       (first + n == PAGES || s->page[first + n].mapping != m);
 }
 
 static int kernel_map(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
 		      uint32_t prot, transport_done done, void *arg)
 {
-	size_t first = (iova - BASE) / PAGE, n = len / PAGE;
+	size_t first = iova / PAGE, n = len / PAGE;
 	bool failed;
 	int err = 0;
 
@@ -186,11 +206,11 @@ static int kernel_map(struct transport *t, struct transport_space *s, uint64_t i
 	kernel.maps++;
 	assert_true(n > 0 && iova / AREA == (iova + len - 1) / AREA);
 	if (!failed && !kernel.counts) {
-		assert_true(iova >= BASE && first + n <= PAGES);
-		err = cannot(any_mapped(first, n), -EEXIST);
+		assert_true(first + n <= PAGES);
+		err = cannot(any_mapped(s, first, n), -EEXIST);
 		kernel.last++;
 		for (size_t i = 0; i < n && !err; i++)
-			kernel.page[first + i] =
+			s->page[first + i] =
 				(struct page){kernel.last, fd, off + i * PAGE, (prot & TRANSPORT_WRITE) != 0};
 	}
 	return kernel_answers(done, arg, failed, err);
@@ -199,7 +219,7 @@ static int kernel_map(struct transport *t, struct transport_space *s, uint64_t i
 static int kernel_unmap(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len,
 			transport_done done, void *arg)
 {
-	size_t first = (iova - BASE) / PAGE, n = len / PAGE;
+	size_t first = iova / PAGE, n = len / PAGE;
 	bool failed;
 	int err = 0;
 
@@ -208,10 +228,10 @@ static int kernel_unmap(struct transport *t, struct transport_space *s, uint64_t
 	failed = kernel_fails();
 	kernel.unmaps++;
 	if (!failed && !kernel.counts) {
-		assert_true(n > 0 && iova >= BASE && first + n <= PAGES);
-		err = cannot(!is_one_mapping(first, n), -ENOENT);
+		assert_true(n > 0 && first + n <= PAGES);
+		err = cannot(!is_one_mapping(s, first, n), -ENOENT);
 		if (!err)
-			memset(&kernel.page[first], 0, n * sizeof(kernel.page[0]));
+			memset(&s->page[first], 0, n * sizeof(s->page[0]));
 	}
 	return kernel_answers(done, arg, failed, err);
 }
