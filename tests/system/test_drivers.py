@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import harness  # noqa: E402
+import pasid_client as pc  # noqa: E402
 import test_sharing  # noqa: E402
 
 TOP = Path(__file__).resolve().parents[2]
@@ -50,6 +51,19 @@ class Place(unittest.TestCase):
         shutil.copy(built(name), path)
         path.chmod(0o755)
         return path
+
+    def compile(self, text, name="x", options=("-Wextra", "-Wpedantic")):
+        """As strictly as can be, with the installed headers alone, unless the options say something else."""
+        source, to = self.top / f"{name}.c", self.top / f"{name}.so"
+        source.write_text(text)
+        done = run(*shlex.split(os.environ.get("PASID_CC", "cc")), "-std=gnu11", "-O2", "-Wall", "-Werror", *options,
+                   "-fPIC", "-shared", "-fvisibility=hidden", "-I", TOP / "include", source, "-o", to)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        return to
+
+    def changed(self, old, new):
+        self.assertEqual(self.source.count(old), 1, old)
+        return self.source.replace(old, new)
 
     def config(self, *drivers):
         path = self.top / "pasidd.json"
@@ -167,19 +181,6 @@ class Contents(Place):
         self.assertEqual(done.returncode, 0, done.stdout)
         return (self.top / f"src-{name}" / f"{name}.c").read_text()
 
-    def compile(self, text, name="x"):
-        """As strictly as can be, with the installed headers alone."""
-        source, to = self.top / f"{name}.c", self.top / f"{name}.so"
-        source.write_text(text)
-        done = run(*shlex.split(os.environ.get("PASID_CC", "cc")), "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wpedantic",
-                   "-Werror", "-fPIC", "-shared", "-fvisibility=hidden", "-I", TOP / "include", source, "-o", to)
-        self.assertEqual(done.returncode, 0, done.stdout)
-        return to
-
-    def changed(self, old, new):
-        self.assertEqual(self.source.count(old), 1, old)
-        return self.source.replace(old, new)
-
     def test_skeleton(self):
         for name in ("spare", "a", "int", "engine", "translator_ops", "a" * 31):
             driver = self.compile(self.skeleton(name) if name != "spare" else self.source, name)
@@ -283,6 +284,54 @@ class Built(Place):
             wanted = run("nm", "-D", "--undefined-only", built(name)).stdout
             names = {line.split()[-1].split("@")[0] for line in wanted.splitlines()}
             self.assertEqual({n for n in names if not re.match(r"__|_ITM_|(calloc|free|mem\w+|str\w+)$", n)}, set())
+
+
+class Mistaken(Place):
+    """Drivers of the reference GPU that are wrong about it in what shows only when they attach."""
+
+    def setUp(self):
+        super().setUp()
+        self.source = (TOP / "daemon/engine/refgpu.c").read_text()
+
+    def stack(self, old, new):
+        driver = self.compile(self.changed(old, new), options=("-Drefgpu_driver=pasid_driver", "-D_GNU_SOURCE",
+                                                               "-I", TOP / "daemon"))
+        return self.enterContext(harness.Stack([{"slots": 2}], {"drivers": [str(driver)]}))
+
+    def not_started(self, old, new):
+        stack = self.stack(old, new)
+        said = "its driver says that it has no slots, too many, or a translator that is not whole"
+        harness.wait_until(lambda: f"not reachable: {said}" in stack.log_tail(None), "the driver is given up")
+        with pc.Client(stack.socket) as client:
+            self.assertEqual([present for _, _, present in client.devices()], [0])
+
+    def test_more_slots_than_it_was_told(self):
+        self.not_started("engine)->n_slots;", "engine)->n_slots ? REFGPU_MAX_SLOTS + 1 : 0;")
+
+    def test_no_slots(self):
+        self.not_started("engine)->n_slots;", "engine)->n_slots * 0;")
+
+    def test_no_translator(self):
+        self.not_started("return &of_engine(e)->translator;", "return of_engine(e)->n_slots ? NULL : &of_engine(e)->translator;")
+
+    def test_half_a_translator(self):
+        self.not_started("\t.max_ranges = INV_RANGES,\n", "")
+
+    def test_few_asids(self):
+        """Of 2 bits there are 3, since 0 is none. A fourth context would have another's."""
+        stack = self.stack(".asid_bits = 16", ".asid_bits = 2")
+        with pc.Client(stack.socket) as client:
+            stack.await_device(client)
+            for _ in range(3):
+                client.ctx_new()
+            with self.assertRaises(pc.Refused) as caught:
+                client.ctx_new()
+            self.assertEqual((caught.exception.n1, caught.exception.n2), (3, 3))
+
+    def test_more_interrupts_than_the_device_has(self):
+        stack = self.stack(".irqs = REFGPU_VECTORS", ".irqs = 64")
+        with pc.Client(stack.socket) as client:
+            stack.await_device(client)
 
 
 class Driven(test_sharing.TwoSlots):
