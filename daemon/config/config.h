@@ -22,7 +22,7 @@ struct config {
 };
 
 #define CONFIG_FILE_MAX (1u << 20) /* bytes of a configuration file */
-#define CONFIG_ERROR_MAX 640u
+#define CONFIG_ERROR_MAX 1024u
 
 /* Also loads the drivers that the file names. 0 and *ret, or -errno and one line of text in error. */
 int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX]);

@@ -12,7 +12,7 @@
 #include <pasid/driver.h>
 
 struct driver {
-	const struct pasid_driver *is;
+	const struct pasid_driver *exports;
 	/* Of a shared object; NULL: built in. */
 	const char *path;
 	void *handle;

@@ -121,7 +121,7 @@ static int take_exports(struct driver *d, const struct pasid_driver *x, char err
 		return refuse(error, "%s: its driver has verbs, but not both fill() and copy()", d->path);
 	if (engine_check(x->engine, why) < 0)
 		return refuse(error, "%s: %s", d->path, why);
-	d->is = x;
+	d->exports = x;
 	return 0;
 }
 

@@ -11,7 +11,7 @@
 #include "engine/engine.h"
 
 #define DRIVER_PATH_MAX 255u
-#define DRIVER_ERROR_MAX (ENGINE_ERROR_MAX + DRIVER_PATH_MAX + 1)
+#define DRIVER_ERROR_MAX (ENGINE_ERROR_MAX + 2 * DRIVER_PATH_MAX)
 
 /* `path` is absolute, of at most DRIVER_PATH_MAX bytes, and stays the caller's until driver_unload(). 0; or -errno and a
  * sentence that begins with the path. */

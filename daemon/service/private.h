@@ -23,10 +23,10 @@
 #include "transport/transport.h"
 #include "translator/translator.h"
 
-#define WINDOW_IOVA \
-	0x1000ull /* what a device without an MMU needs in every address space; below what clients may map */
-#define IOVA_FIRST \
-	(WINDOW_IOVA + ENGINE_MAX_WINDOW) /* what is below faults, so that null pointers of GPU programs do */
+/* What a device without an MMU needs in every address space, and behind that what clients may map. Below it nothing is
+ * mapped, so that null pointers of GPU programs fault. */
+#define WINDOW_IOVA 0x1000ull
+#define IOVA_FIRST (WINDOW_IOVA + ENGINE_MAX_WINDOW)
 #define TABLE_CHUNK 1024u /* table pages mapped for the device at a time */
 
 /* Something that waits for a device: step() looks whether it can go on. Stepped after each word from the device. */

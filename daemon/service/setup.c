@@ -345,7 +345,7 @@ void setup_opened(void *owner)
 		device_fail(d, "no driver");
 		return;
 	}
-	d->eops = d->driver->is->engine;
+	d->eops = d->driver->exports->engine;
 	take_traits(d);
 	if (wrong_mode(d)) {
 		device_fail(d, wrong_mode(d));

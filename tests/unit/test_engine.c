@@ -29,16 +29,16 @@ static void test_find(void **state)
 {
 	struct engine_ops ops = {.name = "other", .match = match_edu, .irqs = 9};
 	const struct pasid_driver other = {.abi = PASID_DRIVER_ABI, .engine = &ops};
-	struct driver v[2] = {{.is = &other}, {.is = &refgpu_driver}};
+	struct driver v[2] = {{.exports = &other}, {.exports = &refgpu_driver}};
 	const struct drivers none = {0}, loaded = {v, 1}, both = {v, 2};
 
-	assert_ptr_equal(engine_find(&none, &refgpu)->is, &refgpu_driver);
-	assert_ptr_equal(engine_find(&none, &edu)->is, &edu_driver);
+	assert_ptr_equal(engine_find(&none, &refgpu)->exports, &refgpu_driver);
+	assert_ptr_equal(engine_find(&none, &edu)->exports, &edu_driver);
 	assert_null(engine_find(&none, &nobody));
 	assert_int_equal(engine_irqs(&none), REFGPU_VECTORS);
 	/* What was configured goes before what is built in. */
 	assert_ptr_equal(engine_find(&loaded, &edu), &v[0]);
-	assert_ptr_equal(engine_find(&loaded, &refgpu)->is, &refgpu_driver);
+	assert_ptr_equal(engine_find(&loaded, &refgpu)->exports, &refgpu_driver);
 	assert_ptr_equal(engine_find(&both, &refgpu), &v[1]);
 	assert_null(engine_find(&both, &nobody));
 	assert_int_equal(engine_irqs(&loaded), 9);
