@@ -11,7 +11,7 @@ static const struct driver built_in[] = {
 
 const struct driver *engine_find(const struct drivers *loaded, const struct transport_ids *ids)
 {
-	for (size_t i = 0; i < loaded->n; i++)
+	for (size_t i = 0; loaded && i < loaded->n; i++)
 		if (loaded->v[i].exports->engine->match(ids))
 			return &loaded->v[i];
 	for (size_t i = 0; i < ARRAY_SIZE(built_in); i++)

@@ -25,7 +25,7 @@ struct drivers {
 	size_t n;
 };
 
-/* The driver for a device, or NULL. */
+/* The driver for a device, or NULL. loaded NULL: there are none but the built-in ones. */
 const struct driver *engine_find(const struct drivers *loaded, const struct transport_ids *ids);
 /* The most interrupt vectors that any driver asks for: whose a device is shows only when it is open. */
 uint32_t engine_irqs(const struct drivers *loaded);

@@ -197,7 +197,8 @@ class Contents(Place):
         self.refuse(" cannot be loaded: file too short", empty)
 
     def test_no_driver(self):
-        self.refuse(' exports no "pasid_driver", so it is no driver of pasidd\'s', self.compile("extern int x;\nint x;\n"))
+        driver = self.compile("extern int x;\nint x;\n")
+        self.refuse(' exports no "pasid_driver", so it is no driver of pasidd\'s', driver)
 
     def test_symbols_of_the_daemon(self):
         """There are none for it."""
@@ -234,7 +235,7 @@ class New(Place):
 
     def test_files(self):
         self.assertEqual(self.new("spare").returncode, 0)
-        self.assertEqual(sorted(p.name for p in (self.top / "spare").iterdir()), ["README.md", "meson.build", "spare.c"])
+        self.assertEqual({p.name for p in (self.top / "spare").iterdir()}, {"README.md", "meson.build", "spare.c"})
         for path in (self.top / "spare").iterdir():
             text = path.read_text()
             self.assertNotIn("@", text)
@@ -257,12 +258,13 @@ class New(Place):
         for name in ("a", "b", "c"):
             done = self.new(name)
             self.assertEqual(done.returncode, 1)
-            self.assertEqual(done.stdout, f"pasidctl: {name} cannot be made: File exists; name another directory, or move it "
-                             "away\n")
+            self.assertEqual(done.stdout, f"pasidctl: {name} cannot be made: File exists; name another directory, or "
+                             "move it away\n")
         self.assertEqual(list((self.top / "a").iterdir()), [])
         self.assertEqual((self.top / "b").read_text(), "mine")
         done = self.new("d", "none/d")
-        self.assertEqual((done.returncode, done.stdout), (1, "pasidctl: none/d cannot be made: No such file or directory\n"))
+        self.assertEqual((done.returncode, done.stdout),
+                         (1, "pasidctl: none/d cannot be made: No such file or directory\n"))
 
     def test_nothing_half_written(self):
         for limit in (0, 1000, 7000):
@@ -312,7 +314,8 @@ class Mistaken(Place):
         self.not_started("engine)->n_slots;", "engine)->n_slots * 0;")
 
     def test_no_translator(self):
-        self.not_started("return &of_engine(e)->translator;", "return of_engine(e)->n_slots ? NULL : &of_engine(e)->translator;")
+        self.not_started("return &of_engine(e)->translator;",
+                         "return of_engine(e)->n_slots ? NULL : &of_engine(e)->translator;")
 
     def test_half_a_translator(self):
         self.not_started("\t.max_ranges = INV_RANGES,\n", "")

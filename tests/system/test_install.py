@@ -132,8 +132,8 @@ class Install(unittest.TestCase):
         """What "pasidctl driver new" writes is built as its README says, and goes where that says; pasidd takes it."""
         source, build = self.top / "spare", self.top / "spare" / "build"
         output(self.path("bindir", "pasidctl"), "driver", "new", "spare", source)
-        output("meson", "setup", build, source, f"--prefix={self.prefix}", f"--libdir={self.options['libdir']}", "--werror",
-               env=self.pkg_config_env)
+        output("meson", "setup", build, source, f"--prefix={self.prefix}", f"--libdir={self.options['libdir']}",
+               "--werror", env=self.pkg_config_env)
         root = self.top / "spare-root"
         output("meson", "install", "-C", build, "--destdir", root)
         drivers = list(root.rglob("*.so"))
