@@ -243,12 +243,13 @@ def run_system(arguments):
 class Daemon:
     """A pasidd of this guest with one device, and where clients connect."""
 
-    def __init__(self, device):
+    def __init__(self, device, **more):
+        """more: other keys of the configuration."""
         self.directory = tempfile.mkdtemp(prefix="pasidd-")
         self.socket = os.path.join(self.directory, "socket")
         config = os.path.join(self.directory, "config.json")
         with open(config, "w", encoding="utf-8") as file:
-            json.dump({"socket": {"path": self.socket}, "devices": [device]}, file)
+            json.dump({"socket": {"path": self.socket}, "devices": [device], **more}, file)
         self.process = subprocess.Popen([os.environ["PASIDD"], "--config", config])
         wait_for(lambda: os.path.exists(self.socket))
 
