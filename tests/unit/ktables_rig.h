@@ -46,11 +46,13 @@ struct answer {
 	void *arg;
 	int err;
 	bool undo;
+	struct transport_space *made, **ret; /* where it goes */
 };
 
 static struct kernel {
 	LIST_HEAD(, transport_space) spaces;
 	unsigned int n_spaces;
+	bool many; /* changes at a time: nothing is known of the order between them */
 	bool counts; /* requests only: they are of more than it knows */
 	uint64_t maps, unmaps;
 	uint32_t last; /* mapping */
@@ -96,7 +98,7 @@ static int tell(int err)
 static bool kernel_fails(void)
 {
 	kernel.asked++;
-	for (size_t i = 0; kernel.told && i < kernel.n_answers; i++)
+	for (size_t i = 0; kernel.told && !kernel.many && i < kernel.n_answers; i++)
 		assert_true(kernel.answers[i].undo);
 	if (!kernel.fail_at || kernel.asked < kernel.fail_at ||
 	    (kernel.asked > kernel.fail_at && (!kernel.fail_again || draw(kernel.fail_again))))
@@ -121,23 +123,28 @@ static void deliver(void)
 
 	memmove(kernel.answers, kernel.answers + 1, --kernel.n_answers * sizeof(a));
 	tell(a.err);
+	if (a.ret && !a.err)
+		*a.ret = a.made;
 	a.done(a.arg, a.err);
 }
 
 static int kernel_make(struct transport *t, struct transport_space **ret, transport_done done, void *arg)
 {
-	bool failed;
+	struct transport_space *s;
+	int r;
 
 	if (kernel_busy())
 		return -EBUSY;
-	failed = kernel_fails();
-	if (!failed) {
-		*ret = calloc(1, sizeof(**ret));
-		assert_non_null(*ret);
-		LIST_INSERT_HEAD(&kernel.spaces, *ret, link);
-		kernel.n_spaces++;
-	}
-	return kernel_answers(done, arg, failed, 0);
+	if (kernel_fails())
+		return kernel_answers(done, arg, true, 0);
+	s = calloc(1, sizeof(*s));
+	assert_non_null(s);
+	LIST_INSERT_HEAD(&kernel.spaces, s, link);
+	kernel.n_spaces++;
+	r = kernel_answers(done, arg, false, 0);
+	kernel.answers[kernel.n_answers - 1].made = s;
+	kernel.answers[kernel.n_answers - 1].ret = ret;
+	return r;
 }
 
 static void kernel_drop_space(struct transport_space *s)
@@ -170,7 +177,7 @@ static inline void kernel_close(void)
 /* What a kernel refuses by itself. It only comes to that behind a request that failed: others were on their way by then. */
 static int cannot(bool here, int err)
 {
-	assert_true(!here || (kernel.n_failed && !kernel.told));
+	assert_true(!here || (kernel.n_failed && (!kernel.told || kernel.many)));
 	return here ? err : 0;
 }
 
@@ -286,7 +293,7 @@ static const struct transport_space_ops kernel_spaces = {
 static const struct transport_ops kernel_ops = {.spaces = &kernel_spaces};
 static struct transport kernel_transport = {.ops = &kernel_ops};
 
-static void changed(void *arg)
+static inline void changed(void *arg)
 {
 	kernel.changes++;
 }
