@@ -21,6 +21,7 @@
 #include <cmocka.h>
 
 #include "base/util.h"
+#include "service/areas.h"
 #include "service/ktables.h"
 
 #define PAGE 4096u

@@ -193,7 +193,7 @@ static int random_change(struct ktables *k)
 	n = random_list(op);
 	random_trouble();
 	assert_int_equal(aspace_plan(&as, OWNER, op, n, &plan, &why), 0);
-	growth = ktables_growth(plan);
+	growth = areas_growth(plan);
 	ktables_change(k, &as, plan, buffer_fd);
 	r = carry_out(k);
 	if (r == 0) {
