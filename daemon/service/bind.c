@@ -339,11 +339,11 @@ static enum service_outcome bind_pending(struct service_client *c, struct ctx *c
 
 /* ---- where the kernel keeps the tables ---- */
 
-static int buffer_fd(const struct buffer *b)
+static struct transport_memory *buffer_memory(const struct buffer *b)
 {
 	const struct buffer_entry *e = container_of(b, const struct buffer_entry, buffer);
 
-	return ((const struct buf *)e->tag)->fd;
+	return ((const struct buf *)e->tag)->memory;
 }
 
 /* An area costs the kernel a table page at most, and a little beside it: it is charged as one. */
@@ -444,7 +444,7 @@ static enum service_outcome bind_kernel(struct service_client *c, struct ctx *ct
 		return_areas(ctx, plan, false);
 		return no_memory(c, ctx, plan, reply);
 	}
-	ktables_change(ctx->kt, ctx->books->aspace, plan, buffer_fd);
+	ktables_change(ctx->kt, ctx->books->aspace, plan, buffer_memory);
 	v->ctx = ctx;
 	v->plan = plan;
 	v->holding = false;

@@ -26,6 +26,7 @@ struct ktables {
 	struct transport *t;
 	struct transport_space *space;
 	struct ktables_window window;
+	struct transport_memory *window_memory;
 	void (*changed)(void *arg);
 	void *arg;
 	int made; /* as ktables_made() */
@@ -36,7 +37,7 @@ struct ktables {
 	int detach_error;
 	/* The change. */
 	enum phase phase;
-	ktables_fd fd;
+	ktables_memory memory;
 	struct area_walk walk;
 	uint32_t out;
 	uint64_t asked, answered; /* while DOING; pieces */
@@ -97,9 +98,27 @@ static void map_window(struct ktables *k)
 	const struct ktables_window *w = &k->window;
 
 	asked(k,
-	      k->t->ops->spaces->map(k->t, k->space, w->iova, w->len, w->fd, 0, TRANSPORT_READ | TRANSPORT_WRITE,
-				     on_window, k),
+	      k->t->ops->spaces->map(k->t, k->space, w->iova, w->len, k->window_memory, 0,
+				     TRANSPORT_READ | TRANSPORT_WRITE, on_window, k),
 	      map_window);
+}
+
+static void on_held(void *arg, int err)
+{
+	struct ktables *k = arg;
+
+	if (err == 0)
+		map_window(k);
+	else
+		made(k, err);
+}
+
+static void hold_window(struct ktables *k)
+{
+	asked(k,
+	      k->t->ops->spaces->hold(k->t, &k->window_memory, k->window.fd, k->window.len,
+				      TRANSPORT_READ | TRANSPORT_WRITE, on_held, k),
+	      hold_window);
 }
 
 static void on_made(void *arg, int err)
@@ -107,7 +126,7 @@ static void on_made(void *arg, int err)
 	struct ktables *k = arg;
 
 	if (err == 0 && k->window.len)
-		map_window(k);
+		hold_window(k);
 	else
 		on_window(k, err);
 }
@@ -145,10 +164,10 @@ struct transport_space *ktables_space(const struct ktables *k)
 
 /* ---- carrying it out ---- */
 
-void ktables_change(struct ktables *k, const struct aspace *as, const struct plan *plan, ktables_fd fd)
+void ktables_change(struct ktables *k, const struct aspace *as, const struct plan *plan, ktables_memory memory)
 {
 	k->phase = PHASE_DOING;
-	k->fd = fd;
+	k->memory = memory;
 	areas_walk(&k->walk, as, plan);
 	k->asked = k->answered = k->whole = k->behind = 0;
 	k->error = 0;
@@ -191,7 +210,7 @@ static int ask(struct ktables *k, const struct area_piece *p)
 	int r;
 
 	if (map)
-		r = ops->map(k->t, k->space, first, len, k->fd(p->m->buf), p->m->off + (first - p->m->node.first),
+		r = ops->map(k->t, k->space, first, len, k->memory(p->m->buf), p->m->off + (first - p->m->node.first),
 			     TRANSPORT_READ | (p->m->writable ? TRANSPORT_WRITE : 0u), on_piece, k);
 	else
 		r = ops->unmap(k->t, k->space, first, len, on_piece, k);
@@ -279,8 +298,13 @@ int ktables_leave(struct ktables *k)
 
 int ktables_end(struct ktables **k)
 {
-	int r = (*k)->space ? (*k)->t->ops->spaces->free((*k)->t, (*k)->space) : 0;
+	const struct transport_space_ops *ops = (*k)->t->ops->spaces;
+	int r = (*k)->space ? ops->free((*k)->t, (*k)->space) : 0;
 
+	if (r == -EBUSY)
+		return r;
+	(*k)->space = NULL;
+	r = (*k)->window_memory ? ops->release((*k)->t, (*k)->window_memory) : 0;
 	if (r == -EBUSY)
 		return r;
 	*k = ktables_free(*k);

@@ -19,12 +19,12 @@
 
 struct ktables;
 
-struct ktables_window { /* memory that is there from the beginning */
+struct ktables_window { /* memory that is there from the beginning; the fd is used until it is made */
 	uint64_t iova, len;
 	int fd;
 };
 
-typedef int (*ktables_fd)(const struct buffer *buf); /* of its memory; stays the caller's */
+typedef struct transport_memory *(*ktables_memory)(const struct buffer *buf); /* stays the caller's */
 
 /* Begins to make one; pasid 0: the device is moved there, otherwise what it does under that PASID goes through it. 0,
  * -errno. */
@@ -35,7 +35,7 @@ int ktables_made(struct ktables *k);
 struct transport_space *ktables_space(const struct ktables *k);
 
 /* Begins a change, to what the books show with their open plan; none is under way. The plan stays until it is done. */
-void ktables_change(struct ktables *k, const struct aspace *as, const struct plan *plan, ktables_fd fd);
+void ktables_change(struct ktables *k, const struct aspace *as, const struct plan *plan, ktables_memory memory);
 /* Goes on with it, for less than a millisecond. 1: not done yet; 0: done; -errno: taken back, why; -ENOTRECOVERABLE: it could neither be done nor taken
  * back. */
 int ktables_go(struct ktables *k);

@@ -7,29 +7,21 @@
  * which it was asked for; the answers come from the loop. Register writes and interrupts never go that way. Pinning has
  * no deadline, for the kernel is no device that lies; a reset has one.
  */
-#include "transport/transport.h"
+#include "transport/vfio_life.h"
 
 #include <errno.h>
-#include <event2/event.h>
-#include <event2/event_struct.h>
 #include <fcntl.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/eventfd.h>
 
 #include "base/util.h"
 #include "base/worker.h"
-#include "transport/vfio_priv.h"
 
 #define MAX_OUT 1024u /* requests without an answer; see transport.h */
-#define RESET_MS 5000u /* at least: a function-level reset alone waits 100 ms, and other kinds take seconds */
-#define NOTICE_REQUEST TRANSPORT_MAX_IRQS
-#define NOTICE_ERROR (TRANSPORT_MAX_IRQS + 1)
-#define N_LINES (TRANSPORT_MAX_IRQS + 2)
 
 enum what {
 	REQUEST_OPEN,
+	REQUEST_DMA_MAP,
+	REQUEST_HOLD,
+	REQUEST_RELEASE,
 	REQUEST_MAP,
 	REQUEST_UNMAP,
 	REQUEST_SPACE_NEW,
@@ -46,54 +38,15 @@ struct request {
 	enum what what;
 	struct transport_space *space; /* NULL: the device's own */
 	struct transport_space **made; /* SPACE_NEW: where the answer goes */
+	struct transport_memory *memory;
+	struct transport_memory **held; /* HOLD: where the answer goes */
 	uint64_t bus, len, off;
 	uint32_t prot, pasid;
-	int fd; /* MAP: a duplicate */
-	int number; /* MAP: of what */
+	int fd; /* DMA_MAP, HOLD: a duplicate */
 	int result;
-	transport_done done; /* NULL: OPEN, SPACE_FREE */
+	transport_done done; /* NULL: OPEN, SPACE_FREE, RELEASE */
 	void *arg;
 };
-
-struct line { /* an eventfd that the kernel signals */
-	struct vfio *v;
-	uint32_t vector; /* or NOTICE_* */
-	int fd;
-	struct event ev;
-};
-
-struct vfio {
-	struct transport transport;
-	const struct transport_events *events;
-	void *owner;
-	struct event_base *base;
-	struct worker *worker;
-	const struct vfio_iommu_ops *how;
-	struct pci_place at;
-	uint32_t want_irqs, deadline_ms;
-	struct line lines[N_LINES];
-	struct event ev_reset; /* the deadline */
-	struct event ev_lost; /* tells the owner from the loop */
-	bool resetting; /* the thread has begun to; both sides ask, atomically */
-	uint32_t n_out;
-	bool crowded; /* somebody was refused */
-	bool opened, forgotten;
-	int error; /* lost */
-	/* The thread's alone until OPEN is answered; from then on each call says who makes it. */
-	struct vfio_iommu *iommu;
-	struct vfio_device device;
-	struct vfio_why why;
-};
-
-int vfio_fail(struct vfio_why *why, int error, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(why->text, sizeof(why->text), fmt, ap);
-	va_end(ap);
-	return error;
-}
 
 static struct vfio *vfio_of(struct transport *t)
 {
@@ -101,25 +54,6 @@ static struct vfio *vfio_of(struct transport *t)
 }
 
 /* ---- on the thread ---- */
-
-static int open_device(struct vfio *v)
-{
-	int fds[TRANSPORT_MAX_IRQS], fd = -1;
-	int r = v->how->open(&v->iommu, &v->at, &fd, &v->why);
-
-	if (r < 0)
-		return r;
-	vfio_device_init(&v->device, fd);
-	r = vfio_device_start(&v->device, &v->why);
-	for (uint32_t i = 0; i < v->want_irqs; i++)
-		fds[i] = v->lines[i].fd;
-	if (r == 0)
-		r = vfio_device_arm(&v->device, fds, v->want_irqs, &v->why);
-	if (r == 0)
-		r = vfio_device_arm_notices(&v->device, v->lines[NOTICE_REQUEST].fd, v->lines[NOTICE_ERROR].fd,
-					    &v->why);
-	return r;
-}
 
 static void request_run(struct work *w)
 {
@@ -130,10 +64,19 @@ static void request_run(struct work *w)
 
 	switch (q->what) {
 	case REQUEST_OPEN:
-		q->result = open_device(v);
+		q->result = vfio_life_open(v);
+		break;
+	case REQUEST_DMA_MAP:
+		q->result = m->ops->map(m, q->bus, q->len, q->fd, q->off, q->prot);
+		break;
+	case REQUEST_HOLD:
+		q->result = m->ops->hold(m, q->fd, q->len, q->prot, &q->memory);
+		break;
+	case REQUEST_RELEASE:
+		m->ops->release(m, q->memory);
 		break;
 	case REQUEST_MAP:
-		q->result = m->ops->map(m, space, q->bus, q->len, q->fd, q->number, q->off, q->prot);
+		q->result = m->ops->map_held(m, space, q->bus, q->len, q->memory, q->off, q->prot);
 		break;
 	case REQUEST_UNMAP:
 		q->result = m->ops->unmap(m, space, q->bus, q->len);
@@ -154,7 +97,7 @@ static void request_run(struct work *w)
 		q->result = m->ops->detach_pasid(m, v->device.fd, q->pasid);
 		break;
 	case REQUEST_RESET:
-		__atomic_store_n(&v->resetting, true, __ATOMIC_RELEASE);
+		vfio_life_reset_begun(v);
 		q->result = vfio_device_reset(&v->device);
 		break;
 	}
@@ -169,125 +112,7 @@ static void request_drop(struct work *w)
 	free(q);
 }
 
-/* The device first: its mappings go when nothing is attached any more. */
-static void vfio_destroy(void *arg)
-{
-	struct vfio *v = arg;
-
-	vfio_device_fini(&v->device);
-	if (v->iommu)
-		v->iommu->ops->close(v->iommu);
-	for (uint32_t i = 0; i < N_LINES; i++)
-		if (v->lines[i].fd >= 0)
-			close(v->lines[i].fd);
-	free(v);
-}
-
-/* ---- lost ---- */
-
-static void silence(struct vfio *v)
-{
-	for (uint32_t i = 0; i < N_LINES; i++)
-		if (v->lines[i].fd >= 0)
-			event_del(&v->lines[i].ev);
-	event_del(&v->ev_reset);
-}
-
-static void vfio_lose(struct vfio *v, int error)
-{
-	if (v->error)
-		return;
-	v->error = error;
-	silence(v);
-	event_active(&v->ev_lost, EV_TIMEOUT, 0);
-}
-
-/* Requests that are out are answered by the thread as it gets there; their owner asked to hear -ENODEV first. */
-static void on_lost(evutil_socket_t fd, short what, void *arg)
-{
-	struct vfio *v = arg;
-
-	if (!v->forgotten)
-		v->events->lost(v->owner, v->error, v->why.text);
-}
-
-static void await_reset(struct vfio *v)
-{
-	uint32_t ms = v->deadline_ms < RESET_MS ? RESET_MS : v->deadline_ms;
-	struct timeval limit = {ms / 1000, ms % 1000 * 1000};
-
-	evtimer_add(&v->ev_reset, &limit);
-}
-
-static void on_reset_deadline(evutil_socket_t fd, short what, void *arg)
-{
-	struct vfio *v = arg;
-
-	/* The thread may be pinning somebody's memory still: the device's time runs from when it was told. */
-	if (__atomic_load_n(&v->resetting, __ATOMIC_ACQUIRE))
-		vfio_lose(v, vfio_fail(&v->why, -ETIMEDOUT, "its reset is not done in time"));
-	else
-		await_reset(v);
-}
-
-/* ---- interrupts ---- */
-
-static void on_line(evutil_socket_t fd, short what, void *arg)
-{
-	struct line *l = arg;
-	struct vfio *v = l->v;
-	uint64_t count;
-
-	if (read(l->fd, &count, sizeof(count)) != sizeof(count) || !v->opened || v->error)
-		return;
-	if (l->vector == NOTICE_REQUEST) {
-		vfio_lose(v, vfio_fail(&v->why, -ENODEV, "the kernel asks for %s back", v->at.bdf));
-		return;
-	}
-	if (l->vector == NOTICE_ERROR) {
-		vfio_lose(v, vfio_fail(&v->why, -EIO, "%s reports an error that it cannot recover from", v->at.bdf));
-		return;
-	}
-	v->events->irq(v->owner, l->vector);
-	if (!v->error && !v->forgotten)
-		vfio_device_unmask(&v->device);
-}
-
-static int line_open(struct vfio *v, uint32_t vector)
-{
-	struct line *l = &v->lines[vector];
-
-	l->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (l->fd < 0)
-		return -errno;
-	l->v = v;
-	l->vector = vector;
-	event_assign(&l->ev, v->base, l->fd, EV_READ | EV_PERSIST, on_line, l);
-	return event_add(&l->ev, NULL) < 0 ? -ENOMEM : 0;
-}
-
-static int lines_open(struct vfio *v)
-{
-	int r = line_open(v, NOTICE_REQUEST);
-
-	if (r == 0)
-		r = line_open(v, NOTICE_ERROR);
-	for (uint32_t i = 0; r == 0 && i < v->want_irqs; i++)
-		r = line_open(v, i);
-	return r;
-}
-
 /* ---- answers ---- */
-
-static void on_opened(struct vfio *v, int result)
-{
-	if (result < 0) {
-		vfio_lose(v, result);
-		return;
-	}
-	v->opened = true;
-	v->events->opened(v->owner);
-}
 
 static void request_done(struct work *w)
 {
@@ -297,13 +122,15 @@ static void request_done(struct work *w)
 	request_drop(w);
 	v->n_out--;
 	if (q.what == REQUEST_RESET)
-		event_del(&v->ev_reset);
+		vfio_life_reset_over(v);
 	if (v->forgotten)
 		return;
 	if (q.what == REQUEST_SPACE_NEW && q.result == 0)
 		*q.made = q.space;
+	if (q.what == REQUEST_HOLD && q.result == 0)
+		*q.held = q.memory;
 	if (q.what == REQUEST_OPEN)
-		on_opened(v, q.result);
+		vfio_life_opened(v, q.result);
 	else if (q.done)
 		q.done(q.arg, v->error ? -ENODEV : q.result == -ENODEV ? -EIO : q.result);
 	if (v->crowded && !v->forgotten) {
@@ -337,12 +164,7 @@ static int request_add(struct vfio *v, const struct request *from)
 
 static void vfio_forget(struct transport *t)
 {
-	struct vfio *v = vfio_of(t);
-
-	v->forgotten = true;
-	if (!v->error)
-		v->error = -ENODEV;
-	silence(v);
+	vfio_life_forget(vfio_of(t));
 }
 
 static struct transport *vfio_close(struct transport *t)
@@ -352,12 +174,11 @@ static struct transport *vfio_close(struct transport *t)
 	if (!t)
 		return NULL;
 	v = vfio_of(t);
-	silence(v);
-	event_del(&v->ev_lost);
+	vfio_life_leave(v);
 	if (v->worker)
-		worker_leave(v->worker, request_drop, vfio_destroy, v);
+		worker_leave(v->worker, request_drop, vfio_life_end, v);
 	else
-		vfio_destroy(v);
+		vfio_life_end(v);
 	return NULL;
 }
 
@@ -365,41 +186,6 @@ static void vfio_closep(struct vfio **v)
 {
 	if (*v)
 		vfio_close(&(*v)->transport);
-}
-
-static struct vfio *vfio_new(const struct transport_ops *ops, struct event_base *base,
-			     const struct transport_events *events, void *owner)
-{
-	struct vfio *v = calloc(1, sizeof(*v));
-
-	if (!v)
-		return NULL;
-	v->transport.ops = ops;
-	v->base = base;
-	v->events = events;
-	v->owner = owner;
-	vfio_device_init(&v->device, -1);
-	for (uint32_t i = 0; i < N_LINES; i++)
-		v->lines[i].fd = -1;
-	event_assign(&v->ev_reset, base, -1, 0, on_reset_deadline, v);
-	event_assign(&v->ev_lost, base, -1, 0, on_lost, v);
-	return v;
-}
-
-/* What can be said without the device. `how` NULL: whichever is there. */
-static int find_way(struct vfio *v, const struct vfio_iommu_ops *how)
-{
-	if (strcmp(v->at.driver, "vfio-pci") != 0)
-		return vfio_fail(&v->why, -EBUSY, "%s is bound to %s, not to vfio-pci; see docs/vfio.md", v->at.bdf,
-				 v->at.driver[0] ? v->at.driver : "no driver");
-	if (v->at.group < 0)
-		return vfio_fail(&v->why, -EOPNOTSUPP,
-				 "%s is behind no IOMMU; switch it on in the firmware and on the kernel's command line",
-				 v->at.bdf);
-	if (how && !how->there(&v->at))
-		return vfio_fail(&v->why, -EOPNOTSUPP, "this kernel has no %s for %s", how->name, v->at.bdf);
-	v->how = how ? how : vfio_iommu_iommufd.there(&v->at) ? &vfio_iommu_iommufd : &vfio_iommu_type1;
-	return 0;
 }
 
 static int vfio_open(const struct transport_ops *ops, const struct vfio_iommu_ops *how, struct transport **ret,
@@ -412,22 +198,18 @@ static int vfio_open(const struct transport_ops *ops, const struct vfio_iommu_op
 
 	if (irqs > TRANSPORT_MAX_IRQS || deadline_ms == 0 || !pci_parse_bdf(address, bdf))
 		return -EINVAL;
-	v = vfio_new(ops, base, events, owner);
+	v = vfio_life_new(ops, base, events, owner);
 	if (!v)
 		return -ENOMEM;
 	v->want_irqs = irqs;
 	v->deadline_ms = deadline_ms;
-	r = pci_find("/sys", bdf, &v->at);
-	if (r < 0)
-		r = vfio_fail(&v->why, r, "there is no PCI device %s", bdf);
-	else
-		r = find_way(v, how);
+	r = vfio_life_find(v, bdf, how);
 	if (r < 0) {
-		vfio_lose(v, r);
+		vfio_life_lose(v, r);
 		*ret = &TAKE_PTR(v)->transport;
 		return 0;
 	}
-	r = lines_open(v);
+	r = vfio_life_listen(v);
 	if (r == 0)
 		r = worker_new(&v->worker, base);
 	if (r == 0)
@@ -463,16 +245,9 @@ static int open_iommufd(struct transport **ret, struct event_base *base, const c
 	return vfio_open(&transport_iommufd, &vfio_iommu_iommufd, ret, base, address, irqs, deadline_ms, events, owner);
 }
 
-static int check_open(const struct vfio *v)
-{
-	if (v->error)
-		return -ENODEV;
-	return v->opened ? 0 : -ENOTCONN;
-}
-
 static int request_ask(struct transport *t, const struct request *from)
 {
-	int r = check_open(vfio_of(t));
+	int r = vfio_life_check(vfio_of(t));
 
 	return r < 0 ? r : request_add(vfio_of(t), from);
 }
@@ -484,7 +259,7 @@ static void vfio_ids(const struct transport *t, struct transport_ids *ret)
 
 static int vfio_usable(struct transport *t, struct range *v, size_t *n)
 {
-	int r = check_open(vfio_of(t));
+	int r = vfio_life_check(vfio_of(t));
 
 	return r < 0 ? r : vfio_of(t)->iommu->ops->ranges(vfio_of(t)->iommu, v, n);
 }
@@ -496,32 +271,64 @@ static bool range_is_pages(uint64_t first, uint64_t len)
 	return range_make(&r, first, len) && range_aligned(r, 4096);
 }
 
-static int vfio_space_map(struct transport *t, struct transport_space *space, uint64_t bus, uint64_t len, int fd,
-			  uint64_t off, uint32_t prot, transport_done done, void *arg)
+static bool map_is_possible(uint64_t iova, uint64_t len, uint64_t off, uint32_t prot)
 {
-	struct request q = {.what = REQUEST_MAP,
-			    .space = space,
-			    .bus = bus,
-			    .len = len,
-			    .number = fd,
-			    .off = off,
-			    .prot = prot,
-			    .done = done,
-			    .arg = arg};
-	AUTO_CLOSE int dup = -1;
+	return range_is_pages(iova, len) && range_is_pages(off, len) && off + len <= INT64_MAX && prot &&
+	       !(prot & ~(uint32_t)(TRANSPORT_READ | TRANSPORT_WRITE));
+}
+
+/* A request with a duplicate of the fd. */
+static int request_ask_fd(struct transport *t, struct request *q, int fd)
+{
+	AUTO_CLOSE int dup = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	int r;
 
-	if (!range_is_pages(bus, len) || !range_is_pages(off, len) || off + len > INT64_MAX || prot == 0 ||
-	    (prot & ~(uint32_t)(TRANSPORT_READ | TRANSPORT_WRITE)) || !done)
-		return -EINVAL;
-	dup = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (dup < 0)
 		return -errno;
-	q.fd = dup;
-	r = request_ask(t, &q);
+	q->fd = dup;
+	r = request_ask(t, q);
 	if (r == 0)
 		util_take_fd(&dup);
 	return r;
+}
+
+static int vfio_dma_map(struct transport *t, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot,
+			transport_done done, void *arg)
+{
+	struct request q = {
+		.what = REQUEST_DMA_MAP, .bus = bus, .len = len, .off = off, .prot = prot, .done = done, .arg = arg};
+
+	return map_is_possible(bus, len, off, prot) && done ? request_ask_fd(t, &q, fd) : -EINVAL;
+}
+
+static int vfio_hold(struct transport *t, struct transport_memory **ret, int fd, uint64_t len, uint32_t prot,
+		     transport_done done, void *arg)
+{
+	struct request q = {.what = REQUEST_HOLD, .held = ret, .len = len, .prot = prot, .done = done, .arg = arg};
+
+	return map_is_possible(0, len, 0, prot) && done ? request_ask_fd(t, &q, fd) : -EINVAL;
+}
+
+static int vfio_release(struct transport *t, struct transport_memory *m)
+{
+	return request_ask(t, &(struct request){.what = REQUEST_RELEASE, .memory = m, .fd = -1});
+}
+
+static int vfio_space_map(struct transport *t, struct transport_space *space, uint64_t iova, uint64_t len,
+			  struct transport_memory *m, uint64_t off, uint32_t prot, transport_done done, void *arg)
+{
+	if (!map_is_possible(iova, len, off, prot) || !done)
+		return -EINVAL;
+	return request_ask(t, &(struct request){.what = REQUEST_MAP,
+						.space = space,
+						.bus = iova,
+						.len = len,
+						.memory = m,
+						.off = off,
+						.prot = prot,
+						.fd = -1,
+						.done = done,
+						.arg = arg});
 }
 
 static int vfio_space_unmap(struct transport *t, struct transport_space *space, uint64_t bus, uint64_t len,
@@ -536,12 +343,6 @@ static int vfio_space_unmap(struct transport *t, struct transport_space *space, 
 						.fd = -1,
 						.done = done,
 						.arg = arg});
-}
-
-static int vfio_dma_map(struct transport *t, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot,
-			transport_done done, void *arg)
-{
-	return vfio_space_map(t, NULL, bus, len, fd, off, prot, done, arg);
 }
 
 static int vfio_dma_unmap(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
@@ -593,6 +394,8 @@ static int vfio_detach_pasid(struct transport *t, uint32_t pasid, transport_done
 static const struct transport_space_ops vfio_spaces = {
 	.make = vfio_space_new,
 	.free = vfio_space_free,
+	.hold = vfio_hold,
+	.release = vfio_release,
 	.map = vfio_space_map,
 	.unmap = vfio_space_unmap,
 	.attach = vfio_attach,
@@ -603,29 +406,28 @@ static const struct transport_space_ops vfio_spaces = {
 
 static int vfio_region_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
 {
-	int r = check_open(vfio_of(t));
+	int r = vfio_life_check(vfio_of(t));
 
 	return r < 0 ? r : vfio_device_write(&vfio_of(t)->device, region, off, width, value);
 }
 
 static volatile void *vfio_region_map(struct transport *t, uint32_t region, uint64_t off, uint64_t len)
 {
-	if (check_open(vfio_of(t)) < 0)
+	if (vfio_life_check(vfio_of(t)) < 0)
 		return NULL;
 	return vfio_device_map(&vfio_of(t)->device, region, off, len);
 }
 
 static int vfio_reset(struct transport *t, transport_done done, void *arg)
 {
-	struct vfio *v = vfio_of(t);
 	int r;
 
 	if (!done)
 		return -EINVAL;
-	__atomic_store_n(&v->resetting, false, __ATOMIC_RELEASE);
+	vfio_life_reset_ahead(vfio_of(t)); /* before the thread hears of it */
 	r = request_ask(t, &(struct request){.what = REQUEST_RESET, .fd = -1, .done = done, .arg = arg});
-	if (r == 0)
-		await_reset(v);
+	if (r < 0)
+		vfio_life_reset_over(vfio_of(t));
 	return r;
 }
 

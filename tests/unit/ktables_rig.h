@@ -8,6 +8,7 @@
 #define TESTS_UNIT_KTABLES_RIG_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -32,9 +34,15 @@
 
 struct page {
 	uint32_t mapping; /* number of the kernel's mapping that it is in; 0: none */
-	int fd;
+	const struct transport_memory *memory;
 	uint64_t off;
 	bool writable;
+};
+
+struct transport_memory {
+	int number; /* of the caller's fd */
+	int fd; /* a duplicate; -1: it was none */
+	LIST_ENTRY(transport_memory) link; /* in kernel.memories */
 };
 
 struct transport_space {
@@ -47,12 +55,13 @@ struct answer {
 	void *arg;
 	int err;
 	bool undo;
-	struct transport_space *made, **ret; /* where it goes */
+	void *made, **ret; /* where it goes */
 };
 
 static struct kernel {
 	LIST_HEAD(, transport_space) spaces;
-	unsigned int n_spaces;
+	LIST_HEAD(, transport_memory) memories;
+	unsigned int n_spaces, n_memories;
 	bool many; /* changes at a time: nothing is known of the order between them */
 	bool counts; /* requests only: they are of more than it knows */
 	uint64_t maps, unmaps;
@@ -129,10 +138,19 @@ static void deliver(void)
 	a.done(a.arg, a.err);
 }
 
+/* What is made is told of with the answer. */
+static int kernel_gives(transport_done done, void *arg, void *made, void *ret)
+{
+	int r = kernel_answers(done, arg, false, 0);
+
+	kernel.answers[kernel.n_answers - 1].made = made;
+	kernel.answers[kernel.n_answers - 1].ret = ret;
+	return r;
+}
+
 static int kernel_make(struct transport *t, struct transport_space **ret, transport_done done, void *arg)
 {
 	struct transport_space *s;
-	int r;
 
 	if (kernel_busy())
 		return -EBUSY;
@@ -142,10 +160,48 @@ static int kernel_make(struct transport *t, struct transport_space **ret, transp
 	assert_non_null(s);
 	LIST_INSERT_HEAD(&kernel.spaces, s, link);
 	kernel.n_spaces++;
-	r = kernel_answers(done, arg, false, 0);
-	kernel.answers[kernel.n_answers - 1].made = s;
-	kernel.answers[kernel.n_answers - 1].ret = ret;
-	return r;
+	return kernel_gives(done, arg, s, ret);
+}
+
+static int kernel_hold(struct transport *t, struct transport_memory **ret, int fd, uint64_t len, uint32_t prot,
+		       transport_done done, void *arg)
+{
+	struct transport_memory *m;
+
+	if (kernel_busy())
+		return -EBUSY;
+	if (kernel_fails())
+		return kernel_answers(done, arg, true, 0);
+	m = calloc(1, sizeof(*m));
+	assert_non_null(m);
+	m->number = fd;
+	m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	LIST_INSERT_HEAD(&kernel.memories, m, link);
+	kernel.n_memories++;
+	return kernel_gives(done, arg, m, ret);
+}
+
+static void kernel_drop_memory(struct transport_memory *m)
+{
+	LIST_REMOVE(m, link);
+	kernel.n_memories--;
+	if (m->fd >= 0)
+		close(m->fd);
+	free(m);
+}
+
+/* No page of any space is of it any more. */
+static int kernel_release(struct transport *t, struct transport_memory *m)
+{
+	struct transport_space *s;
+
+	if (kernel_busy())
+		return -EBUSY;
+	LIST_FOREACH (s, &kernel.spaces, link)
+		for (size_t i = 0; i < PAGES; i++)
+			assert_true(!s->page[i].mapping || s->page[i].memory != m);
+	kernel_drop_memory(m);
+	return 0;
 }
 
 static void kernel_drop_space(struct transport_space *s)
@@ -167,12 +223,15 @@ static int kernel_free(struct transport *t, struct transport_space *s)
 /* As when it is closed: what is out is forgotten, spaces go. */
 static inline void kernel_close(void)
 {
+	struct transport_memory *m;
 	struct transport_space *s;
 
 	kernel.n_answers = 0;
 	kernel.current = NULL;
 	while ((s = LIST_FIRST(&kernel.spaces)))
 		kernel_drop_space(s);
+	while ((m = LIST_FIRST(&kernel.memories)))
+		kernel_drop_memory(m);
 }
 
 /* What a kernel refuses by itself. It only comes to that behind a request that failed: others were on their way by then. */
@@ -201,8 +260,8 @@ static bool is_one_mapping(const struct transport_space *s, size_t first, size_t
 	       (first + n == PAGES || s->page[first + n].mapping != m);
 }
 
-static int kernel_map(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
-		      uint32_t prot, transport_done done, void *arg)
+static int kernel_map(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len,
+		      struct transport_memory *m, uint64_t off, uint32_t prot, transport_done done, void *arg)
 {
 	size_t first = iova / PAGE, n = len / PAGE;
 	bool failed;
@@ -219,7 +278,7 @@ static int kernel_map(struct transport *t, struct transport_space *s, uint64_t i
 		kernel.last++;
 		for (size_t i = 0; i < n && !err; i++)
 			s->page[first + i] =
-				(struct page){kernel.last, fd, off + i * PAGE, (prot & TRANSPORT_WRITE) != 0};
+				(struct page){kernel.last, m, off + i * PAGE, (prot & TRANSPORT_WRITE) != 0};
 	}
 	return kernel_answers(done, arg, failed, err);
 }
@@ -285,6 +344,8 @@ static int kernel_detach_pasid(struct transport *t, uint32_t pasid, transport_do
 static const struct transport_space_ops kernel_spaces = {
 	.make = kernel_make,
 	.free = kernel_free,
+	.hold = kernel_hold,
+	.release = kernel_release,
 	.map = kernel_map,
 	.unmap = kernel_unmap,
 	.attach = kernel_attach,

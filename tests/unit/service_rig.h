@@ -10,9 +10,7 @@
 #include "ktables_rig.h"
 
 #include <event2/event.h>
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <pasid/edu.h>
 
@@ -92,8 +90,8 @@ static void edu_transfer(uint64_t iova, size_t inside, size_t len, bool out)
 		n = PAGE - iova % PAGE < len ? PAGE - iova % PAGE : len;
 		if (!p->mapping || (out && !p->writable))
 			continue;
-		assert_int_equal(out ? pwrite(p->fd, edu.inside + inside, n, off)
-				     : pread(p->fd, edu.inside + inside, n, off),
+		assert_int_equal(out ? pwrite(p->memory->fd, edu.inside + inside, n, off)
+				     : pread(p->memory->fd, edu.inside + inside, n, off),
 				 n);
 	}
 }
@@ -424,10 +422,10 @@ static void service_end(void)
 	answers(UINT32_MAX);
 	assert_int_equal(service_lingering(service), 0);
 	if (is_ready())
-		assert_int_equal(kernel.n_spaces, 0);
+		assert_int_equal(kernel.n_spaces + kernel.n_memories, 0);
 	service = service_free(service);
 	event_base_free(base);
-	assert_int_equal(kernel.n_spaces, 0);
+	assert_int_equal(kernel.n_spaces + kernel.n_memories, 0);
 }
 
 #endif

@@ -339,7 +339,7 @@ static void expect_known(size_t i)
 		if (!p->mapping)
 			continue;
 		e = books_buffer(apps[i].client->books, known[i].buf[at / bytes], &why);
-		assert_int_equal(p->fd, ((struct buf *)e->tag)->fd);
+		assert_ptr_equal(p->memory, ((struct buf *)e->tag)->memory);
 		assert_int_equal(p->off, at % bytes);
 	}
 }

@@ -17,9 +17,11 @@ static struct buffer buffers[BUFFERS];
 static struct aspace as;
 static struct page model[MODEL_PAGES];
 
-static int buffer_fd(const struct buffer *b)
+static struct transport_memory *buffer_memory(const struct buffer *b)
 {
-	return 100 + (int)(b - buffers);
+	static struct transport_memory memories[BUFFERS];
+
+	return &memories[b - buffers];
 }
 
 static struct ktables *begin(void)
@@ -69,20 +71,20 @@ static const struct page *kernels_page(size_t i)
 static void model_op(const struct aspace_op *op)
 {
 	for (uint64_t i = 0; i < op->len; i += PAGE)
-		model[page_of(op->iova + i)] = op->kind == ASPACE_MAP
-						       ? (struct page){1, buffer_fd(op->buf), op->off + i, op->writable}
-						       : (struct page){0};
+		model[page_of(op->iova + i)] =
+			op->kind == ASPACE_MAP ? (struct page){1, buffer_memory(op->buf), op->off + i, op->writable}
+					       : (struct page){0};
 }
 
 static void expect_page(size_t i, const struct page *p)
 {
 	const struct page *kernels = kernels_page(i);
 
-	if (!!kernels->mapping != !!p->mapping || kernels->fd != p->fd || kernels->off != p->off ||
+	if (!!kernels->mapping != !!p->mapping || kernels->memory != p->memory || kernels->off != p->off ||
 	    kernels->writable != p->writable)
-		fail_msg("page %zu: the kernel has fd %d at %#lx, writable %d; not fd %d at %#lx, writable %d", i,
-			 kernels->fd, (unsigned long)kernels->off, kernels->writable, p->fd, (unsigned long)p->off,
-			 p->writable);
+		fail_msg("page %zu: the kernel has %p at %#lx, writable %d; not %p at %#lx, writable %d", i,
+			 (const void *)kernels->memory, (unsigned long)kernels->off, kernels->writable,
+			 (const void *)p->memory, (unsigned long)p->off, p->writable);
 }
 
 static void expect_model(void)
@@ -92,7 +94,7 @@ static void expect_model(void)
 		struct page books = {0};
 
 		if (m)
-			books = (struct page){1, buffer_fd(m->buf), m->off + (BASE + i * PAGE - m->node.first),
+			books = (struct page){1, buffer_memory(m->buf), m->off + (BASE + i * PAGE - m->node.first),
 					      m->writable};
 		expect_page(i, &books);
 		expect_page(i, &model[i]);
@@ -194,7 +196,7 @@ static int random_change(struct ktables *k)
 	random_trouble();
 	assert_int_equal(aspace_plan(&as, OWNER, op, n, &plan, &why), 0);
 	growth = areas_growth(plan);
-	ktables_change(k, &as, plan, buffer_fd);
+	ktables_change(k, &as, plan, buffer_memory);
 	r = carry_out(k);
 	if (r == 0) {
 		assert_int_equal(kernel.n_failed, 0);
@@ -256,7 +258,7 @@ static int change(struct ktables *k, const struct aspace_op *list, size_t n)
 	kernel.told = 0;
 	kernel.maps = kernel.unmaps = 0;
 	assert_int_equal(aspace_plan(&as, OWNER, op, n, &plan, &why), 0);
-	ktables_change(k, &as, plan, buffer_fd);
+	ktables_change(k, &as, plan, buffer_memory);
 	r = carry_out(k);
 	if (r == 0)
 		plan_commit(plan, NULL, NULL);
@@ -358,7 +360,7 @@ static void test_freed_in_the_middle(void **state)
 
 		kernel.fail_at = fail;
 		assert_int_equal(aspace_plan(&as, OWNER, &op, 1, &plan, &why), 0);
-		ktables_change(k, &as, plan, buffer_fd);
+		ktables_change(k, &as, plan, buffer_memory);
 		assert_int_equal(ktables_go(k), 1);
 		while (fail && kernel.n_answers)
 			deliver();
