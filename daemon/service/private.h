@@ -17,6 +17,7 @@
 #include "core/sched.h"
 #include "engine/engine.h"
 #include "pgtable/pgtable.h"
+#include "service/areas.h"
 #include "service/ktables.h"
 #include "service/layout.h"
 #include "service/service.h"
