@@ -94,7 +94,7 @@ CASES = [
          allowed=[DMA_FAULT]),
     Case("exclusive-iommufd", "iommufd", "exclusive.py", "iommufd", devices=[EDU], python=True, virtual_time=True,
          allowed=[DMA_FAULT]),
-    Case("mock", "iommufd", "mock.sh"),
+    *(Case(name.replace("_", "-"), "iommufd", "mock.sh", name) for name in ("mock_iommu", "mock_context")),
     Case("exclusive-driver", "iommufd", "exclusive.py", "iommufd tests/drivers/driver-edu.so", devices=[EDU], python=True,
          virtual_time=True, allowed=[DMA_FAULT]),
     Case("pasid", "iommufd", "pasid.py", iommu=VTD_USER, devices=[refgpu()], python=True,
