@@ -4,18 +4,21 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/util.h"
 #include "bind.h"
 #include "doctor.h"
+#include "selftest.h"
 
 static const char usage_text[] =
 	"Usage: pasidctl doctor [BDF] [--json]\n"
 	"       pasidctl bind BDF... [--dry-run] [--persist]\n"
 	"       pasidctl unbind BDF... [--dry-run]\n"
+	"       pasidctl selftest DEVICE [--socket PATH] [--seed N]\n"
 	"\n"
-	"Gets PCI devices ready for pasidd. BDF is a device's address as lspci shows it, with or\n"
-	"without the domain: 0000:01:00.0 or 01:00.0.\n"
+	"Gets PCI devices ready for pasidd, and tries them. BDF is a device's address as lspci shows\n"
+	"it, with or without the domain: 0000:01:00.0 or 01:00.0. DEVICE is its name in pasidd.\n"
 	"\n"
 	"  doctor   says what keeps this machine, and the device, from being shared, and what to type.\n"
 	"           Each line begins with ok, warn (something is missing, sharing is possible) or bad\n"
@@ -32,19 +35,30 @@ static const char usage_text[] =
 	"  unbind   gives devices back to the drivers that the kernel chooses, also at each start\n"
 	"    --dry-run  says it, and does nothing\n"
 	"\n"
+	"  selftest tries, through the pasidd that runs, whether the device and its driver do what they\n"
+	"           should and keep programs apart; a bank and a thief are part of it. Others may use\n"
+	"           the device meanwhile. It takes a minute at most, on most devices a few seconds. All\n"
+	"           that it prints belongs into a bug report\n"
+	"    --socket   where pasidd listens, if not at $PASIDD_SOCKET or /run/pasidd/socket\n"
+	"    --seed     of the bytes that are written, as an earlier run said it\n"
+	"\n"
 	"  -h, --help     this text\n"
 	"      --version  the version\n"
 	"\n"
 	"Exit status: 0: done, or the machine (the device) can be shared; 1: it cannot, or it was\n"
 	"refused, or it failed, and nothing is changed; 2: wrong usage, no such device, or it cannot\n"
-	"be looked at.\n";
+	"be looked at. Of selftest: 0: all is well; 1: something failed, or leaked; 2: it could not be\n"
+	"tried, or not all of it.\n";
 
 struct options {
 	const char *verb;
+	struct selftest_options selftest;
 	char bdfs[BIND_MAX][PCI_BDF_SIZE];
 	size_t n;
-	bool json, dry_run, persist;
+	bool json, dry_run, persist, seed;
 };
+
+#define VERBS "doctor, bind, unbind or selftest?"
 
 static int wrong(const char *what, const char *word)
 {
@@ -58,8 +72,12 @@ static int wrong(const char *what, const char *word)
 static int take_words(struct options *o, int argc, char **argv)
 {
 	if (optind == argc)
-		return wrong("doctor, bind or unbind?", NULL);
+		return wrong(VERBS, NULL);
 	o->verb = argv[optind];
+	if (!strcmp(o->verb, "selftest")) {
+		o->selftest.device = argc - optind == 2 ? argv[optind + 1] : NULL;
+		return -1;
+	}
 	for (int i = optind + 1; i < argc; i++) {
 		if (o->n == BIND_MAX)
 			return wrong("that are too many devices", NULL);
@@ -69,14 +87,26 @@ static int take_words(struct options *o, int argc, char **argv)
 	return -1;
 }
 
+/* -1: go on. */
+static int take_seed(struct options *o, const char *text)
+{
+	char *end;
+
+	errno = 0;
+	o->selftest.seed = strtoull(text, &end, 0);
+	o->seed = true;
+	return errno || end == text || *end || *text == '-' ? wrong("a seed is a number of 64 bits", text) : -1;
+}
+
 /* An exit status, or -1 to go on. */
 static int parse_options(struct options *o, int argc, char **argv)
 {
-	enum { OPT_JSON = 256, OPT_DRY_RUN, OPT_PERSIST, OPT_VERSION };
+	enum { OPT_JSON = 256, OPT_DRY_RUN, OPT_PERSIST, OPT_SOCKET, OPT_SEED, OPT_VERSION };
 	static const struct option longs[] = {
-		{"json", no_argument, NULL, OPT_JSON},       {"dry-run", no_argument, NULL, OPT_DRY_RUN},
-		{"persist", no_argument, NULL, OPT_PERSIST}, {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, OPT_VERSION}, {0},
+		{"json", no_argument, NULL, OPT_JSON},           {"dry-run", no_argument, NULL, OPT_DRY_RUN},
+		{"persist", no_argument, NULL, OPT_PERSIST},     {"help", no_argument, NULL, 'h'},
+		{"socket", required_argument, NULL, OPT_SOCKET}, {"seed", required_argument, NULL, OPT_SEED},
+		{"version", no_argument, NULL, OPT_VERSION},     {0},
 	};
 	int c;
 
@@ -90,6 +120,13 @@ static int parse_options(struct options *o, int argc, char **argv)
 			break;
 		case OPT_PERSIST:
 			o->persist = true;
+			break;
+		case OPT_SOCKET:
+			o->selftest.socket = optarg;
+			break;
+		case OPT_SEED:
+			if (take_seed(o, optarg) >= 0)
+				return EXIT_USAGE;
 			break;
 		case 'h':
 			fputs(usage_text, stdout);
@@ -122,15 +159,30 @@ static int run_bind(const struct machine *m, struct options *o, bool bind)
 	return bind ? bind_devices(m, o->bdfs, o->n, &how) : unbind_devices(m, o->bdfs, o->n, &how);
 }
 
+static int run_selftest(const struct machine *m, struct options *o)
+{
+	if (!o->selftest.device)
+		return wrong("selftest takes one device", NULL);
+	if (o->json || o->dry_run || o->persist)
+		return wrong("that option is not for this", o->verb);
+	if (!o->seed && getrandom(&o->selftest.seed, sizeof(o->selftest.seed), 0) != sizeof(o->selftest.seed))
+		return wrong("there are no random numbers: give a --seed", NULL);
+	return selftest(m, &o->selftest, stdout, stderr);
+}
+
 static int run(const struct machine *m, struct options *o)
 {
+	if (!strcmp(o->verb, "selftest"))
+		return run_selftest(m, o);
+	if (o->seed || o->selftest.socket)
+		return wrong("that option is not for this", o->verb);
 	if (!strcmp(o->verb, "doctor"))
 		return run_doctor(m, o);
 	if (!strcmp(o->verb, "bind"))
 		return run_bind(m, o, true);
 	if (!strcmp(o->verb, "unbind"))
 		return run_bind(m, o, false);
-	return wrong("doctor, bind or unbind?", o->verb);
+	return wrong(VERBS, o->verb);
 }
 
 int main(int argc, char **argv)
