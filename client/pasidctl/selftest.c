@@ -140,8 +140,8 @@ static const char *why_untried(const struct run *r, const struct check *c)
 {
 	if (*r->stuck)
 		return r->stuck;
-	if (c->needs & NEEDS_WORK && *r->no_work)
-		return r->no_work;
+	if (c->needs & NEEDS_WORK && r->why_no_work)
+		return r->why_no_work;
 	if (c->needs & NEEDS_BANK && r->bank_fd < 0)
 		return "there is no bank";
 	return util_now_ns() > r->until ? "there was no time left for it" : NULL;
@@ -172,9 +172,9 @@ static void judge_first(struct run *r)
 	const struct verdict *v = &r->told->verdict;
 
 	if (v->outcome == OUTCOME_UNTRIED)
-		snprintf(r->no_work, sizeof(r->no_work), "%s", v->text);
+		r->why_no_work = "no job can be submitted, see first-job";
 	else if (v->outcome != OUTCOME_OK)
-		snprintf(r->no_work, sizeof(r->no_work), "not even the first job was done");
+		r->why_no_work = "not even the first job was done";
 }
 
 static void make_checks(struct run *r)

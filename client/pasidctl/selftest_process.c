@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -58,10 +59,14 @@ NORETURN static void child(const struct run *r, struct trial *t, uid_t uid, void
 	_exit(0);
 }
 
-static void fail(struct verdict *v, const char *text, int number)
+__attribute__((format(printf, 2, 3))) static void fail(struct verdict *v, const char *fmt, ...)
 {
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(v->text, sizeof(v->text), fmt, ap);
+	va_end(ap);
 	v->outcome = OUTCOME_FAIL;
-	snprintf(v->text, sizeof(v->text), "%s %d", text, number);
 }
 
 /* Ends a process of ours that did not end by itself. */
@@ -94,17 +99,18 @@ bool run_process(struct run *r, uid_t uid, void (*body)(struct trial *t))
 	if (pid == 0)
 		child(r, &t, uid, body);
 	if (pid < 0) {
-		fail(v, "no process for it: errno", errno);
+		fail(v, "there is no process for it: %s", strerror(errno));
 		return true;
 	}
 	if (!await(pid)) {
-		fail(v, "it did not end, and was ended after seconds:", PROCESS_S);
+		fail(v, "pasidd did not answer within %u s", PROCESS_S);
 		return false;
 	}
 	waitpid(pid, &status, 0);
-	if (v->outcome == OUTCOME_NONE)
-		fail(v, WIFSIGNALED(status) ? "it died of signal" : "it ended without a verdict, with status",
-		     WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+	if (v->outcome == OUTCOME_NONE && WIFSIGNALED(status))
+		fail(v, "it died of signal %d", WTERMSIG(status));
+	else if (v->outcome == OUTCOME_NONE)
+		fail(v, "it ended with status %d and no verdict", WEXITSTATUS(status));
 	return true;
 }
 
@@ -123,7 +129,7 @@ void run_bank(struct run *r)
 	char word;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
-		fail(v, "no socket for it: errno", errno);
+		fail(v, "there is no socket for it: %s", strerror(errno));
 		return;
 	}
 	r->bank_fd = fds[0];
@@ -134,11 +140,11 @@ void run_bank(struct run *r)
 		bank_child(r, &t, fds[1]);
 	close(fds[1]);
 	if (r->bank < 0)
-		fail(v, "no process for it: errno", errno);
+		fail(v, "there is no process for it: %s", strerror(errno));
 	else if (wait_readable(r->bank_fd, PROCESS_S) && read(r->bank_fd, &word, 1) == 1)
 		v->outcome = OUTCOME_OK;
 	else if (v->outcome == OUTCOME_NONE)
-		fail(v, "it was not ready after seconds:", PROCESS_S);
+		fail(v, "it was not ready within %u s", PROCESS_S);
 	if (v->outcome != OUTCOME_OK)
 		run_bank_end(r);
 }

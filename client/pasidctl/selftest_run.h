@@ -23,7 +23,8 @@ struct run {
 	uint64_t begun, until; /* util_now_ns() */
 	uid_t bank_uid, thief_uid;
 	const char *why_one_uid; /* NULL: they are two */
-	char no_work[640], stuck[128]; /* why no jobs are submitted; what did not end */
+	const char *why_no_work; /* NULL: jobs are done */
+	char stuck[128]; /* what did not end; "": nothing */
 	pid_t bank;
 	int bank_fd; /* -1: there is none */
 	unsigned int checks; /* also numbers them, for their patterns */
