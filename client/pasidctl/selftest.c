@@ -131,7 +131,7 @@ static const char *why_skipped(const struct run *r, const struct check *c)
 		return "mode global: all contexts share one address space";
 	if (c->needs & NEEDS_TOLD && info->mode != PASID_MODE_GPU_MMU && info->mode != PASID_MODE_GLOBAL)
 		return "the kernel tells nobody what the IOMMU refused";
-	if (c->feature && !(info->features & c->feature))
+	if ((info->features & c->features) != c->features)
 		return "the device's features leave it out";
 	return NULL;
 }

@@ -142,31 +142,75 @@ static void check_partial_unmap(struct trial *t)
 	probe(&p, &m, page + PAGE, at + page + PAGE, "what is left after a page that was unmapped");
 }
 
-/* A list that unmaps and maps under work: each access goes to the one or to the other. */
+/* Jobs that fill a range are out while its mappings change; none of them may notice. */
+struct busy {
+	struct space s;
+	unsigned int rounds;
+	uint64_t at, len;
+};
+
+#define BUSY_ROUNDS 8u
+#define BUSY_BYTES (64 * PAGE)
+
+static struct busy busy_new(struct trial *t)
+{
+	struct busy b = {.s = space_new(t), .rounds = trial_times(t, BUSY_ROUNDS, PLACES * 4, 1)};
+
+	/* Long jobs are more likely to be under way at the right moment. A slow device has long jobs. */
+	b.len = b.rounds == BUSY_ROUNDS ? BUSY_BYTES : PAGE;
+	return b;
+}
+
+static void busy_begin(struct busy *b)
+{
+	for (unsigned int i = 0; i < PLACES; i++) {
+		struct job j = job_at(&b->s, i);
+
+		job_fill(&j, b->at, b->len, ~i);
+		(void)job_submit(&j);
+	}
+}
+
+static void busy_end(struct busy *b)
+{
+	for (uint64_t job = b->s.jobs - PLACES + 1; job <= b->s.jobs; job++)
+		job_done(&b->s, job);
+}
+
+/* A list that unmaps and maps: each access goes to the one memory or to the other. */
 static void check_replace(struct trial *t)
 {
-	unsigned int n = trial_times(t, 20, PLACES, 1);
-	struct memory m[2] = {memory_new(t, 4 * PAGE), memory_new(t, 4 * PAGE)};
-	struct space s = space_new(t);
-	uint64_t at = space_map(&s, &m[0], 0, m[0].len, READ_WRITE), last = 0;
+	struct memory m[2] = {memory_new(t, BUSY_BYTES), memory_new(t, BUSY_BYTES)};
+	struct busy b = busy_new(t);
 
-	for (unsigned int i = 0; i < n; i++) {
+	b.at = space_map(&b.s, &m[0], 0, m[0].len, READ_WRITE);
+	for (unsigned int i = 0; i < b.rounds; i++) {
 		const struct memory *next = &m[(i + 1) % 2];
-		const struct pasid_bind_op ops[] = {op_unmap(at, next->len), op_map(next, 0, next->len, at)};
+		const struct pasid_bind_op ops[] = {op_unmap(b.at, next->len), op_map(next, 0, next->len, b.at)};
 
-		for (unsigned int k = 0; k < PLACES; k++) {
-			struct job j = job_at(&s, k);
-
-			job_fill(&j, at, next->len, ~k);
-			last = job_submit(&j);
-		}
-		trial_must(t, pasid_bind(t->p, s.ctx, ops, ARRAY_SIZE(ops), NULL));
-		for (uint64_t job = last - PLACES + 1; job <= last; job++)
-			job_done(&s, job);
+		busy_begin(&b);
+		trial_must(t, pasid_bind(t->p, b.s.ctx, ops, ARRAY_SIZE(ops), NULL));
+		busy_end(&b);
 	}
-	space_fill(&s, at, PAGE, 0x12345678);
-	if (memcmp(m[n % 2].map, "\x78\x56\x34\x12", 4) != 0)
-		trial_fail(t, "after %u replacements the device does not write to what was mapped last", n);
+	space_fill(&b.s, b.at, PAGE, 0x12345678);
+	if (memcmp(m[b.rounds % 2].map, "\x78\x56\x34\x12", 4) != 0)
+		trial_fail(t, "after %u replacements the device does not write to what was mapped last", b.rounds);
+}
+
+/* A page goes from the middle of what one entry may map, and what is before it is in use. */
+static void check_split(struct trial *t)
+{
+	struct memory m = memory_new(t, LARGE_BYTES);
+	struct busy b = busy_new(t);
+
+	for (unsigned int i = 0; i < b.rounds; i++) {
+		b.at = space_map(&b.s, &m, 0, m.len, READ_WRITE);
+		busy_begin(&b);
+		space_unmap(&b.s, b.at + BLOCK / 2, PAGE);
+		busy_end(&b);
+		space_unmap(&b.s, b.at, BLOCK / 2);
+		space_unmap(&b.s, b.at + BLOCK / 2 + PAGE, LARGE_BYTES - BLOCK / 2 - PAGE);
+	}
 }
 
 /* ---- what is refused ---- */
@@ -264,6 +308,7 @@ static const struct check checks[] = {
 	{"pages", check_pages, NEEDS_WORK | NEEDS_PRIVATE, 0},
 	{"partial-unmap", check_partial_unmap, NEEDS_WORK | NEEDS_PRIVATE, 0},
 	{"replace", check_replace, NEEDS_WORK, PASID_FEATURE_ATOMIC_REPLACE},
+	{"split", check_split, NEEDS_WORK, PASID_FEATURE_PARTIAL_UNMAP | PASID_FEATURE_ATOMIC_REPLACE},
 	{"limits", check_limits, 0, 0},
 	{"all-or-none", check_all_or_none, 0, 0},
 	{"released", check_released, 0, 0},

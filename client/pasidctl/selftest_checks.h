@@ -15,7 +15,7 @@ struct check {
 	const char *name;
 	void (*run)(struct trial *t);
 	unsigned int needs;
-	uint64_t feature; /* PASID_FEATURE_*, or 0 */
+	uint64_t features; /* PASID_FEATURE_*, all of them */
 };
 
 struct checks {

@@ -210,8 +210,8 @@ static void wheel_check(struct trial *t, struct wheel *w)
 	if (turns == WHEEL_CELLS)
 		trial_fail(t, "context %u submitted %llu jobs, and some were carried out in part", w->s.ctx,
 			   (unsigned long long)w->s.jobs);
-	trial_fail(t, "context %u submitted %llu jobs, and as many ran as leave %zu by %u, instead of %zu", w->s.ctx,
-		   (unsigned long long)w->s.jobs, turns, WHEEL_CELLS, (size_t)w->s.jobs % WHEEL_CELLS);
+	trial_fail(t, "context %u submitted %llu jobs, and the number of those that ran is %zu, not %zu, modulo %u",
+		   w->s.ctx, (unsigned long long)w->s.jobs, turns, (size_t)w->s.jobs % WHEEL_CELLS, WHEEL_CELLS);
 }
 
 static void check_many_jobs(struct trial *t)

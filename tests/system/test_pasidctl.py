@@ -31,8 +31,8 @@ class CommandLine(unittest.TestCase):
     def test_help(self):
         done = pasidctl("--help")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        for word in ("pasidctl doctor", "pasidctl bind", "pasidctl unbind", "--json", "--dry-run", "--persist",
-                     "Exit status"):
+        for word in ("pasidctl doctor", "pasidctl bind", "pasidctl unbind", "pasidctl selftest", "--json", "--dry-run",
+                     "--persist", "--socket", "--seed", "Exit status"):
             self.assertIn(word, done.stdout)
         self.assertLessEqual(max(map(len, done.stdout.splitlines())), 100)
         self.assertEqual(pasidctl("-h").stdout, done.stdout)
@@ -41,8 +41,8 @@ class CommandLine(unittest.TestCase):
         self.assertRegex(pasidctl("--version").stdout, r"^pasidctl \d+\.\d+\.\d+\n$")
 
     def test_wrong(self):
-        self.refuse("doctor, bind or unbind?")
-        self.refuse('doctor, bind or unbind?: "cure"', "cure")
+        self.refuse("doctor, bind, unbind or selftest?")
+        self.refuse('doctor, bind, unbind or selftest?: "cure"', "cure")
         self.refuse("no such option", "doctor", "--force")
         self.refuse("which device?", "bind")
         self.refuse("which device?", "unbind", "--dry-run")
@@ -51,6 +51,13 @@ class CommandLine(unittest.TestCase):
         self.refuse("not for this", "bind", BDF, "--json")
         self.refuse("not for this", "unbind", BDF, "--persist")
         self.refuse("too many devices", "bind", *[BDF] * 33)
+        self.refuse("not for this", "doctor", "--seed", "1")
+        self.refuse("not for this", "bind", BDF, "--socket", "/s")
+        self.refuse("selftest takes one device", "selftest")
+        self.refuse("selftest takes one device", "selftest", "gpu0", "gpu1")
+        self.refuse("not for this", "selftest", "gpu0", "--json")
+        for seed in ("", "x", "-1", "1x", "0x10000000000000000"):
+            self.refuse("a seed is a number of 64 bits", "selftest", "gpu0", "--seed", seed)
 
     def test_no_address(self):
         for word in ("", "0", "01:00", "../../../etc", "0000:00:01.0/..", "0000:00:01.8", "a" * 100000,
