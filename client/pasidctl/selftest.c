@@ -106,7 +106,7 @@ static void find_uids(struct run *r)
 		r->bank_uid = BANK_UID;
 		r->thief_uid = THIEF_UID;
 	} else {
-		r->why_one_uid = "other users may not connect";
+		r->why_one_uid = "others cannot connect";
 	}
 }
 
@@ -163,6 +163,8 @@ static void make_check(struct run *r, const struct check *c)
 	}
 	if (!run_process(r, c->needs & NEEDS_BANK ? r->thief_uid : SAME_UID, c->run))
 		snprintf(r->stuck, sizeof(r->stuck), "%s did not end", c->name);
+	if (r->told->verdict.error == -ECONNREFUSED)
+		snprintf(r->stuck, sizeof(r->stuck), "pasidd is gone, see %s", c->name);
 	said(r, c->name, r->told->verdict.outcome, r->told->verdict.text);
 }
 
@@ -177,14 +179,24 @@ static void judge_first(struct run *r)
 		r->why_no_work = "not even the first job was done";
 }
 
+static void make_bank(struct run *r)
+{
+	const struct verdict *v = &r->told->bank.verdict;
+
+	r->checks++;
+	if (*r->stuck) {
+		said(r, "bank", OUTCOME_UNTRIED, r->stuck);
+		return;
+	}
+	run_bank(r);
+	said(r, "bank", v->outcome, v->text);
+}
+
 static void make_checks(struct run *r)
 {
 	for (size_t l = 0; l < ARRAY_SIZE(lists); l++) {
-		if (lists[l]->v->needs & NEEDS_BANK && !*r->stuck) {
-			r->checks++;
-			run_bank(r);
-			said(r, "bank", r->told->bank.verdict.outcome, r->told->bank.verdict.text);
-		}
+		if (lists[l]->v->needs & NEEDS_BANK)
+			make_bank(r);
 		for (size_t i = 0; i < lists[l]->n; i++) {
 			make_check(r, &lists[l]->v[i]);
 			if (l == 0 && i == 0)

@@ -61,6 +61,15 @@ static void probe(struct probe *p, const struct memory *m, uint64_t off, uint64_
 #define BLOCK (2u << 20) /* what most tables map with one entry */
 #define LARGE_BYTES (BLOCK + 4 * PAGE)
 
+/* Where one entry can map the first 2 MiB of it. */
+static uint64_t map_block(struct space *s, const struct memory *m)
+{
+	uint64_t at = (space_hole(s, LARGE_BYTES + BLOCK) + BLOCK - 1) & ~(uint64_t)(BLOCK - 1);
+
+	space_map_at(s, m, 0, m->len, READ_WRITE, at);
+	return at;
+}
+
 static void check_large(struct trial *t)
 {
 	static const uint64_t spots[] = {BLOCK - WORD / 2, LARGE_BYTES - WORD,  0, BLOCK, BLOCK / 2,
@@ -124,7 +133,7 @@ static void check_partial_unmap(struct trial *t)
 	struct memory m = memory_new(t, LARGE_BYTES);
 	struct space s = space_new(t);
 	struct probe p = probe_new(&s);
-	uint64_t at = space_map(&s, &m, 0, m.len, READ_WRITE), key = trial_key(t);
+	uint64_t at = map_block(&s, &m), key = trial_key(t);
 	int r;
 
 	probe(&p, &m, page, at + page, "a mapping of more than 2 MiB");
@@ -152,12 +161,12 @@ struct busy {
 #define BUSY_ROUNDS 8u
 #define BUSY_BYTES (64 * PAGE)
 
-static struct busy busy_new(struct trial *t)
+static struct busy busy_new(struct trial *t, uint64_t len)
 {
 	struct busy b = {.s = space_new(t), .rounds = trial_times(t, BUSY_ROUNDS, PLACES * 4, 1)};
 
 	/* Long jobs are more likely to be under way at the right moment. A slow device has long jobs. */
-	b.len = b.rounds == BUSY_ROUNDS ? BUSY_BYTES : PAGE;
+	b.len = b.rounds == BUSY_ROUNDS ? len : PAGE;
 	return b;
 }
 
@@ -181,7 +190,7 @@ static void busy_end(struct busy *b)
 static void check_replace(struct trial *t)
 {
 	struct memory m[2] = {memory_new(t, BUSY_BYTES), memory_new(t, BUSY_BYTES)};
-	struct busy b = busy_new(t);
+	struct busy b = busy_new(t, BUSY_BYTES);
 
 	b.at = space_map(&b.s, &m[0], 0, m[0].len, READ_WRITE);
 	for (unsigned int i = 0; i < b.rounds; i++) {
@@ -201,15 +210,34 @@ static void check_replace(struct trial *t)
 static void check_split(struct trial *t)
 {
 	struct memory m = memory_new(t, LARGE_BYTES);
-	struct busy b = busy_new(t);
+	struct busy b = busy_new(t, BLOCK / 2);
 
 	for (unsigned int i = 0; i < b.rounds; i++) {
-		b.at = space_map(&b.s, &m, 0, m.len, READ_WRITE);
+		b.at = map_block(&b.s, &m);
 		busy_begin(&b);
 		space_unmap(&b.s, b.at + BLOCK / 2, PAGE);
 		busy_end(&b);
 		space_unmap(&b.s, b.at, BLOCK / 2);
 		space_unmap(&b.s, b.at + BLOCK / 2 + PAGE, LARGE_BYTES - BLOCK / 2 - PAGE);
+	}
+}
+
+/* When an unmap returns, no access through the mapping happens any more, though jobs that make such accesses go on. */
+static void check_unmap_in_use(struct trial *t)
+{
+	struct memory m = memory_new(t, BUSY_BYTES);
+	struct busy b = busy_new(t, BUSY_BYTES);
+
+	for (unsigned int i = 0; i < b.rounds; i++) {
+		uint64_t key = trial_key(t);
+
+		b.at = space_map(&b.s, &m, 0, m.len, READ_WRITE);
+		busy_begin(&b);
+		space_unmap(&b.s, b.at, m.len);
+		pattern_write(m.map, m.len, key);
+		for (uint64_t job = b.s.jobs - PLACES + 1; job <= b.s.jobs; job++)
+			(void)job_wait(&b.s, job);
+		must_keep(t, m.map, m.len, key, "memory that was unmapped while jobs wrote to it");
 	}
 }
 
@@ -307,8 +335,9 @@ static const struct check checks[] = {
 	{"large", check_large, NEEDS_WORK, 0},
 	{"pages", check_pages, NEEDS_WORK | NEEDS_PRIVATE, 0},
 	{"partial-unmap", check_partial_unmap, NEEDS_WORK | NEEDS_PRIVATE, 0},
+	{"unmap-in-use", check_unmap_in_use, NEEDS_WORK | NEEDS_PRIVATE, 0},
 	{"replace", check_replace, NEEDS_WORK, PASID_FEATURE_ATOMIC_REPLACE},
-	{"split", check_split, NEEDS_WORK, PASID_FEATURE_PARTIAL_UNMAP | PASID_FEATURE_ATOMIC_REPLACE},
+	{"split", check_split, NEEDS_WORK | NEEDS_PRIVATE, PASID_FEATURE_PARTIAL_UNMAP | PASID_FEATURE_ATOMIC_REPLACE},
 	{"limits", check_limits, 0, 0},
 	{"all-or-none", check_all_or_none, 0, 0},
 	{"released", check_released, 0, 0},

@@ -13,24 +13,30 @@
 
 /* ---- what one command does ---- */
 
+/* How long it takes is known from the fastest of a few. */
 static void first_job(struct trial *t)
 {
 	struct memory m = memory_new(t, 2 * PAGE);
 	struct space s = space_new(t);
-	uint64_t at = space_map(&s, &m, 0, m.len, READ_WRITE), begun, job;
+	uint64_t at = space_map(&s, &m, 0, m.len, READ_WRITE), job;
 	struct job j = job_at(&s, 0);
 	int r;
 
-	pattern_write(m.map, PAGE, trial_key(t));
 	job_copy(&j, at + PAGE, at, PAGE);
-	begun = util_now_ns();
-	r = pasid_submit(t->p, s.ctx, j.iova, j.len, &job);
-	if (r == -EOPNOTSUPP)
-		trial_end(t, OUTCOME_UNTRIED, r, "%s", pasid_error(t->p));
-	trial_must(t, r);
-	job_done(&s, job);
-	t->job_ns = util_now_ns() - begun;
-	must_equal(t, m.map + PAGE, m.map, PAGE, "a copy of one page");
+	for (unsigned int i = 0; i < 3; i++) {
+		uint64_t begun = util_now_ns();
+
+		pattern_write(m.map, PAGE, trial_key(t));
+		r = pasid_submit(t->p, s.ctx, j.iova, j.len, &job);
+		if (r == -EOPNOTSUPP)
+			trial_end(t, OUTCOME_UNTRIED, r, "%s", pasid_error(t->p));
+		trial_must(t, r);
+		job_done(&s, job);
+		begun = util_now_ns() - begun;
+		must_equal(t, m.map + PAGE, m.map, PAGE, "a copy of one page");
+		if (!t->job_ns || begun < t->job_ns)
+			t->job_ns = begun;
+	}
 }
 
 static void check_fill(struct trial *t)

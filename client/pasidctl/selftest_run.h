@@ -24,7 +24,7 @@ struct run {
 	uid_t bank_uid, thief_uid;
 	const char *why_one_uid; /* NULL: they are two */
 	const char *why_no_work; /* NULL: jobs are done */
-	char stuck[128]; /* what did not end; "": nothing */
+	char stuck[128]; /* why nothing more can be tried; "": it can */
 	pid_t bank;
 	int bank_fd; /* -1: there is none */
 	unsigned int checks; /* also numbers them, for their patterns */

@@ -189,16 +189,6 @@ static void check_freed_context(struct trial *t)
 
 /* ---- faults ---- */
 
-static struct pasid *connect_bystander(struct trial *t)
-{
-	struct pasid *p;
-	int r = pasid_connect(&p, t->socket);
-
-	if (r < 0)
-		trial_end(t, OUTCOME_UNTRIED, r, "%s", pasid_error(NULL));
-	return p;
-}
-
 /* A job that faults in the middle of a page: told with the address, to its owner, and not to others that work there. */
 static void check_fault(struct trial *t)
 {
@@ -210,7 +200,7 @@ static void check_fault(struct trial *t)
 	uint64_t hole = space_hole(&u.s, PAGE);
 	int r;
 
-	other.p = connect_bystander(t);
+	trial_begin(&other, SAME_UID);
 	bystander = room_new(&other, 0);
 	space_fill(&bystander.s, bystander.at, PAGE, 1);
 	r = space_try_copy(&u.s, u.own_at, hole + 0x123, 16);

@@ -58,7 +58,7 @@ void trial_begin(struct trial *t, uid_t uid)
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* which a change of uid forgets */
 	r = pasid_connect(&t->p, t->socket);
 	if (r < 0)
-		trial_end(t, OUTCOME_UNTRIED, r, "%s", pasid_error(NULL));
+		trial_end(t, r == -EDQUOT ? OUTCOME_UNTRIED : OUTCOME_FAIL, r, "%s", pasid_error(NULL));
 }
 
 unsigned int trial_times(struct trial *t, unsigned int want, unsigned int jobs, unsigned int least)
