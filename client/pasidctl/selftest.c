@@ -39,8 +39,8 @@ static void look_at_device(struct trial *t)
 	if (r == -ENOENT)
 		no_such_device(t);
 	trial_must(t, r);
-	/* Shared by nobody else yet. */
-	*(struct pasid_device_info *)(uintptr_t)t->info = info;
+	info.name[sizeof(info.name) - 1] = info.engine[sizeof(info.engine) - 1] = '\0';
+	*t->info = info;
 }
 
 /* NULL, or what keeps a device that says so from being tried. */
@@ -129,7 +129,7 @@ static const char *why_skipped(const struct run *r, const struct check *c)
 
 	if (c->needs & NEEDS_PRIVATE && info->mode == PASID_MODE_GLOBAL)
 		return "mode global: all contexts share one address space";
-	if (c->needs & NEEDS_TOLD && info->mode != PASID_MODE_GPU_MMU && info->mode != PASID_MODE_GLOBAL)
+	if (c->needs & NEEDS_TOLD && !mode_tells(info->mode))
 		return "the kernel tells nobody what the IOMMU refused";
 	if ((info->features & c->features) != c->features)
 		return "the device's features leave it out";

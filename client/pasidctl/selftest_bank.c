@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* See selftest_checks.h: the bank, a process with a secret that the device works on while the thief tries to get at it. */
+/* See selftest_bank.h: a process with a secret that the device works on while the thief tries to get at it. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/util.h"
-#include "selftest_thief.h"
+#include "selftest_bank.h"
 
 struct bank {
 	struct trial *t;
@@ -109,7 +110,7 @@ void bank_run(struct trial *t, int fd)
 
 static void ask(struct trial *t, char word)
 {
-	if (write(t->bank_fd, &word, 1) != 1 || read(t->bank_fd, &word, 1) != 1)
+	if (send(t->bank_fd, &word, 1, MSG_NOSIGNAL) != 1 || read(t->bank_fd, &word, 1) != 1)
 		trial_fail(t, "the bank ended: %s", t->bank->verdict.text);
 }
 

@@ -26,7 +26,4 @@ struct checks {
 /* The first one says what a job takes. */
 extern const struct checks engine_checks, translator_checks, address_checks, thief_checks;
 
-/* The bank's process: does what is asked on fd until it is closed. */
-NORETURN void bank_run(struct trial *t, int fd);
-
 #endif

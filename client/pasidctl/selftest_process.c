@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "selftest_bank.h"
 #include "selftest_run.h"
-#include "selftest_thief.h"
 
 #define PROCESS_S 20u /* more than a job is waited for */
 

@@ -7,7 +7,7 @@
 #include "device.h"
 #include "selftest_run.h"
 
-const char *mode_name(uint32_t mode)
+static const char *mode_name(uint32_t mode)
 {
 	static const char *const names[] = {
 		[PASID_MODE_GPU_MMU] = "gpu-mmu",

@@ -40,6 +40,5 @@ void run_bank_end(struct run *r);
 
 /* What a bug report needs, and the result in one line. */
 void report_run(const struct run *r, const struct machine *m);
-const char *mode_name(uint32_t mode);
 
 #endif

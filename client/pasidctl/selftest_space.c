@@ -163,7 +163,7 @@ void space_faulted(struct space *s, int result, uint64_t first, uint64_t last, u
 	struct pasid_event ev = {.size = sizeof(ev)};
 	struct trial *t = s->t;
 
-	if (!trial_tells(t))
+	if (!mode_tells(t->info->mode))
 		return;
 	if (result != PASID_JOB_FAULTED)
 		trial_fail(t, "job %llu of context %u touched 0x%llx, where it may not, and did not fault",

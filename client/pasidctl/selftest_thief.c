@@ -3,13 +3,13 @@
  * See selftest_checks.h: the thief, who is told where the bank's memory is and tries all that a program can to read it or
  * to change it. What its tries return is nobody's concern; what counts is which bytes it got, and the bank's own word.
  */
-#include "selftest_thief.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/util.h"
+#include "selftest_bank.h"
+#include "selftest_checks.h"
 
 #define SCRIBBLE 0x66666666u
 

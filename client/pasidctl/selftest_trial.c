@@ -14,7 +14,6 @@
 #define BUDGET_NS 2000000000ull /* for the jobs of one check */
 #define FOUND_BYTES 16u /* as many of a pattern are no accident */
 
-/* A sentence that quotes libpasid or an event may be longer than there is room. */
 void trial_end(struct trial *t, enum outcome outcome, int error, const char *fmt, ...)
 {
 	va_list ap;
@@ -74,9 +73,9 @@ unsigned int trial_times(struct trial *t, unsigned int want, unsigned int jobs, 
 	return (unsigned int)most;
 }
 
-bool trial_tells(const struct trial *t)
+bool mode_tells(uint32_t mode)
 {
-	return t->info->mode == PASID_MODE_GPU_MMU || t->info->mode == PASID_MODE_GLOBAL;
+	return mode == PASID_MODE_GPU_MMU || mode == PASID_MODE_GLOBAL;
 }
 
 /* ---- memory and what is in it ---- */

@@ -51,7 +51,7 @@ struct bank_page {
 struct trial {
 	struct pasid *p;
 	const char *device, *socket;
-	const struct pasid_device_info *info;
+	struct pasid_device_info *info; /* shared */
 	const struct pasid_driver_verbs *verbs;
 	const struct local_verbs *local; /* NULL: none */
 	struct verdict *verdict;
@@ -80,7 +80,7 @@ void trial_begin(struct trial *t, uid_t uid);
 unsigned int trial_times(struct trial *t, unsigned int want, unsigned int jobs, unsigned int least);
 
 /* Is the owner told of an access that was refused? */
-bool trial_tells(const struct trial *t);
+bool mode_tells(uint32_t mode);
 
 /* ---- memory and what is in it ---- */
 
