@@ -79,6 +79,7 @@ void report_run(const struct run *r, const struct machine *m)
 		fprintf(r->out, "bank, thief: two processes of one user: %s\n", r->why_one_uid);
 	else
 		fprintf(r->out, "bank, thief: uids %u and %u\n", r->bank_uid, r->thief_uid);
-	fprintf(r->out, "a job:     %.3f ms\n", (double)r->told->job_ns / 1e6);
+	if (r->told->job_ns)
+		fprintf(r->out, "a job:     %.3f ms\n", (double)r->told->job_ns / 1e6);
 	report_result(r);
 }
