@@ -6,7 +6,6 @@
 #ifndef PASIDCTL_SELFTEST_H
 #define PASIDCTL_SELFTEST_H
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 

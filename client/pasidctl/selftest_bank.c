@@ -41,7 +41,9 @@ static void bank_work(struct bank *b)
 	const struct local_verbs *local = b->t->local;
 	uint64_t page = (uint64_t)(b->works++ % SECRET_PAGES) * PAGE;
 
+	memset(b->mirror.map + page, 0, PAGE);
 	space_copy(&b->s, b->t->bank->mirror + page, b->t->bank->secret + page, PAGE);
+	must_equal(b->t, b->mirror.map + page, b->secret.map + page, PAGE, "the bank's copy of its secret");
 	if (local) {
 		uint8_t command[PLACE_BYTES];
 		size_t len = local->bytes < SECRET_BYTES ? local->bytes : SECRET_BYTES;

@@ -11,7 +11,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define BUDGET_NS 2000000000ull /* for the jobs of one check */
+#define BUDGET_NS 1200000000ull /* for the jobs of one check */
 #define FOUND_BYTES 16u /* as many of a pattern are no accident */
 
 void trial_end(struct trial *t, enum outcome outcome, int error, const char *fmt, ...)
