@@ -13,7 +13,7 @@
 #define DEVICE "sys/bus/pci/devices/%s/"
 #define HEADER_TYPE 0x0eu /* of configuration space; 0 without its highest bit: no bridge */
 
-static const struct engine engines[] = {
+static const struct known_engine engines[] = {
 	{0x1234, 0x9a51, "refgpu", "gpu-mmu, global", false},
 	{0x1234, 0x11e8, "edu", "exclusive", false},
 };
@@ -26,7 +26,7 @@ static const uint16_t denylist[] = {
 	0x37c8, 0x37c9, /* QAT C62x */
 };
 
-const struct engine *device_engine(const struct device *d)
+const struct known_engine *device_engine(const struct device *d)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(engines); i++)
 		if (engines[i].vendor == d->vendor && engines[i].device == d->device)

@@ -33,7 +33,7 @@ bool device_denylisted(const struct device *d);
 #define DEVICE_DENYLIST_TODO "modprobe -r vfio-pci && modprobe vfio-pci disable_denylist=1"
 
 /* A driver of pasidd. */
-struct engine {
+struct known_engine {
 	uint16_t vendor, device;
 	const char *name;
 	const char *modes; /* that need no PASID */
@@ -41,7 +41,7 @@ struct engine {
 };
 
 /* NULL: it has none for this kind of device. */
-const struct engine *device_engine(const struct device *d);
+const struct known_engine *device_engine(const struct device *d);
 
 /* A device that shares its group with ours: both are given away or neither. */
 struct member {

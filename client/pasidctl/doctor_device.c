@@ -13,7 +13,7 @@
 
 static void check_kind(const struct platform *p, const struct device *d, struct report *r)
 {
-	const struct engine *e = device_engine(d);
+	const struct known_engine *e = device_engine(d);
 
 	if (d->bridge)
 		report_add(r, LEVEL_BAD, "device", NULL, "%s (%04x:%04x) is a bridge, which vfio-pci does not take",

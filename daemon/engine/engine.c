@@ -2,6 +2,8 @@
 /* The list of drivers. */
 #include "engine/engine.h"
 
+#include <string.h>
+
 #include "base/util.h"
 
 static const struct driver built_in[] = {
@@ -17,6 +19,14 @@ const struct driver *engine_find(const struct drivers *loaded, const struct tran
 	for (size_t i = 0; i < ARRAY_SIZE(built_in); i++)
 		if (built_in[i].exports->engine->match(ids))
 			return &built_in[i];
+	return NULL;
+}
+
+const struct pasid_driver *engine_named(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(built_in); i++)
+		if (!strcmp(built_in[i].exports->engine->name, name))
+			return built_in[i].exports;
 	return NULL;
 }
 

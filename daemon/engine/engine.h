@@ -27,6 +27,8 @@ struct drivers {
 
 /* The driver for a device, or NULL. loaded NULL: there are none but the built-in ones. */
 const struct driver *engine_find(const struct drivers *loaded, const struct transport_ids *ids);
+/* The built-in one of that name, or NULL. */
+const struct pasid_driver *engine_named(const char *name);
 /* The most interrupt vectors that any driver asks for: whose a device is shows only when it is open. */
 uint32_t engine_irqs(const struct drivers *loaded);
 

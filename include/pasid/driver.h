@@ -234,8 +234,11 @@ struct translator {
 
 /* How a test program says the simplest commands to this device. Needs no device. */
 struct pasid_driver_verbs {
-	/* Writes one command (engine's format) to `cmd` (engine_ops.submit_max bytes of room); returns its length in bytes. */
+	/* Each writes one command (engine's format) to `cmd` (engine_ops.submit_max bytes of room), and returns its length in
+	 * bytes. dst and src are IOVAs of any alignment. */
+	/* The bytes of `value`, lowest first, again and again. len and dst are multiples of 4. */
 	size_t (*fill)(void *cmd, uint64_t dst, uint64_t len, uint32_t value);
+	/* Any len but 0; the ranges do not overlap. */
 	size_t (*copy)(void *cmd, uint64_t dst, uint64_t src, uint64_t len);
 };
 

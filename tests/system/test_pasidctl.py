@@ -32,8 +32,8 @@ class CommandLine(unittest.TestCase):
     def test_help(self):
         done = pasidctl("--help")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        for word in ("pasidctl doctor", "pasidctl bind", "pasidctl unbind", "pasidctl driver new", "--json", "--dry-run", "--persist",
-                     "Exit status"):
+        for word in ("pasidctl doctor", "pasidctl bind", "pasidctl unbind", "pasidctl driver new", "pasidctl selftest",
+                     "--json", "--dry-run", "--persist", "--socket", "--seed", "--driver", "Exit status"):
             self.assertIn(word, done.stdout)
         self.assertLessEqual(max(map(len, done.stdout.splitlines())), 100)
         self.assertEqual(pasidctl("-h").stdout, done.stdout)
@@ -42,8 +42,8 @@ class CommandLine(unittest.TestCase):
         self.assertRegex(pasidctl("--version").stdout, r"^pasidctl \d+\.\d+\.\d+\n$")
 
     def test_wrong(self):
-        self.refuse("doctor, bind, unbind or driver?")
-        self.refuse('doctor, bind, unbind or driver?: "cure"', "cure")
+        self.refuse("doctor, bind, unbind, selftest or driver?")
+        self.refuse('doctor, bind, unbind, selftest or driver?: "cure"', "cure")
         self.refuse("no such option", "doctor", "--force")
         self.refuse("which device?", "bind")
         self.refuse("which device?", "unbind", "--dry-run")
@@ -55,6 +55,13 @@ class CommandLine(unittest.TestCase):
         for words in ((), ("old", "x"), ("new",), ("new", "x", "y", "z")):
             self.refuse('driver takes "new", a name, and maybe a directory', "driver", *words)
         self.refuse("not for this", "driver", "new", "x", "--json")
+        self.refuse("not for this", "doctor", "--seed", "1")
+        self.refuse("not for this", "bind", BDF, "--socket", "/s")
+        self.refuse("selftest takes one device", "selftest")
+        self.refuse("selftest takes one device", "selftest", "gpu0", "gpu1")
+        self.refuse("not for this", "selftest", "gpu0", "--json")
+        for seed in ("", "x", "-1", "1x", "0x10000000000000000"):
+            self.refuse("a seed is a number of 64 bits", "selftest", "gpu0", "--seed", seed)
 
     def test_no_address(self):
         for word in ("", "0", "01:00", "../../../etc", "0000:00:01.0/..", "0000:00:01.8", "a" * 100000,

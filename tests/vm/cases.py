@@ -97,6 +97,12 @@ CASES = [
     *(Case(name.replace("_", "-"), "iommufd", "mock.sh", name) for name in ("mock_iommu", "mock_context")),
     Case("exclusive-driver", "iommufd", "exclusive.py", "iommufd tests/drivers/driver-edu.so", devices=[EDU], python=True,
          virtual_time=True, allowed=[DMA_FAULT]),
+    *(Case(f"selftest-edu-{way}", kernel, "selftest.py", f"{way} edu exclusive 0", devices=[EDU], python=True,
+           virtual_time=True, allowed=[DMA_FAULT]) for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
+    on_refgpu("selftest-refgpu", "selftest.py", "type1", "refgpu gpu-mmu 0"),
+    on_refgpu("selftest-refgpu", "selftest.py", "iommufd", "refgpu gpu-mmu 0"),
+    # No driver puts a PASID on its accesses: what needs no work is tried.
+    on_refgpu("selftest-pasid", "selftest.py", "iommufd", "refgpu pasid 2"),
     Case("pasid", "iommufd", "pasid.py", iommu=VTD_USER, devices=[refgpu()], python=True,
          companions={"refgpu0": refgpu_companion()}),
     Case("doctor-stock", "stock", "doctor.sh", "stock", devices=[EDU, *SHARED_GROUP]),

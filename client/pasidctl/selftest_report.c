@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/* See selftest_run.h: what a maintainer asks first. */
+#include <inttypes.h>
+#include <sys/utsname.h>
+
+#include "base/util.h"
+#include "device.h"
+#include "selftest_run.h"
+
+static const char *mode_name(uint32_t mode)
+{
+	static const char *const names[] = {
+		[PASID_MODE_GPU_MMU] = "gpu-mmu",
+		[PASID_MODE_GLOBAL] = "global (no isolation)",
+		[PASID_MODE_EXCLUSIVE] = "exclusive",
+		[PASID_MODE_PASID] = "pasid",
+	};
+
+	return mode < ARRAY_SIZE(names) && names[mode] ? names[mode] : "unknown to this pasidctl";
+}
+
+/* Which of them the daemon drives it does not tell; most machines have one. */
+static void report_vfio(FILE *out, const struct machine *m)
+{
+	AUTO_NAMES struct names names = {0};
+	bool none = true;
+
+	fprintf(out, "vfio-pci:  ");
+	(void)machine_list(m, &names, "sys/bus/pci/devices");
+	for (size_t i = 0; i < names.n; i++) {
+		char bdf[PCI_BDF_SIZE];
+		struct device d;
+
+		if (!pci_parse_bdf(names.v[i], bdf) || device_find(m, bdf, &d) < 0 || !device_has_vfio(&d))
+			continue;
+		fprintf(out, "%s%s (%04x:%04x)%s", none ? "" : ", ", d.bdf, d.vendor, d.device,
+			d.cdev[0] ? " with a device file" : "");
+		none = false;
+	}
+	fprintf(out, "%s\n", none ? "no device" : "");
+}
+
+static void report_device(FILE *out, const struct pasid_device_info *i)
+{
+	fprintf(out, "device:    %.31s, driver %.31s, mode %s\n", i->name, i->engine, mode_name(i->mode));
+	fprintf(out,
+		"           slots %u, page sizes 0x%" PRIx64 ", addresses 0x%" PRIx64 "-0x%" PRIx64
+		", features 0x%" PRIx64 ", PASID bits %u, submit_max %u, job_limit_ms %u\n",
+		i->slots, i->page_sizes, i->iova_first, i->iova_last, i->features, i->pasid_bits, i->submit_max,
+		i->job_limit_ms);
+}
+
+static void report_result(const struct run *r)
+{
+	const unsigned int *n = r->count;
+	unsigned int all = n[OUTCOME_OK] + n[OUTCOME_FAIL] + n[OUTCOME_SKIP] + n[OUTCOME_UNTRIED];
+
+	fprintf(r->out, "result:    ");
+	if (n[OUTCOME_FAIL])
+		fprintf(r->out, "%u of %u checks FAILED", n[OUTCOME_FAIL], all);
+	else if (n[OUTCOME_UNTRIED])
+		fprintf(r->out, "%u of %u checks could not be made, nothing failed", n[OUTCOME_UNTRIED], all);
+	else
+		fprintf(r->out, "all is well");
+	fprintf(r->out, "; %u ok, %u not for this device; %.1f s\n", n[OUTCOME_OK], n[OUTCOME_SKIP],
+		(double)(util_now_ns() - r->begun) / 1e9);
+}
+
+void report_run(const struct run *r, const struct machine *m)
+{
+	struct utsname u = {0};
+
+	(void)uname(&u);
+	fprintf(r->out, "\npasidctl:  %s selftest %s --seed 0x%" PRIx64 "\n", PASIDD_VERSION, r->o->device, r->o->seed);
+	fprintf(r->out, "kernel:    %s %s\n", u.release, u.machine);
+	report_device(r->out, &r->told->info);
+	report_vfio(r->out, m);
+	if (r->why_one_uid)
+		fprintf(r->out, "bank, thief: two processes of one user: %s\n", r->why_one_uid);
+	else
+		fprintf(r->out, "bank, thief: uids %u and %u\n", r->bank_uid, r->thief_uid);
+	if (r->told->job_ns)
+		fprintf(r->out, "a job:     %.3f ms\n", (double)r->told->job_ns / 1e6);
+	report_result(r);
+}
