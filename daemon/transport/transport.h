@@ -126,7 +126,8 @@ struct transport_ops {
 
 	const struct transport_space_ops *spaces; /* NULL: the device has one address space, its own */
 
-	/* Resets the device; -EOPNOTSUPP if it has no reset. DMA mappings and armed interrupts stay. When done says 0 nothing begun before still runs. */
+	/* Resets the device. DMA mappings and armed interrupts stay. When done says 0 nothing begun before still runs.
+	 * A device that cannot be reset: -EOPNOTSUPP, or done says so, or it is lost with the reason. */
 	int (*reset)(struct transport *t, transport_done done, void *arg);
 };
 

@@ -311,6 +311,11 @@ static int type1_attach(struct vfio_iommu *m, int device, struct transport_space
 
 /* ---- opening ---- */
 
+static int type1_group(const struct vfio_iommu *m)
+{
+	return container_of(m, const struct type1, iommu)->group;
+}
+
 static struct vfio_iommu *type1_close(struct vfio_iommu *m)
 {
 	struct transport_space *s;
@@ -448,6 +453,7 @@ const struct vfio_iommu_ops vfio_iommu_type1 = {
 	.name = "type1",
 	.there = type1_there,
 	.open = type1_open,
+	.group = type1_group,
 	.close = type1_close,
 	.ranges = type1_ranges,
 	.map = type1_map,

@@ -258,6 +258,6 @@ class Daemon:
         assert status == 0, f"the daemon ended with {status}"
 
 
-def main(argv):
+def main(argv, *more):
     """Runs the tests of the calling file as the system tests are run."""
-    run_system([argv[0]])
+    run_system([argv[0], *more])
