@@ -3,8 +3,10 @@
 """Resets of a GPU that shares its slot with another device and has no reset of its own: both are reset or neither.
 Arguments: "type1" or "iommufd"; "Together" in one group with an edu, or "Apart" from another GPU."""
 
+import os
 import re
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,6 +40,12 @@ class SlotCase(DeviceCase):
         stack.await_device(client)
         return stack, [self.space(client) for _ in range(3)]
 
+    def doctor(self):
+        """What pasidctl says of resetting it."""
+        done = subprocess.run([os.environ["PASIDCTL"], "doctor", self.gpu.bdf], stdout=subprocess.PIPE, text=True,
+                              check=False)
+        return next(line for line in done.stdout.splitlines() if " reset: " in line)
+
     def hang(self, space):
         """A job that only a reset ends. Returns it when that is known."""
         job = space.submit(HANG_HARD)
@@ -55,6 +63,7 @@ class Together(SlotCase):
     """Whoever has the GPU's group has the neighbour. In the order of their names: a GPU that is not reset stays as it is."""
 
     def test_1_idle_neighbour(self):
+        self.assertEqual(self.doctor(), "ok    reset: it can be, with all of its bus: 2 devices")
         stack, (guilty, *good) = self.busy_stack()
         resets = stack.status()["resets"]
         job = self.hang(guilty)
@@ -73,6 +82,7 @@ class Together(SlotCase):
         """VFIO cannot know what a reset would do to it."""
         (self.neighbour.path / "driver/unbind").write_text(self.neighbour.bdf)
         self.assertEqual(self.neighbour.driver(), "")
+        self.assertIn(f"{self.neighbour.bdf} there is not bound to vfio-pci", self.doctor())
         self.assert_not_reset(*self.busy_stack(), "to vfio-pci")
 
 
@@ -82,6 +92,7 @@ class Apart(SlotCase):
             return struct.unpack_from("<Q", page, RESETS_AT)[0]
 
     def test_1_somebody_elses_neighbour(self):
+        self.assertIn(f"{self.neighbour.bdf} there is in another group", self.doctor())
         with OPENED(self.neighbour):
             self.neighbour.set_config("H", vm.COMMAND, vm.COMMAND_MEMORY)
             resets = self.resets_of_neighbour()
