@@ -4,11 +4,9 @@
 Arguments: "type1" or "iommufd"; "Together" in one group with an edu, or "Apart" from another GPU."""
 
 import os
-import re
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import vm
 from device_case import HANG_HARD, OPENED, WAY, DeviceCase, harness, work
@@ -26,12 +24,6 @@ class SlotCase(DeviceCase):
             if (device.path / "reset_method").exists():
                 (device.path / "reset_method").write_text("\n", encoding="ascii")
             device.bind_vfio()
-
-    def interrupts(self):
-        """How many of the GPU's there were, as the kernel counts them."""
-        lines = Path("/proc/interrupts").read_text(encoding="ascii").splitlines()
-        return sum(int(count) for line in lines if f"vfio-msix[0]({self.gpu.bdf})" in line
-                   for count in re.findall(r"\s(\d+)(?=\s)", line))
 
     def busy_stack(self, *others):
         """A daemon that has the GPU; its contexts."""
@@ -69,11 +61,11 @@ class Together(SlotCase):
         job = self.hang(guilty)
         self.assertEqual(work.await_loss(guilty.client, guilty.ctx), (work.LOST_HANG, job))
         self.assertEqual(stack.status()["resets"], resets + 1)
-        count = self.interrupts()
+        count = self.gpu.interrupts()["vfio-msix[0]"]
         for space in good:
             self.assertFalse(space.lost)
             self.assert_usable(space)
-        self.assertGreater(self.interrupts(), count)
+        self.assertGreater(self.gpu.interrupts()["vfio-msix[0]"], count)
         guilty.free()
         guilty.renew()
         self.assert_usable(guilty)

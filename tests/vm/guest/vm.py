@@ -122,6 +122,15 @@ class PciDevice:
         """The name of its device file in /dev/vfio/devices."""
         return next((self.path / "vfio-dev").iterdir()).name
 
+    def interrupts(self):
+        """How many there were of each that VFIO has armed, as the kernel counts them: {"vfio-msix[0]": 12}."""
+        found = {}
+        for line in Path("/proc/interrupts").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[-1].endswith(f"({self.bdf})"):
+                found[words[-1].partition("(")[0]] = sum(int(word) for word in words[1:] if word.isdecimal())
+        return found
+
     def bind_vfio(self):
         (self.path / "driver_override").write_text("vfio-pci")
         Path("/sys/bus/pci/drivers_probe").write_text(self.bdf)
