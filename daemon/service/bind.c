@@ -350,7 +350,8 @@ static struct ktables_memory find_memory(void *arg, uint64_t bus)
 	struct buffer_entry *e = container_of(itree_at_or_above(&d->books->bus, bus), struct buffer_entry, bus_node);
 	uint64_t off = bus - e->bus_node.first;
 
-	return (struct ktables_memory){.fd = ((struct buf *)e->tag)->fd, .off = off, .len = e->buffer.size - off};
+	return (struct ktables_memory){
+		.memory = ((struct buf *)e->tag)->memory, .off = off, .len = e->buffer.size - off};
 }
 
 static void note_gone(struct ctx *ctx, const struct plan *plan, uint64_t now)

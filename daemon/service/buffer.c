@@ -23,15 +23,12 @@ static void on_buf_mapped(void *arg, int err)
 }
 
 /* Where the kernel keeps the tables, memory is mapped where and when a context maps it, and not before. */
-static bool buf_maps(const struct buf *b)
-{
-	return !device_kernel_tables(b->dev);
-}
-
 static int buf_map(struct buf *b, transport_done done, void *arg)
 {
 	uint32_t prot = TRANSPORT_READ | (b->books->buffer.writable ? TRANSPORT_WRITE : 0);
 
+	if (device_kernel_tables(b->dev))
+		return b->dev->tops->spaces->hold(b->dev->t, &b->memory, b->fd, b->books->buffer.size, prot, done, arg);
 	return b->dev->tops->dma_map(b->dev->t, b->books->buffer.bus, b->books->buffer.size, b->fd, 0, prot, done, arg);
 }
 
@@ -45,8 +42,8 @@ int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret
 	b->books = e;
 	b->dev = d;
 	b->fd = fd;
-	b->state = buf_maps(b) ? BUF_MAPPING : BUF_MAPPED;
-	r = buf_maps(b) ? buf_map(b, on_buf_mapped, b) : 0;
+	b->state = BUF_MAPPING;
+	r = buf_map(b, on_buf_mapped, b);
 	if (r < 0) {
 		free(b);
 		return r;
@@ -114,14 +111,29 @@ void buf_take_unused(struct service *s, struct unused *to)
 	}
 }
 
+/* 0: it is asked for; 1: there is nothing to wait for; -errno. */
+static int buf_ask_unmap(struct buf *b)
+{
+	struct device *d = b->dev;
+	int r;
+
+	if (device_kernel_tables(d)) {
+		r = d->tops->spaces->release(d->t, b->memory);
+		return r < 0 ? r : 1;
+	}
+	return d->tops->dma_unmap(d->t, b->books->buffer.bus, b->books->buffer.size, on_buf_unmapped, b);
+}
+
 /* False: the transport takes no more at the moment. The device can still reach it then, so it stays. */
 static bool buf_unmap(struct buf *b)
 {
-	struct device *d = b->dev;
+	int r = 1;
 
-	if (b->state == BUF_MAPPED && d->state != DEVICE_GONE && buf_maps(b)) {
-		if (d->tops->dma_unmap(d->t, b->books->buffer.bus, b->books->buffer.size, on_buf_unmapped, b) < 0)
-			return false;
+	if (b->state == BUF_MAPPED && b->dev->state != DEVICE_GONE)
+		r = buf_ask_unmap(b);
+	if (r < 0)
+		return false;
+	if (r == 0) {
 		b->state = BUF_UNMAPPING;
 		return true;
 	}
@@ -184,14 +196,7 @@ static void on_buf_again(void *arg, int err)
 
 int buf_map_again(struct buf *b)
 {
-	int r;
-
-	if (!buf_maps(b)) {
-		b->state = BUF_MAPPED;
-		b->books->reachable = true;
-		return 0;
-	}
-	r = buf_map(b, on_buf_again, b);
+	int r = buf_map(b, on_buf_again, b);
 
 	if (r == 0)
 		b->state = BUF_MAPPING;
@@ -203,6 +208,7 @@ void buf_device_gone(struct buf *b)
 	if (!b)
 		return;
 	b->state = BUF_UNMAPPED;
+	b->memory = NULL;
 	b->books->reachable = false;
 	if (buf_wanted(b))
 		return;

@@ -13,7 +13,7 @@
 
 struct area {
 	struct itree_node node; /* IOVA */
-	int fd; /* the buffer's, which lives as long as it is mapped */
+	struct transport_memory *memory; /* the buffer's, which lives as long as it is mapped */
 	uint64_t off;
 	bool writable;
 };
@@ -31,6 +31,7 @@ struct ktables {
 	struct transport *t;
 	struct transport_space *space;
 	struct ktables_window window;
+	struct transport_memory *window_memory;
 	void (*changed)(void *arg);
 	void *arg;
 	int made; /* as ktables_made() */
@@ -104,9 +105,27 @@ static void map_window(struct ktables *k)
 	const struct ktables_window *w = &k->window;
 
 	asked(k,
-	      k->t->ops->spaces->map(k->t, k->space, w->iova, w->len, w->fd, 0, TRANSPORT_READ | TRANSPORT_WRITE,
-				     on_window, k),
+	      k->t->ops->spaces->map(k->t, k->space, w->iova, w->len, k->window_memory, 0,
+				     TRANSPORT_READ | TRANSPORT_WRITE, on_window, k),
 	      map_window);
+}
+
+static void on_held(void *arg, int err)
+{
+	struct ktables *k = arg;
+
+	if (err == 0)
+		map_window(k);
+	else
+		made(k, err);
+}
+
+static void hold_window(struct ktables *k)
+{
+	asked(k,
+	      k->t->ops->spaces->hold(k->t, &k->window_memory, k->window.fd, k->window.len,
+				      TRANSPORT_READ | TRANSPORT_WRITE, on_held, k),
+	      hold_window);
 }
 
 static void on_made(void *arg, int err)
@@ -114,7 +133,7 @@ static void on_made(void *arg, int err)
 	struct ktables *k = arg;
 
 	if (err == 0 && k->window.len)
-		map_window(k);
+		hold_window(k);
 	else
 		on_window(k, err);
 }
@@ -178,7 +197,7 @@ static int plan_map(struct ktables *k, struct range r, const struct ktables_memo
 	}
 	a->node.first = r.first;
 	a->node.last = r.last;
-	a->fd = m->fd;
+	a->memory = m->memory;
 	a->off = m->off;
 	a->writable = writable;
 	itree_insert(&k->areas, &a->node);
@@ -188,7 +207,7 @@ static int plan_map(struct ktables *k, struct range r, const struct ktables_memo
 /* A part of an area that is unmapped is mapped again. */
 static int plan_rest(struct ktables *k, const struct area *a, uint64_t first, uint64_t last)
 {
-	const struct ktables_memory m = {.fd = a->fd, .off = a->off + (first - a->node.first)};
+	const struct ktables_memory m = {.memory = a->memory, .off = a->off + (first - a->node.first)};
 
 	return plan_map(k, (struct range){first, last}, &m, a->writable);
 }
@@ -295,7 +314,7 @@ static int ask(struct ktables *k, struct op *op, bool map)
 	int r;
 
 	if (map)
-		r = ops->map(k->t, k->space, a->node.first, len, a->fd, a->off,
+		r = ops->map(k->t, k->space, a->node.first, len, a->memory, a->off,
 			     TRANSPORT_READ | (a->writable ? TRANSPORT_WRITE : 0u), on_op, op);
 	else
 		r = ops->unmap(k->t, k->space, a->node.first, len, on_op, op);
@@ -394,8 +413,13 @@ int ktables_leave(struct ktables *k)
 
 int ktables_end(struct ktables **k)
 {
-	int r = (*k)->space ? (*k)->t->ops->spaces->free((*k)->t, (*k)->space) : 0;
+	const struct transport_space_ops *ops = (*k)->t->ops->spaces;
+	int r = (*k)->space ? ops->free((*k)->t, (*k)->space) : 0;
 
+	if (r == -EBUSY)
+		return r;
+	(*k)->space = NULL;
+	r = (*k)->window_memory ? ops->release((*k)->t, (*k)->window_memory) : 0;
 	if (r == -EBUSY)
 		return r;
 	*k = ktables_free(*k);

@@ -18,14 +18,14 @@
 
 struct ktables;
 
-struct ktables_window { /* memory that is there from the beginning */
+struct ktables_window { /* memory that is there from the beginning; the fd is used until it is made */
 	uint64_t iova, len;
 	int fd;
 };
 
-/* The memory at a bus address of the books: fd and offset, and how many bytes from there on belong together. */
+/* The memory at a bus address of the books: which, from where, and how many bytes from there on belong together. */
 struct ktables_memory {
-	int fd;
+	struct transport_memory *memory;
 	uint64_t off, len;
 };
 typedef struct ktables_memory (*ktables_find)(void *arg, uint64_t bus);

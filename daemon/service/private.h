@@ -154,6 +154,7 @@ struct buf {
 	struct buffer_entry *books;
 	struct device *dev;
 	int fd; /* kept: the device must be given it again if it comes back */
+	struct transport_memory *memory; /* MAPPED, where the kernel keeps the tables */
 	enum buf_state state;
 	TAILQ_ENTRY(buf) in_unused;
 	struct unused *unused; /* the list it is on, or NULL */

@@ -17,6 +17,7 @@
 
 #define KABI_IOMMU_DESTROY _IO(KABI_IOMMU_TYPE, 0x80)
 #define KABI_IOMMU_IOAS_ALLOC _IO(KABI_IOMMU_TYPE, 0x81)
+#define KABI_IOMMU_IOAS_COPY _IO(KABI_IOMMU_TYPE, 0x83)
 #define KABI_IOMMU_IOAS_IOVA_RANGES _IO(KABI_IOMMU_TYPE, 0x84)
 #define KABI_IOMMU_IOAS_MAP _IO(KABI_IOMMU_TYPE, 0x85)
 #define KABI_IOMMU_IOAS_UNMAP _IO(KABI_IOMMU_TYPE, 0x86)
@@ -63,6 +64,16 @@ enum kabi_iommu_map_flags {
 	KABI_IOMMU_MAP_FIXED_IOVA = 1,
 	KABI_IOMMU_MAP_WRITEABLE = 2,
 	KABI_IOMMU_MAP_READABLE = 4,
+};
+
+struct kabi_iommu_ioas_copy {
+	uint32_t size;
+	uint32_t flags; /* enum kabi_iommu_map_flags */
+	uint32_t dst_ioas_id;
+	uint32_t src_ioas_id;
+	uint64_t length;
+	uint64_t dst_iova;
+	uint64_t src_iova;
 };
 
 struct kabi_iommu_ioas_map {

@@ -26,6 +26,7 @@
 struct event_base;
 struct transport;
 struct transport_space;
+struct transport_memory;
 
 #define TRANSPORT_MAX_IRQS 64u
 
@@ -63,9 +64,16 @@ struct transport_space_ops {
 	int (*make)(struct transport *t, struct transport_space **ret, transport_done done, void *arg);
 	/* The device is not in it. Its mappings go with it. */
 	int (*free)(struct transport *t, struct transport_space *s);
-	/* As dma_map and dma_unmap, in this space. */
-	int (*map)(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
-		   uint32_t prot, transport_done done, void *arg);
+	/* Memory that any of them may map: the first len bytes of fd, which is used during the call only. Nothing of it is
+	 * pinned by that. *ret is set when done says 0; it must live until then. */
+	int (*hold)(struct transport *t, struct transport_memory **ret, int fd, uint64_t len, uint32_t prot,
+		    transport_done done, void *arg);
+	/* No space maps of it any more, or has been asked to unmap the last of it. */
+	int (*release)(struct transport *t, struct transport_memory *m);
+	/* As dma_map and dma_unmap, in this space: len bytes of m from off, with no more than its prot. A page is pinned
+	 * once, however many spaces map it, where the kernel can do that (iommufd). */
+	int (*map)(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len,
+		   struct transport_memory *m, uint64_t off, uint32_t prot, transport_done done, void *arg);
 	int (*unmap)(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, transport_done done,
 		     void *arg);
 	/* Moves the device there; NULL: into its own. When it cannot, done says why and the device is in its own, or

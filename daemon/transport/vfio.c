@@ -19,6 +19,9 @@
 
 enum what {
 	REQUEST_OPEN,
+	REQUEST_DMA_MAP,
+	REQUEST_HOLD,
+	REQUEST_RELEASE,
 	REQUEST_MAP,
 	REQUEST_UNMAP,
 	REQUEST_SPACE_NEW,
@@ -35,12 +38,13 @@ struct request {
 	enum what what;
 	struct transport_space *space; /* NULL: the device's own */
 	struct transport_space **made; /* SPACE_NEW: where the answer goes */
+	struct transport_memory *memory;
+	struct transport_memory **held; /* HOLD: where the answer goes */
 	uint64_t bus, len, off;
 	uint32_t prot, pasid;
-	int fd; /* MAP: a duplicate */
-	int number; /* MAP: of what */
+	int fd; /* DMA_MAP, HOLD: a duplicate */
 	int result;
-	transport_done done; /* NULL: OPEN, SPACE_FREE */
+	transport_done done; /* NULL: OPEN, SPACE_FREE, RELEASE */
 	void *arg;
 };
 
@@ -62,8 +66,17 @@ static void request_run(struct work *w)
 	case REQUEST_OPEN:
 		q->result = vfio_life_open(v);
 		break;
+	case REQUEST_DMA_MAP:
+		q->result = m->ops->map(m, q->bus, q->len, q->fd, q->off, q->prot);
+		break;
+	case REQUEST_HOLD:
+		q->result = m->ops->hold(m, q->fd, q->len, q->prot, &q->memory);
+		break;
+	case REQUEST_RELEASE:
+		m->ops->release(m, q->memory);
+		break;
 	case REQUEST_MAP:
-		q->result = m->ops->map(m, space, q->bus, q->len, q->fd, q->number, q->off, q->prot);
+		q->result = m->ops->map_held(m, space, q->bus, q->len, q->memory, q->off, q->prot);
 		break;
 	case REQUEST_UNMAP:
 		q->result = m->ops->unmap(m, space, q->bus, q->len);
@@ -113,6 +126,8 @@ static void request_done(struct work *w)
 		return;
 	if (q.what == REQUEST_SPACE_NEW && q.result == 0)
 		*q.made = q.space;
+	if (q.what == REQUEST_HOLD && q.result == 0)
+		*q.held = q.memory;
 	if (q.what == REQUEST_OPEN)
 		vfio_life_opened(v, q.result);
 	else if (q.done)
@@ -255,32 +270,64 @@ static bool range_is_pages(uint64_t first, uint64_t len)
 	return range_make(&r, first, len) && range_aligned(r, 4096);
 }
 
-static int vfio_space_map(struct transport *t, struct transport_space *space, uint64_t bus, uint64_t len, int fd,
-			  uint64_t off, uint32_t prot, transport_done done, void *arg)
+static bool map_is_possible(uint64_t iova, uint64_t len, uint64_t off, uint32_t prot)
 {
-	struct request q = {.what = REQUEST_MAP,
-			    .space = space,
-			    .bus = bus,
-			    .len = len,
-			    .number = fd,
-			    .off = off,
-			    .prot = prot,
-			    .done = done,
-			    .arg = arg};
-	AUTO_CLOSE int dup = -1;
+	return range_is_pages(iova, len) && range_is_pages(off, len) && off + len <= INT64_MAX && prot &&
+	       !(prot & ~(uint32_t)(TRANSPORT_READ | TRANSPORT_WRITE));
+}
+
+/* A request with a duplicate of the fd. */
+static int request_ask_fd(struct transport *t, struct request *q, int fd)
+{
+	AUTO_CLOSE int dup = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	int r;
 
-	if (!range_is_pages(bus, len) || !range_is_pages(off, len) || off + len > INT64_MAX || prot == 0 ||
-	    (prot & ~(uint32_t)(TRANSPORT_READ | TRANSPORT_WRITE)) || !done)
-		return -EINVAL;
-	dup = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (dup < 0)
 		return -errno;
-	q.fd = dup;
-	r = request_ask(t, &q);
+	q->fd = dup;
+	r = request_ask(t, q);
 	if (r == 0)
 		util_take_fd(&dup);
 	return r;
+}
+
+static int vfio_dma_map(struct transport *t, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot,
+			transport_done done, void *arg)
+{
+	struct request q = {
+		.what = REQUEST_DMA_MAP, .bus = bus, .len = len, .off = off, .prot = prot, .done = done, .arg = arg};
+
+	return map_is_possible(bus, len, off, prot) && done ? request_ask_fd(t, &q, fd) : -EINVAL;
+}
+
+static int vfio_hold(struct transport *t, struct transport_memory **ret, int fd, uint64_t len, uint32_t prot,
+		     transport_done done, void *arg)
+{
+	struct request q = {.what = REQUEST_HOLD, .held = ret, .len = len, .prot = prot, .done = done, .arg = arg};
+
+	return map_is_possible(0, len, 0, prot) && done ? request_ask_fd(t, &q, fd) : -EINVAL;
+}
+
+static int vfio_release(struct transport *t, struct transport_memory *m)
+{
+	return request_ask(t, &(struct request){.what = REQUEST_RELEASE, .memory = m, .fd = -1});
+}
+
+static int vfio_space_map(struct transport *t, struct transport_space *space, uint64_t iova, uint64_t len,
+			  struct transport_memory *m, uint64_t off, uint32_t prot, transport_done done, void *arg)
+{
+	if (!map_is_possible(iova, len, off, prot) || !done)
+		return -EINVAL;
+	return request_ask(t, &(struct request){.what = REQUEST_MAP,
+						.space = space,
+						.bus = iova,
+						.len = len,
+						.memory = m,
+						.off = off,
+						.prot = prot,
+						.fd = -1,
+						.done = done,
+						.arg = arg});
 }
 
 static int vfio_space_unmap(struct transport *t, struct transport_space *space, uint64_t bus, uint64_t len,
@@ -295,12 +342,6 @@ static int vfio_space_unmap(struct transport *t, struct transport_space *space, 
 						.fd = -1,
 						.done = done,
 						.arg = arg});
-}
-
-static int vfio_dma_map(struct transport *t, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot,
-			transport_done done, void *arg)
-{
-	return vfio_space_map(t, NULL, bus, len, fd, off, prot, done, arg);
 }
 
 static int vfio_dma_unmap(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
@@ -352,6 +393,8 @@ static int vfio_detach_pasid(struct transport *t, uint32_t pasid, transport_done
 static const struct transport_space_ops vfio_spaces = {
 	.make = vfio_space_new,
 	.free = vfio_space_free,
+	.hold = vfio_hold,
+	.release = vfio_release,
 	.map = vfio_space_map,
 	.unmap = vfio_space_unmap,
 	.attach = vfio_attach,

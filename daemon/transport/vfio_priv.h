@@ -45,10 +45,14 @@ struct vfio_iommu_ops {
 	/* The usable IOVA ranges, ascending: *n is the room in v on entry and how many there are on return. -ENOSPC if
 	 * that is more. */
 	int (*ranges)(struct vfio_iommu *m, struct range *v, size_t *n);
-	/* prot: enum transport_prot. A mapping is unmapped as it was mapped, whole. The fd is closed after the call;
-	 * number: that of the fd which the caller has for good, so that its mappings are known to be of one file. */
-	int (*map)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len, int fd, int number,
-		   uint64_t off, uint32_t prot);
+	/* Into the device's own. prot: enum transport_prot. A mapping is unmapped as it was mapped, whole. The fd is
+	 * closed after the call. */
+	int (*map)(struct vfio_iommu *m, uint64_t iova, uint64_t len, int fd, uint64_t off, uint32_t prot);
+	/* As in struct transport_space_ops. */
+	int (*hold)(struct vfio_iommu *m, int fd, uint64_t len, uint32_t prot, struct transport_memory **ret);
+	void (*release)(struct vfio_iommu *m, struct transport_memory *mem);
+	int (*map_held)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len,
+			struct transport_memory *mem, uint64_t off, uint32_t prot);
 	int (*unmap)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len);
 	/* More address spaces, of which the device is in one at a time. */
 	int (*space_new)(struct vfio_iommu *m, struct transport_space **ret);

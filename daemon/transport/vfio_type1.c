@@ -5,8 +5,7 @@
  * maps all of the other, which takes as long as pinning their bytes takes.
  *
  * type1 maps by virtual address, so memory is mapped into this process for the moment of the call; what the kernel has
- * pinned stays pinned without it. A mapping is unmapped as it was mapped, whole (type1 v2). A file is kept open once,
- * however many mappings there are of it: fds run out for all clients.
+ * pinned stays pinned without it. A mapping is unmapped as it was mapped, whole (type1 v2).
  *
  * Source: Linux include/uapi/linux/vfio.h, drivers/vfio/vfio_iommu_type1.c.
  */
@@ -20,27 +19,20 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/queue.h>
-#include <sys/stat.h>
 
 #include "base/itree.h"
 #include "base/util.h"
 
-struct file {
-	struct itree_node node; /* its caller's number: one byte */
-	int fd; /* ours */
-	int mode; /* O_ACCMODE */
-	dev_t dev;
-	ino_t ino;
-	uint64_t users;
-	bool listed; /* in type1.files; otherwise the number is another file's by now */
+struct transport_memory {
+	int fd;
+	LIST_ENTRY(transport_memory) link; /* in type1.held */
 };
 
 struct mapping {
 	struct itree_node node; /* IOVA */
-	uint64_t iova, len, off;
+	uint64_t off;
 	uint32_t prot;
-	int fd; /* of the file */
-	struct file *file;
+	const struct transport_memory *memory;
 };
 
 struct transport_space {
@@ -53,7 +45,7 @@ struct type1 {
 	int container, group;
 	struct transport_space *current; /* that the device is in */
 	LIST_HEAD(, transport_space) spaces;
-	struct itree files; /* that mappings of any space are of */
+	LIST_HEAD(, transport_memory) held;
 };
 
 static struct type1 *of_iommu(struct vfio_iommu *m)
@@ -68,17 +60,16 @@ static bool type1_there(const struct pci_place *at)
 
 /* ---- the container's one address space ---- */
 
-static int dma_map(struct type1 *t, const struct mapping *w)
+static int dma_map(struct type1 *t, uint64_t iova, uint64_t len, int fd, uint64_t off, uint32_t prot)
 {
-	int prot = PROT_READ | (w->prot & TRANSPORT_WRITE ? PROT_WRITE : 0);
-	void *p = util_map_shared(w->len, prot, w->fd, (off_t)w->off);
+	void *p = util_map_shared(len, PROT_READ | (prot & TRANSPORT_WRITE ? PROT_WRITE : 0), fd, (off_t)off);
 	struct vfio_iommu_type1_dma_map m = {
 		.argsz = sizeof(m),
-		.flags = (w->prot & TRANSPORT_READ ? VFIO_DMA_MAP_FLAG_READ : 0u) |
-			 (w->prot & TRANSPORT_WRITE ? VFIO_DMA_MAP_FLAG_WRITE : 0u),
+		.flags = (prot & TRANSPORT_READ ? VFIO_DMA_MAP_FLAG_READ : 0u) |
+			 (prot & TRANSPORT_WRITE ? VFIO_DMA_MAP_FLAG_WRITE : 0u),
 		.vaddr = (uintptr_t)p,
-		.iova = w->iova,
-		.size = w->len,
+		.iova = iova,
+		.size = len,
 	};
 	int r = 0;
 
@@ -86,7 +77,7 @@ static int dma_map(struct type1 *t, const struct mapping *w)
 		return -errno;
 	if (ioctl(t->container, VFIO_IOMMU_MAP_DMA, &m) < 0)
 		r = -errno;
-	munmap(p, w->len);
+	munmap(p, len);
 	return r;
 }
 
@@ -99,77 +90,31 @@ static int dma_unmap(struct type1 *t, uint64_t iova, uint64_t len)
 	return m.size == len ? 0 : -EIO;
 }
 
-/* ---- files ---- */
+/* ---- memory ---- */
 
-static int file_describe(int fd, int number, struct file *ret)
+static int type1_hold(struct vfio_iommu *iommu, int fd, uint64_t len, uint32_t prot, struct transport_memory **ret)
 {
-	int flags = fcntl(fd, F_GETFL);
-	struct stat st;
+	struct transport_memory *m = malloc(sizeof(*m));
+	int r;
 
-	if (flags < 0 || fstat(fd, &st) < 0)
-		return -errno;
-	*ret = (struct file){.node = {.first = (uint64_t)number, .last = (uint64_t)number},
-			     .fd = -1,
-			     .mode = flags & O_ACCMODE,
-			     .dev = st.st_dev,
-			     .ino = st.st_ino};
-	return 0;
-}
-
-static struct file *file_find(const struct type1 *t, int number)
-{
-	struct itree_node *n = itree_at_or_above(&t->files, (uint64_t)number);
-
-	return n && n->first == (uint64_t)number ? container_of(n, struct file, node) : NULL;
-}
-
-static void file_unlist(struct type1 *t, struct file *f)
-{
-	if (f->listed)
-		itree_erase(&t->files, &f->node);
-	f->listed = false;
-}
-
-/* The file that the caller knows by that number. It is looked at, too: inode numbers come again, as those of fds do, and
- * what is open for reading only is of no use to who writes. */
-static int file_get(struct type1 *t, int fd, int number, struct file **ret)
-{
-	struct file *old = file_find(t, number), *f, is;
-	int r = file_describe(fd, number, &is);
-
-	if (r < 0)
-		return r;
-	if (old && old->dev == is.dev && old->ino == is.ino && old->mode == is.mode) {
-		old->users++;
-		*ret = old;
-		return 0;
-	}
-	f = malloc(sizeof(*f));
-	if (!f)
+	if (!m)
 		return -ENOMEM;
-	*f = is;
-	f->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (f->fd < 0) {
+	m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (m->fd < 0) {
 		r = -errno;
-		free(f);
+		free(m);
 		return r;
 	}
-	if (old)
-		file_unlist(t, old);
-	itree_insert(&t->files, &f->node);
-	f->listed = true;
-	f->users = 1;
-	*ret = f;
+	LIST_INSERT_HEAD(&of_iommu(iommu)->held, m, link);
+	*ret = m;
 	return 0;
 }
 
-static void file_put(struct type1 *t, struct file *f)
+static void type1_release(struct vfio_iommu *iommu, struct transport_memory *m)
 {
-	if (--f->users)
-		return;
-	file_unlist(t, f);
-	close(f->fd); /* a memfd, of which the buffer has another: nothing is freed here */
-	free(f);
+	close(m->fd); /* a memfd, of which its owner has another: nothing is freed here */
+	LIST_REMOVE(m, link);
+	free(m);
 }
 
 /* ---- address spaces ---- */
@@ -200,11 +145,20 @@ static int type1_space_new(struct vfio_iommu *m, struct transport_space **ret)
 	return 0;
 }
 
-static void mapping_free(struct type1 *t, struct transport_space *s, struct mapping *w)
+static uint64_t mapping_len(const struct mapping *w)
+{
+	return w->node.last - w->node.first + 1;
+}
+
+static void mapping_free(struct transport_space *s, struct mapping *w)
 {
 	itree_erase(&s->mappings, &w->node);
-	file_put(t, w->file);
 	free(w);
+}
+
+static int mapping_load(struct type1 *t, const struct mapping *w)
+{
+	return dma_map(t, w->node.first, mapping_len(w), w->memory->fd, w->off, w->prot);
 }
 
 static void type1_space_free(struct vfio_iommu *m, struct transport_space *s)
@@ -212,46 +166,36 @@ static void type1_space_free(struct vfio_iommu *m, struct transport_space *s)
 	struct mapping *w;
 
 	while ((w = mapping_first(s)))
-		mapping_free(of_iommu(m), s, w);
+		mapping_free(s, w);
 	LIST_REMOVE(s, link);
 	free(s);
 }
 
-static int remember(struct type1 *t, struct transport_space *s, const struct mapping *from, int number,
-		    struct mapping **ret)
+static int type1_map(struct vfio_iommu *m, uint64_t iova, uint64_t len, int fd, uint64_t off, uint32_t prot)
 {
-	uint64_t last = from->iova + from->len - 1;
-	struct itree_node *next = itree_at_or_above(&s->mappings, from->iova);
-	AUTO_FREE struct mapping *w = malloc(sizeof(*w));
-	int r;
-
-	if (!w)
-		return -ENOMEM;
-	if (next && next->first <= last)
-		return -EEXIST; /* as the kernel has it */
-	*w = *from;
-	r = file_get(t, from->fd, number, &w->file);
-	if (r < 0)
-		return r;
-	w->fd = w->file->fd;
-	w->node = (struct itree_node){.first = from->iova, .last = last};
-	itree_insert_before(&s->mappings, &w->node, next);
-	*ret = TAKE_PTR(w);
-	return 0;
+	return dma_map(of_iommu(m), iova, len, fd, off, prot);
 }
 
-static int type1_map(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len, int fd, int number,
-		     uint64_t off, uint32_t prot)
+static int type1_map_held(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len,
+			  struct transport_memory *mem, uint64_t off, uint32_t prot)
 {
-	const struct mapping want = {.iova = iova, .len = len, .off = off, .prot = prot, .fd = fd};
+	struct itree_node *next = itree_at_or_above(&s->mappings, iova);
 	struct type1 *t = of_iommu(m);
-	struct mapping *w = NULL;
-	int r = s == m->own ? 0 : remember(t, s, &want, number, &w);
+	struct mapping *w;
+	int r = 0;
 
-	if (r == 0 && s == t->current)
-		r = dma_map(t, &want);
-	if (r < 0 && w)
-		mapping_free(t, s, w);
+	if (next && next->first <= iova + (len - 1))
+		return -EEXIST; /* as the kernel has it */
+	w = malloc(sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	*w = (struct mapping){
+		.node = {.first = iova, .last = iova + (len - 1)}, .off = off, .prot = prot, .memory = mem};
+	itree_insert_before(&s->mappings, &w->node, next);
+	if (s == t->current)
+		r = mapping_load(t, w);
+	if (r < 0)
+		mapping_free(s, w);
 	return r;
 }
 
@@ -264,8 +208,8 @@ static int type1_unmap(struct vfio_iommu *m, struct transport_space *s, uint64_t
 	if (r < 0)
 		return r;
 	w = mapping_of(itree_at_or_above(&s->mappings, iova));
-	if (w && w->iova == iova)
-		mapping_free(t, s, w);
+	if (w && w->node.first == iova)
+		mapping_free(s, w);
 	return 0;
 }
 
@@ -276,7 +220,7 @@ static int unload(struct type1 *t, struct transport_space *s, const struct mappi
 	int r = 0;
 
 	for (w = mapping_first(s); w && w != end; w = mapping_next(w))
-		if (dma_unmap(t, w->iova, w->len) < 0)
+		if (dma_unmap(t, w->node.first, mapping_len(w)) < 0)
 			r = -EIO;
 	return r;
 }
@@ -287,7 +231,7 @@ static int load(struct type1 *t, struct transport_space *s)
 	int r;
 
 	for (w = mapping_first(s); w; w = mapping_next(w)) {
-		r = dma_map(t, w);
+		r = mapping_load(t, w);
 		if (r < 0)
 			return unload(t, s, w) < 0 ? -EIO : r;
 	}
@@ -318,6 +262,7 @@ static int type1_group(const struct vfio_iommu *m)
 
 static struct vfio_iommu *type1_close(struct vfio_iommu *m)
 {
+	struct transport_memory *mem;
 	struct transport_space *s;
 	struct type1 *t;
 
@@ -330,6 +275,8 @@ static struct vfio_iommu *type1_close(struct vfio_iommu *m)
 		close(t->container);
 	while ((s = LIST_FIRST(&t->spaces)))
 		type1_space_free(m, s);
+	while ((mem = LIST_FIRST(&t->held)))
+		type1_release(m, mem);
 	free(t);
 	return NULL;
 }
@@ -396,6 +343,7 @@ static int type1_open(struct vfio_iommu **ret, const struct pci_place *at, int *
 	t->iommu.ops = &vfio_iommu_type1;
 	t->container = t->group = -1;
 	LIST_INIT(&t->spaces);
+	LIST_INIT(&t->held);
 	r = open_container(t, why);
 	if (r == 0)
 		r = open_group(t, at, why);
@@ -457,6 +405,9 @@ const struct vfio_iommu_ops vfio_iommu_type1 = {
 	.close = type1_close,
 	.ranges = type1_ranges,
 	.map = type1_map,
+	.hold = type1_hold,
+	.release = type1_release,
+	.map_held = type1_map_held,
 	.unmap = type1_unmap,
 	.space_new = type1_space_new,
 	.space_free = type1_space_free,

@@ -30,7 +30,7 @@
 
 struct entry { /* a page */
 	uint32_t mapping; /* number of the kernel's mapping that it is in; 0: none */
-	int fd;
+	const void *memory;
 	uint64_t off;
 	bool writable;
 };
@@ -111,8 +111,35 @@ static bool is_one_mapping(size_t first, size_t n)
 	       (first + n == PAGES || kernel.page[first + n].mapping != m);
 }
 
-static int map(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
-	       uint32_t prot, transport_done done, void *arg)
+static struct transport_memory *memory_of(int fd)
+{
+	static char memories[128];
+
+	return (struct transport_memory *)(void *)&memories[fd];
+}
+
+static unsigned int held;
+
+static int hold(struct transport *t, struct transport_memory **ret, int fd, uint64_t len, uint32_t prot,
+		transport_done done, void *arg)
+{
+	int r = answer(done, arg, 0);
+
+	if (r == 0) {
+		*ret = memory_of(fd);
+		held++;
+	}
+	return r;
+}
+
+static int release(struct transport *t, struct transport_memory *m)
+{
+	held--;
+	return 0;
+}
+
+static int map(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, struct transport_memory *m,
+	       uint64_t off, uint32_t prot, transport_done done, void *arg)
 {
 	size_t first = (iova - BASE) / PAGE, n = len / PAGE;
 	bool fail;
@@ -125,7 +152,7 @@ static int map(struct transport *t, struct transport_space *s, uint64_t iova, ui
 	fail |= cannot(any_mapped(first, n));
 	kernel.last++;
 	for (size_t i = 0; i < n && !fail; i++)
-		kernel.page[first + i] = (struct entry){kernel.last, fd, off + i * PAGE, (prot & TRANSPORT_WRITE) != 0};
+		kernel.page[first + i] = (struct entry){kernel.last, m, off + i * PAGE, (prot & TRANSPORT_WRITE) != 0};
 	return answer(done, arg, fail ? -ENOMEM : 0);
 }
 
@@ -164,6 +191,8 @@ static int detach_pasid(struct transport *t, uint32_t pasid, transport_done done
 static const struct transport_space_ops spaces = {
 	.make = make,
 	.free = space_free,
+	.hold = hold,
+	.release = release,
 	.map = map,
 	.unmap = unmap,
 	.attach_pasid = attach_pasid,
@@ -193,7 +222,7 @@ static struct ktables_memory find(void *arg, uint64_t bus)
 {
 	uint64_t off = bus - BUS, size = BUFFER_PAGES * PAGE;
 
-	return (struct ktables_memory){100 + (int)(off / size), off % size, size - off % size};
+	return (struct ktables_memory){memory_of(100 + (int)(off / size)), off % size, size - off % size};
 }
 
 static void model_step(struct entry *m, const struct aspace_step *s)
@@ -203,8 +232,8 @@ static void model_step(struct entry *m, const struct aspace_step *s)
 
 		if (s->kind == ASPACE_MAP)
 			where = find(NULL, s->bus + (at - s->iova.first));
-		m[(at - BASE) / PAGE] =
-			s->kind == ASPACE_MAP ? (struct entry){1, where.fd, where.off, s->writable} : (struct entry){0};
+		m[(at - BASE) / PAGE] = s->kind == ASPACE_MAP ? (struct entry){1, where.memory, where.off, s->writable}
+							      : (struct entry){0};
 	}
 }
 
@@ -212,7 +241,7 @@ static void expect_model(void)
 {
 	for (size_t i = 0; i < PAGES; i++) {
 		assert_int_equal(kernel.page[i].mapping != 0, model[i].mapping);
-		assert_int_equal(kernel.page[i].fd, model[i].fd);
+		assert_ptr_equal(kernel.page[i].memory, model[i].memory);
 		assert_int_equal(kernel.page[i].off, model[i].off);
 		assert_int_equal(kernel.page[i].writable, model[i].writable);
 	}
@@ -318,6 +347,7 @@ static void test_random_changes(void **state)
 	print_message("# %u changes, %u of them taken back\n", total, taken_back);
 	assert_true(taken_back > 300);
 	assert_int_equal(ktables_end(&k), 0);
+	assert_int_equal(held, 0);
 	assert_null(k);
 }
 
@@ -335,6 +365,7 @@ static void test_not_recoverable(void **state)
 	assert_int_equal(ktables_change(k, step, 2, find, NULL), 0);
 	assert_int_equal(carry_out(k), -ENOTRECOVERABLE);
 	assert_int_equal(ktables_end(&k), 0);
+	assert_int_equal(held, 0);
 }
 
 /* Freed in the middle, as when its device is lost. */
@@ -385,6 +416,7 @@ static void test_pasid(void **state)
 	assert_int_equal(ktables_leave(k), 0);
 	assert_int_equal(attached_pasid, 0);
 	assert_int_equal(ktables_end(&k), 0);
+	assert_int_equal(held, 0);
 
 	attach_error = -ENOSPC;
 	assert_int_equal(ktables_new(&k, &transport, &none, 78, changed, NULL), 0);
@@ -393,6 +425,7 @@ static void test_pasid(void **state)
 	assert_int_equal(ktables_made(k), -ENOSPC);
 	assert_int_equal(ktables_leave(k), 0); /* there is nothing to detach */
 	assert_int_equal(ktables_end(&k), 0);
+	assert_int_equal(held, 0);
 	attach_error = 0;
 }
 
@@ -406,7 +439,7 @@ static void test_no_room(void **state)
 	assert_int_equal(ktables_new(&k, &transport, &window, 79, changed, NULL), -EBUSY);
 	kernel.room = 1;
 	assert_int_equal(ktables_new(&k, &transport, &window, 79, changed, NULL), 0);
-	for (unsigned int step = 0; step < 2; step++) {
+	for (unsigned int step = 0; step < 3; step++) { /* hold, map, attach */
 		kernel.room = 0;
 		deliver();
 		assert_int_equal(ktables_made(k), 0);
@@ -418,11 +451,12 @@ static void test_no_room(void **state)
 	deliver();
 	assert_int_equal(ktables_made(k), 1);
 	assert_int_equal(attached_pasid, 79);
-	assert_int_equal(kernel.page[0].fd, 99);
+	assert_ptr_equal(kernel.page[0].memory, memory_of(99));
 	assert_int_equal(ktables_leave(k), 1);
 	deliver();
 	assert_int_equal(ktables_leave(k), 0);
 	assert_int_equal(ktables_end(&k), 0);
+	assert_int_equal(held, 0);
 }
 
 int main(void)

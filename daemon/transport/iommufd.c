@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * See iommufd.h.
+ *
+ * Memory is made known to the kernel in an IOAS of its own that has no HWPT, where nothing of it is pinned: by file (Linux
+ * 6.13), on older kernels by address. Address spaces map copies of that, which share its pages, so that each page is pinned
+ * once however many of them map it. The kernel checks neither the file's access mode nor its seals: what a device may do
+ * to a file is decided above.
+ *
+ * Source: Linux include/uapi/linux/iommufd.h, Documentation/userspace-api/iommufd.rst.
+ */
+#include "transport/iommufd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "transport/kernel_abi.h"
+#include "transport/transport.h"
+
+#define MAX_RANGES 64u
+
+void iommufd_init(struct iommufd *i, int fd)
+{
+	*i = (struct iommufd){.fd = fd};
+	LIST_INIT(&i->spaces);
+	LIST_INIT(&i->held);
+}
+
+void iommufd_fini(struct iommufd *i)
+{
+	struct transport_memory *m;
+	struct transport_space *s;
+
+	while ((s = LIST_FIRST(&i->spaces)))
+		iommufd_space_free(i, s);
+	while ((m = LIST_FIRST(&i->held)))
+		iommufd_release(i, m);
+	if (i->fd >= 0)
+		close(i->fd);
+	i->fd = -1;
+}
+
+/* vfio hides the PASID capability of the device's config space; the IOMMU says what both can do. */
+int iommufd_pasid_bits(const struct iommufd *i, uint32_t device, unsigned int *bits)
+{
+	struct kabi_iommu_hw_info info = {.size = sizeof(info), .dev_id = device};
+
+	*bits = 0;
+	if (ioctl(i->fd, KABI_IOMMU_GET_HW_INFO, &info) < 0)
+		return errno == ENOTTY || errno == EOPNOTSUPP ? 0 : -errno;
+	*bits = info.out_max_pasid_log2;
+	return 0;
+}
+
+/* ---- address spaces ---- */
+
+static void destroy(const struct iommufd *i, uint32_t id)
+{
+	struct kabi_iommu_destroy m = {.size = sizeof(m), .id = id};
+
+	/* It can only fail if it is in use, which would be a mistake of ours; it goes with the fd then. */
+	(void)ioctl(i->fd, KABI_IOMMU_DESTROY, &m);
+}
+
+int iommufd_space_new(struct iommufd *i, uint32_t device, bool pasid, struct transport_space **ret)
+{
+	struct kabi_iommu_ioas_alloc alloc = {.size = sizeof(alloc)};
+	struct kabi_iommu_hwpt_alloc hwpt = {
+		.size = sizeof(hwpt),
+		.dev_id = device,
+		.flags = pasid ? KABI_IOMMU_HWPT_ALLOC_PASID : 0,
+	};
+	AUTO_FREE struct transport_space *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	if (ioctl(i->fd, KABI_IOMMU_IOAS_ALLOC, &alloc) < 0)
+		return -errno;
+	hwpt.pt_id = alloc.out_ioas_id;
+	if (ioctl(i->fd, KABI_IOMMU_HWPT_ALLOC, &hwpt) < 0) {
+		r = -errno;
+		destroy(i, alloc.out_ioas_id);
+		return r;
+	}
+	s->ioas = alloc.out_ioas_id;
+	s->hwpt = hwpt.out_hwpt_id;
+	LIST_INSERT_HEAD(&i->spaces, s, link);
+	*ret = TAKE_PTR(s);
+	return 0;
+}
+
+void iommufd_space_free(struct iommufd *i, struct transport_space *s)
+{
+	destroy(i, s->hwpt);
+	destroy(i, s->ioas);
+	LIST_REMOVE(s, link);
+	free(s);
+}
+
+int iommufd_ranges(const struct iommufd *i, const struct transport_space *s, struct range *v, size_t *n)
+{
+	struct kabi_iommu_iova_range got[MAX_RANGES];
+	struct kabi_iommu_ioas_iova_ranges m = {
+		.size = sizeof(m),
+		.ioas_id = s->ioas,
+		.num_iovas = MAX_RANGES,
+		.allowed_iovas = (uintptr_t)got,
+	};
+	size_t most = *n;
+
+	if (ioctl(i->fd, KABI_IOMMU_IOAS_IOVA_RANGES, &m) < 0)
+		return errno == EMSGSIZE ? -ENOSPC : -errno;
+	*n = m.num_iovas;
+	if (m.num_iovas > most)
+		return -ENOSPC;
+	for (size_t k = 0; k < *n; k++)
+		v[k] = (struct range){got[k].start, got[k].last};
+	return 0;
+}
+
+/* ---- memory ---- */
+
+static uint32_t map_flags(uint32_t prot)
+{
+	return (prot & TRANSPORT_READ ? KABI_IOMMU_MAP_READABLE : 0u) |
+	       (prot & TRANSPORT_WRITE ? KABI_IOMMU_MAP_WRITEABLE : 0u);
+}
+
+static int make_store(struct iommufd *i)
+{
+	struct kabi_iommu_ioas_alloc alloc = {.size = sizeof(alloc)};
+
+	if (i->store)
+		return 0;
+	if (ioctl(i->fd, KABI_IOMMU_IOAS_ALLOC, &alloc) < 0)
+		return -errno;
+	i->store = alloc.out_ioas_id;
+	return 0;
+}
+
+static int store_file(const struct iommufd *i, struct transport_memory *m, uint64_t off)
+{
+	struct kabi_iommu_ioas_map_file map = {
+		.size = sizeof(map),
+		.flags = map_flags(m->prot),
+		.ioas_id = i->store,
+		.fd = m->fd,
+		.start = off,
+		.length = m->len,
+	};
+
+	if (ioctl(i->fd, KABI_IOMMU_IOAS_MAP_FILE, &map) < 0)
+		return -errno;
+	m->iova = map.iova;
+	return 0;
+}
+
+static int store_address(const struct iommufd *i, struct transport_memory *m, uint64_t off)
+{
+	int prot = PROT_READ | (m->prot & TRANSPORT_WRITE ? PROT_WRITE : 0);
+	struct kabi_iommu_ioas_map map = {
+		.size = sizeof(map),
+		.flags = map_flags(m->prot),
+		.ioas_id = i->store,
+		.length = m->len,
+	};
+	int r;
+
+	m->p = util_map_shared(m->len, prot, m->fd, (off_t)off);
+	if (!m->p)
+		return -errno;
+	map.user_va = (uintptr_t)m->p;
+	if (ioctl(i->fd, KABI_IOMMU_IOAS_MAP, &map) < 0) {
+		r = -errno;
+		munmap(m->p, m->len);
+		return r;
+	}
+	m->iova = map.iova;
+	return 0;
+}
+
+static int store(struct iommufd *i, struct transport_memory *m, uint64_t off)
+{
+	int r = i->by_address ? -ENOTTY : store_file(i, m, off);
+
+	if (r != -ENOTTY)
+		return r;
+	i->by_address = true;
+	return store_address(i, m, off);
+}
+
+int iommufd_hold(struct iommufd *i, int fd, uint64_t off, uint64_t len, uint32_t prot, struct transport_memory **ret)
+{
+	AUTO_FREE struct transport_memory *m = malloc(sizeof(*m));
+	AUTO_CLOSE int dup = -1;
+	int r;
+
+	if (!m)
+		return -ENOMEM;
+	r = make_store(i);
+	if (r < 0)
+		return r;
+	dup = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (dup < 0)
+		return -errno;
+	*m = (struct transport_memory){.len = len, .prot = prot, .fd = dup};
+	r = store(i, m, off);
+	if (r < 0)
+		return r;
+	util_take_fd(&dup);
+	LIST_INSERT_HEAD(&i->held, m, link);
+	*ret = TAKE_PTR(m);
+	return 0;
+}
+
+static int unmap(const struct iommufd *i, uint32_t ioas, uint64_t iova, uint64_t len)
+{
+	struct kabi_iommu_ioas_unmap m = {.size = sizeof(m), .ioas_id = ioas, .iova = iova, .length = len};
+
+	return ioctl(i->fd, KABI_IOMMU_IOAS_UNMAP, &m) < 0 ? -errno : 0;
+}
+
+void iommufd_release(const struct iommufd *i, struct transport_memory *m)
+{
+	/* It can only fail for what is not mapped. */
+	(void)unmap(i, i->store, m->iova, m->len);
+	if (m->p)
+		munmap(m->p, m->len);
+	close(m->fd); /* a memfd, of which its owner has another: nothing is freed here */
+	LIST_REMOVE(m, link);
+	free(m);
+}
+
+/* ---- mappings ---- */
+
+static int copy(const struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len,
+		const struct transport_memory *m, uint64_t off, uint32_t prot)
+{
+	/* A part of what was mapped will do, although the header says that it must be all (io_pagetable.c, Linux 7.3:
+	 * iopt_get_pages()). */
+	struct kabi_iommu_ioas_copy copy = {
+		.size = sizeof(copy),
+		.flags = KABI_IOMMU_MAP_FIXED_IOVA | map_flags(prot),
+		.dst_ioas_id = s->ioas,
+		.src_ioas_id = i->store,
+		.length = len,
+		.dst_iova = iova,
+		.src_iova = m->iova + off,
+	};
+
+	return ioctl(i->fd, KABI_IOMMU_IOAS_COPY, &copy) < 0 ? -errno : 0;
+}
+
+/*
+ * The kernel looks at no seal when it pins (io_pagetable.c, Linux 7.3). A page of the file that we map meanwhile cannot be
+ * had of one sealed against writing, and keeps that seal off until the pages are pinned, which then do (memfd.c).
+ */
+int iommufd_map_held(const struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len,
+		     const struct transport_memory *m, uint64_t off, uint32_t prot)
+{
+	struct stat st;
+	size_t page;
+	void *p;
+	int r;
+
+	if (!(prot & TRANSPORT_WRITE))
+		return copy(i, s, iova, len, m, off, prot);
+	if (fstat(m->fd, &st) < 0)
+		return -errno;
+	page = (size_t)st.st_blksize; /* a huge page, where it consists of them */
+	p = util_map_shared(page, PROT_READ | PROT_WRITE, m->fd, 0);
+	if (!p)
+		return -errno;
+	r = copy(i, s, iova, len, m, off, prot);
+	munmap(p, page);
+	return r;
+}
+
+int iommufd_map(struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,
+		uint32_t prot)
+{
+	struct transport_memory *m;
+	int r = iommufd_hold(i, fd, off, len, prot, &m);
+
+	if (r < 0)
+		return r;
+	r = iommufd_map_held(i, s, iova, len, m, 0, prot);
+	iommufd_release(i, m);
+	return r;
+}
+
+int iommufd_unmap(const struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len)
+{
+	return unmap(i, s->ioas, iova, len);
+}
