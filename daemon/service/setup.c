@@ -162,7 +162,7 @@ static void device_ready(struct device *d)
 	d->state = DEVICE_READY;
 	d->ticket_asked = d->ticket_done = 0;
 	d->backoff_ms = BACKOFF_FIRST_MS;
-	d->lost_logged = false;
+	d->gone_why[0] = '\0';
 	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
 		  "device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
 		  d->eops->name, d->n_slots, device_kernel_tables(d) ? "the kernel's" : d->config->format,
