@@ -144,6 +144,13 @@ struct transport {
 	const struct transport_ops *ops;
 };
 
+/*
+ * Takes a device file that whoever started the daemon has opened for it: of the device that a spec names, or "iommu"
+ * (/dev/iommu), "vfio" (/dev/vfio/vfio). The next opening that needs it uses it instead of the path. NULL, or why it is not
+ * taken.
+ */
+const char *transport_hand_over(const char *what, int fd);
+
 /* The ops for a device spec "scheme:address", and where the address begins; NULL for an unknown scheme. */
 const struct transport_ops *transport_find(const char *spec, const char **address);
 

@@ -109,6 +109,8 @@ CASES = [
          allowed=[DMA_FAULT]),
     Case("exclusive-iommufd", "iommufd", "exclusive.py", "iommufd", devices=[EDU], python=True, virtual_time=True,
          allowed=[DMA_FAULT]),
+    *(Case(f"handed-{way}", kernel, "handed.py", way, devices=[EDU], python=True, virtual_time=True)
+      for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
     *(Case(f"intx-{way}", kernel, "interrupts.py", f"{way} vfio-intx", devices=[EDU], python=True, virtual_time=True,
            cmdline="pci=nomsi") for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
     Case("msi-iommufd", "iommufd", "interrupts.py", "iommufd vfio-msi[0]", devices=[EDU], python=True,

@@ -7,6 +7,7 @@ import fcntl
 import json
 import mmap
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -250,20 +251,37 @@ def run_system(arguments):
 
 
 class Daemon:
-    """A pasidd of this guest with one device, and where clients connect."""
+    """A pasidd of this guest with one device, and where clients connect. prefix: a program that starts it; popen: as of
+    subprocess.Popen."""
 
-    def __init__(self, device):
+    def __init__(self, device, prefix=(), user=None, **popen):
         self.directory = tempfile.mkdtemp(prefix="pasidd-")
         self.socket = os.path.join(self.directory, "socket")
+        self.log = Path(self.directory, "log")
         config = os.path.join(self.directory, "config.json")
         with open(config, "w", encoding="utf-8") as file:
             json.dump({"socket": {"path": self.socket}, "devices": [device]}, file)
-        self.process = subprocess.Popen([os.environ["PASIDD"], "--config", config])
+        if user:
+            shutil.chown(self.directory, user)
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen([*prefix, os.environ["PASIDD"], "--config", config], user=user, stderr=log,
+                                            **popen)
         wait_for(lambda: os.path.exists(self.socket))
+
+    def await_log(self, *parts):
+        """Waits for a line with all of these in it."""
+        def said():
+            return any(all(part in line for part in parts) for line in self.log.read_text().splitlines())
+
+        try:
+            wait_for(said)
+        except TimeoutError:
+            raise AssertionError(f"no line with {parts} in\n{self.log.read_text()}") from None
 
     def stop(self):
         self.process.terminate()
         status = self.process.wait(20)
+        print("".join(f"# {line}\n" for line in self.log.read_text().splitlines()), end="")
         assert status == 0, f"the daemon ended with {status}"
 
 
