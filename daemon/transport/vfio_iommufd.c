@@ -139,16 +139,21 @@ static int bind_device(struct vfio_iommufd *i, const struct pci_place *at, int d
 {
 	struct kabi_vfio_device_bind_iommufd bind = {.argsz = sizeof(bind), .iommufd = i->fd.fd};
 
-	if (ioctl(device, KABI_VFIO_DEVICE_BIND_IOMMUFD, &bind) < 0)
-		return vfio_fail(why, -errno, "%s to %s: %s%s", at->bdf, vfio_file_iommufd.path, strerror(errno),
-				 errno == EPERM    ? "; a device of its group is bound to a driver other than vfio-pci"
-				 : errno == EINVAL ? "; another process uses it" /* a cdev can be bound once */
-						   : "");
-	i->device = bind.out_devid;
-	return 0;
+	if (ioctl(device, KABI_VFIO_DEVICE_BIND_IOMMUFD, &bind) == 0) {
+		i->device = bind.out_devid;
+		return 0;
+	}
+	if (errno == EPERM) /* iommufd_device_bind() says it of all of these */
+		return vfio_fail(
+			why, -EPERM,
+			"%s to %s: every device in /sys/kernel/iommu_groups/%d/devices has to be bound to vfio-pci, "
+			"or to no driver, and used by nobody else; and the IOMMU has to remap interrupts",
+			at->bdf, vfio_file_iommufd.path, at->group);
+	/* A device, or its group, can be had once. */
+	return vfio_fail(why, -errno, "%s to %s: %s%s", at->bdf, vfio_file_iommufd.path, strerror(errno),
+			 errno == EINVAL || errno == EBUSY ? "; another process uses it" : "");
 }
 
-/* *refused: such an address space is not to be had, rather than not now. */
 static int make_own(struct vfio_iommufd *i, int device, bool *refused)
 {
 	int r = space_new(&i->iommu, &i->iommu.own);

@@ -101,6 +101,8 @@ CASES = [
     on_refgpu("system", "system.py", "iommufd", SYSTEM, timeout=300),
     on_refgpu("trouble", "trouble.py", "type1"),
     on_refgpu("trouble", "trouble.py", "iommufd"),
+    *(Case(f"refused-{way}", kernel, "refused.py", way, devices=SHARED_GROUP, python=True)
+      for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
     *(on_slot(TOGETHER, way, "Together") for way in ("type1", "iommufd")),
     *(on_slot(APART, way, "Apart", "--apart") for way in ("type1", "iommufd")),
     *(Case(f"unplug-{way}", kernel, "unplug.py", way, devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE,

@@ -62,9 +62,9 @@ class DeviceCase(unittest.TestCase):
                 links.append(os.readlink(path / fd))
         return [link for link in links if "vfio" in link or "iommu" in link]
 
-    def refused(self, spec, *parts):
+    def refused(self, spec, *parts, **more):
         """A device that cannot be had: the log says why and what to do, nothing stays open, others are served."""
-        stack = self.stack(spec, {})
+        stack = self.stack(spec, {}, **more)
         client = self.client(stack)
         stack.await_device(client, "gpu1")
         self.await_log(stack, "gpu0", "not reachable", *parts)
