@@ -30,6 +30,7 @@ struct mapping {
 	uint32_t owner; /* context id; differs within one address space in `global` mode only */
 	uint16_t made; /* private: its place in the open plan's list of new mappings, from 1; 0: not new */
 	bool writable;
+	bool rest; /* of one that the open plan made: it is what stays of a mapping from before the plan */
 };
 
 struct mapping_slab;
@@ -99,6 +100,12 @@ const struct aspace_step *plan_steps(const struct plan *p, size_t *n);
 int64_t plan_mappings(const struct plan *p, int64_t *peak);
 /* True if a page that the plan unmaps is mapped again by it: the tables must break before they make. */
 bool plan_replaces(const struct plan *p);
+
+/* What a plan comes to, until it ends: the mappings from before it that are gone, in no order (the next one after m, NULL
+ * the first; NULL: that was the last), and those that are new, of which some may be NULL. What it mapped and unmapped again
+ * is in neither. A new mapping that is the rest of one that is gone lies within it and maps the same there. */
+const struct mapping *plan_gone(const struct plan *p, const struct mapping *m);
+struct mapping *const *plan_made(const struct plan *p, size_t *n);
 
 /* Makes the change final and frees the plan. Calls unused(arg, buf) once for each buffer whose uses the plan brought to
  * 0 (not for one that had none before it); buf may be freed there, the address space must not be used. unused may be

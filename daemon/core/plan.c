@@ -216,6 +216,7 @@ static int plan_map(struct plan *p, struct aspace_op *op, struct range r, struct
 	m->buf = op->buf;
 	m->off = op->off;
 	m->writable = op->writable;
+	m->rest = false;
 	make(p, m, next);
 	p->near = &m->node;
 	note_replaced(p, r);
@@ -266,6 +267,7 @@ static int cut(struct plan *p, const struct mapping *m, struct range part, struc
 	c->buf = m->buf;
 	c->off = m->off + (part.first - m->node.first);
 	c->writable = m->writable;
+	c->rest = !m->made || m->rest;
 	*ret = c;
 	return 0;
 }
@@ -362,6 +364,17 @@ const struct aspace_step *plan_steps(const struct plan *p, size_t *n)
 {
 	*n = p->n_steps;
 	return p->step;
+}
+
+const struct mapping *plan_gone(const struct plan *p, const struct mapping *m)
+{
+	return m ? mapping_of(m->node.left) : p->taken;
+}
+
+struct mapping *const *plan_made(const struct plan *p, size_t *n)
+{
+	*n = p->n_made;
+	return p->made;
 }
 
 int64_t plan_mappings(const struct plan *p, int64_t *peak)

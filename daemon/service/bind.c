@@ -96,14 +96,10 @@ static int take_tables(struct ctx *ctx, uint64_t need, struct refusal *why)
 		    : charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, need, why);
 	if (r < 0)
 		return r;
-	r = device_reserve_tables(d, (uint32_t)need);
-	if (r == 0)
-		return 0;
-	if (!is_global(ctx))
+	r = device_reserve_tables(d, (uint32_t)need, why);
+	if (r < 0 && !is_global(ctx))
 		charge_return(&ctx->books->c_tables, need);
-	return r == -EAGAIN
-		       ? r
-		       : refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + need, table_pool_max(d->pool));
+	return r;
 }
 
 /* What is charged is what the tables hold, plus what is promised to them. */
@@ -343,15 +339,30 @@ static enum service_outcome bind_pending(struct service_client *c, struct ctx *c
 
 /* ---- where the kernel keeps the tables ---- */
 
-static struct ktables_memory find_memory(void *arg, uint64_t bus)
+static struct transport_memory *buffer_memory(const struct buffer *b)
 {
-	struct device *d = arg;
-	/* Only buffers have addresses there, and a plan maps nothing else. */
-	struct buffer_entry *e = container_of(itree_at_or_above(&d->books->bus, bus), struct buffer_entry, bus_node);
-	uint64_t off = bus - e->bus_node.first;
+	const struct buffer_entry *e = container_of(b, const struct buffer_entry, buffer);
 
-	return (struct ktables_memory){
-		.memory = ((struct buf *)e->tag)->memory, .off = off, .len = e->buffer.size - off};
+	return ((const struct buf *)e->tag)->memory;
+}
+
+/* An area costs the kernel a table page at most, and a little beside it: it is charged as one. */
+static int take_areas(struct ctx *ctx, const struct plan *plan, struct refusal *why)
+{
+	int64_t growth = ktables_growth(plan);
+
+	if (growth <= 0)
+		return 0;
+	return charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, (uint64_t)growth, why);
+}
+
+/* What was taken for nothing, or what the plan has set free. Where the context has no tables any more, nothing is charged. */
+static void return_areas(struct ctx *ctx, const struct plan *plan, bool done)
+{
+	int64_t growth = ktables_growth(plan), back = done ? -growth : growth;
+
+	if (ctx->kt && back > 0)
+		charge_return(&ctx->books->c_tables, (uint64_t)back);
 }
 
 static void note_gone(struct ctx *ctx, const struct plan *plan, uint64_t now)
@@ -370,9 +381,16 @@ static void kernel_done(struct service_client *c, struct ctx *ctx)
 	struct verb *v = &c->verb;
 
 	note_gone(ctx, v->plan, v->begun_ns);
+	return_areas(ctx, v->plan, true);
 	books_bind_commit(c->svc->books, ctx->books, v->rec, v->plan);
 	buf_take_unused(c->svc, &v->unused);
 	finish(c, ctx);
+}
+
+static void kernel_undo(struct service_client *c, struct ctx *ctx, struct plan *plan)
+{
+	return_areas(ctx, plan, false);
+	books_bind_undo(c->svc->books, ctx->books, plan);
 }
 
 /* The kernel would not; what it had done is taken back, or the context has no tables that are true. */
@@ -380,7 +398,7 @@ static void kernel_refused(struct service_client *c, struct ctx *ctx, int error)
 {
 	uint32_t id = ctx->books->id;
 
-	books_bind_undo(c->svc->books, ctx->books, c->verb.plan);
+	kernel_undo(c, ctx, c->verb.plan);
 	let_go(c, ctx);
 	if (error == -ENOTRECOVERABLE) {
 		ctx_lose(ctx, PASID_LOST_DAEMON, 0);
@@ -398,7 +416,7 @@ static void bind_kernel_step(struct pending *p)
 	int r;
 
 	if (!ctx->kt || (d->state != DEVICE_READY && d->state != DEVICE_RESETTING)) {
-		books_bind_undo(c->svc->books, ctx->books, c->verb.plan);
+		kernel_undo(c, ctx, c->verb.plan);
 		let_go(c, ctx);
 		verb_refuse(c, PASID_WHY_CONTEXT_LOST, ctx->books->id, 0);
 		return;
@@ -415,17 +433,18 @@ static void bind_kernel_step(struct pending *p)
 static enum service_outcome bind_kernel(struct service_client *c, struct ctx *ctx, const struct record *rec,
 					struct plan *plan, struct service_reply *reply)
 {
-	const struct aspace_step *step;
 	struct verb *v = &c->verb;
-	size_t n;
 
-	step = plan_steps(plan, &n);
+	if (take_areas(ctx, plan, &v->why) < 0) {
+		books_bind_undo(c->svc->books, ctx->books, plan);
+		return verb_refused(c, reply);
+	}
 	v->rec = record_copy(rec);
-	if (!v->rec || ktables_change(ctx->kt, step, n, find_memory, ctx->dev) < 0) {
-		free(v->rec);
-		v->rec = NULL;
+	if (!v->rec) {
+		return_areas(ctx, plan, false);
 		return no_memory(c, ctx, plan, reply);
 	}
+	ktables_change(ctx->kt, ctx->books->aspace, plan, buffer_memory);
 	v->ctx = ctx;
 	v->plan = plan;
 	v->holding = false;

@@ -15,6 +15,7 @@
 #include "translator/domain.h"
 
 #define BACKOFF_MAX_MS 2000u
+#define EXTEND_PAUSE_NS 1000000000ull /* after table pages that could not be had: what was short may be back */
 
 static void arm(struct event *ev, uint32_t ms)
 {
@@ -96,6 +97,15 @@ static void on_poke(evutil_socket_t fd, short what, void *arg)
 
 /* ---- table pages ---- */
 
+static void extend_failed(struct device *d, int err)
+{
+	d->extend_error = err;
+	d->extend_after = util_now_ns() + EXTEND_PAUSE_NS;
+	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_ERROR,
+		  "device %s: cannot map more than %u of %u table pages: %s; tried again when they are asked for",
+		  d->config->name, table_pool_extent(d->pool), table_pool_max(d->pool), strerror(-err));
+}
+
 static void on_extended(void *arg, int err)
 {
 	struct device *d = arg;
@@ -105,10 +115,9 @@ static void on_extended(void *arg, int err)
 	if (d->state == DEVICE_GONE || !d->pool)
 		return;
 	if (err < 0) {
-		d->extend_failed = true;
-		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_ERROR,
-			  "device %s: cannot map more table pages: %s", d->config->name, strerror(-err));
+		extend_failed(d, err);
 	} else {
+		d->extend_error = 0;
 		extent = table_pool_extent(d->pool) + TABLE_CHUNK;
 		if (extent > table_pool_max(d->pool))
 			extent = table_pool_max(d->pool);
@@ -117,7 +126,7 @@ static void on_extended(void *arg, int err)
 	device_poke(d);
 }
 
-/* False: there is no more, or it cannot be had. -EBUSY is for later: the device has enough to answer. */
+/* False: there is no more, or it cannot be had now. -EBUSY is for later: the device has enough to answer. */
 static bool extend_pool(struct device *d)
 {
 	uint32_t extent = table_pool_extent(d->pool);
@@ -129,23 +138,30 @@ static bool extend_pool(struct device *d)
 		more = TABLE_CHUNK;
 	if (d->extending)
 		return true;
-	if (!more || d->extend_failed)
+	if (!more || (d->extend_error && util_now_ns() < d->extend_after))
 		return false;
 	r = d->tops->dma_map(d->t, d->layout.tables.first + off, (uint64_t)more * TABLE_PAGE,
 			     table_pool_device_fd(d->pool), off, TRANSPORT_READ, on_extended, d);
 	d->extending = r == 0;
-	return r == 0 || r == -EBUSY;
+	if (r == 0 || r == -EBUSY)
+		return true;
+	extend_failed(d, r);
+	return false;
 }
 
-int device_reserve_tables(struct device *d, uint32_t n)
+int device_reserve_tables(struct device *d, uint32_t n, struct refusal *why)
 {
 	int r = table_pool_reserve(d->pool, n);
 	bool more = true;
 
+	if (r == -ENOSPC)
+		return refuse(why, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool) + n, table_pool_max(d->pool));
 	/* More before it is needed: nobody has to wait as long as a chunk lasts for one round trip. */
 	if (r == -EAGAIN || table_pool_unpromised(d->pool) < TABLE_CHUNK / 2)
 		more = extend_pool(d);
-	return r == -EAGAIN && !more ? -ENOSPC : r;
+	if (r == -EAGAIN && !more)
+		return refuse(why, PASID_WHY_QUOTA_KERNEL, (uint64_t)-d->extend_error, 0);
+	return r;
 }
 
 /* ---- reset ---- */
@@ -239,7 +255,7 @@ void device_fail(struct device *d, const char *why)
 	snprintf(d->gone_why, sizeof(d->gone_why), "%s", why);
 	d->state = DEVICE_GONE;
 	d->extending = false;
-	d->extend_failed = false;
+	d->extend_error = 0;
 	/* What is out would be answered to those who are gone by then. */
 	if (d->t)
 		d->tops->forget(d->t);

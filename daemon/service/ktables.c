@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* See ktables.h. The areas in the tree are what the kernel has, or will have when the change that is under way is done. */
+/*
+ * See ktables.h. What the kernel has follows from the books: of each mapping, the part in each 2 MiB of addresses, an area.
+ * So nothing is remembered of the areas themselves. A change is a walk over what its plan took out of the books and put
+ * into them, the same walk each time: once to do it, and if that fails, twice more to take it back.
+ */
 #include "service/ktables.h"
 
 #include <errno.h>
@@ -9,23 +13,34 @@
 #include "base/util.h"
 
 #define AREA (2ull << 20)
-#define MAX_OUT 64u /* asked of the kernel at a time */
+#define MAX_OUT 32u /* areas asked of the kernel at a time, 64 MiB: then others have their turn */
+#define MAX_LOOKS 4096u /* pieces that were not concerned and are looked past in one go: below a millisecond */
 
-struct area {
-	struct itree_node node; /* IOVA */
-	struct transport_memory *memory; /* the buffer's, which lives as long as it is mapped */
-	uint64_t off;
-	bool writable;
+enum phase {
+	PHASE_IDLE,
+	PHASE_DOING,
+	PHASE_UNMAPPING, /* taking back: what was mapped goes */
+	PHASE_REMAPPING, /* ... and what was unmapped comes again */
 };
 
-struct op {
-	struct ktables *k;
-	bool map; /* otherwise unmap */
-	bool applied; /* the kernel has done it, and it was not taken back */
-	struct area *area;
+struct piece { /* an area that is mapped, or unmapped */
+	const struct mapping *m; /* that it is a part of */
+	struct range r;
+	bool map;
 };
 
-enum phase { PHASE_IDLE, PHASE_DOING, PHASE_UNDOING };
+/* Where in a plan a change is. First what is gone, area by area: an area is unmapped if it changes, and the rests that lie
+ * in it are mapped at once, since the client asked for nothing to happen to them. Then what is new. */
+struct walk {
+	const struct aspace *as;
+	const struct plan *plan;
+	const struct mapping *gone; /* NULL: the new ones' turn */
+	struct range area; /* of `gone`, if open */
+	bool open; /* the area is unmapped; its rests are next */
+	size_t made; /* index of the new mapping */
+	uint64_t at; /* IOVA; 0: where the new mapping begins */
+	uint64_t n; /* pieces passed */
+};
 
 struct ktables {
 	struct transport *t;
@@ -40,21 +55,19 @@ struct ktables {
 	bool attached; /* under its PASID */
 	bool detaching;
 	int detach_error;
-	struct itree areas;
 	/* The change. */
 	enum phase phase;
-	struct op *ops;
-	size_t n_ops, room;
-	size_t next; /* DOING: the next to ask for; UNDOING: those below are still to be taken back */
+	ktables_memory memory;
+	struct walk walk;
 	uint32_t out;
+	uint64_t asked, answered; /* while DOING; pieces */
+	uint64_t whole; /* of those answered, how many were done before the first that was not */
+	uint64_t behind; /* bit n: piece whole + n was done */
 	int error; /* of the first that failed */
 	bool broken; /* taking back failed, too */
 };
 
-static struct area *area_of(struct itree_node *n)
-{
-	return n ? container_of(n, struct area, node) : NULL;
-}
+_Static_assert(MAX_OUT <= 64, "all that is out behind a failure has its bit");
 
 /* ---- making it ---- */
 
@@ -102,10 +115,8 @@ static void on_window(void *arg, int err)
 
 static void map_window(struct ktables *k)
 {
-	const struct ktables_window *w = &k->window;
-
 	asked(k,
-	      k->t->ops->spaces->map(k->t, k->space, w->iova, w->len, k->window_memory, 0,
+	      k->t->ops->spaces->map(k->t, k->space, k->window.iova, k->window.len, k->window_memory, 0,
 				     TRANSPORT_READ | TRANSPORT_WRITE, on_window, k),
 	      map_window);
 }
@@ -169,222 +180,249 @@ struct transport_space *ktables_space(const struct ktables *k)
 	return k->space;
 }
 
-/* ---- planning a change ---- */
+/* ---- the pieces of a change ---- */
 
-static int add_op(struct ktables *k, bool map, struct area *a)
+static uint64_t count_areas(const struct mapping *m)
 {
-	size_t room = k->room ? 2 * k->room : 64;
-	struct op *ops = k->ops;
-
-	if (k->n_ops == k->room) {
-		ops = realloc(ops, room * sizeof(*ops));
-		if (!ops)
-			return -ENOMEM;
-		k->ops = ops;
-		k->room = room;
-	}
-	k->ops[k->n_ops++] = (struct op){.k = k, .map = map, .area = a};
-	return 0;
+	return m->node.last / AREA - m->node.first / AREA + 1;
 }
 
-static int plan_map(struct ktables *k, struct range r, const struct ktables_memory *m, bool writable)
+int64_t ktables_growth(const struct plan *plan)
 {
-	struct area *a = calloc(1, sizeof(*a));
+	struct mapping *const *made;
+	int64_t growth = 0;
+	size_t n;
 
-	if (!a || add_op(k, true, a) < 0) {
-		free(a);
-		return -ENOMEM;
-	}
-	a->node.first = r.first;
-	a->node.last = r.last;
-	a->memory = m->memory;
-	a->off = m->off;
-	a->writable = writable;
-	itree_insert(&k->areas, &a->node);
-	return 0;
+	for (const struct mapping *m = NULL; (m = plan_gone(plan, m));)
+		growth -= (int64_t)count_areas(m);
+	made = plan_made(plan, &n);
+	for (size_t i = 0; i < n; i++)
+		growth += made[i] ? (int64_t)count_areas(made[i]) : 0;
+	return growth;
 }
 
-/* A part of an area that is unmapped is mapped again. */
-static int plan_rest(struct ktables *k, const struct area *a, uint64_t first, uint64_t last)
+/* The area of m that contains `at`. */
+static struct range area_at(const struct mapping *m, uint64_t at)
 {
-	const struct ktables_memory m = {.memory = a->memory, .off = a->off + (first - a->node.first)};
+	struct range r = {at & ~(AREA - 1), at | (AREA - 1)};
 
-	return plan_map(k, (struct range){first, last}, &m, a->writable);
+	if (r.first < m->node.first)
+		r.first = m->node.first;
+	if (r.last > m->node.last)
+		r.last = m->node.last;
+	return r;
 }
 
-static int plan_unmap(struct ktables *k, struct range r)
+static void walk_on(struct walk *w, const struct mapping *gone)
 {
-	struct area *a;
-	int ret = 0;
-
-	while (ret == 0 && (a = area_of(itree_at_or_above(&k->areas, r.first))) && a->node.first <= r.last) {
-		ret = add_op(k, false, a);
-		if (ret < 0)
-			break;
-		itree_erase(&k->areas, &a->node);
-		if (a->node.first < r.first)
-			ret = plan_rest(k, a, a->node.first, r.first - 1);
-		if (ret == 0 && a->node.last > r.last)
-			ret = plan_rest(k, a, r.last + 1, a->node.last);
-	}
-	return ret;
+	w->gone = gone;
+	w->at = gone ? gone->node.first : 0;
 }
 
-static int plan_step_map(struct ktables *k, const struct aspace_step *step, ktables_find find, void *arg)
+static void walk_begin(struct walk *w, const struct aspace *as, const struct plan *plan)
 {
-	struct range r = step->iova;
-	int ret = 0;
-
-	for (uint64_t at = r.first, last; ret == 0; at = last + 1) {
-		struct ktables_memory m = find(arg, step->bus + (at - r.first));
-
-		last = at | (AREA - 1);
-		if (last > r.last)
-			last = r.last;
-		if (last - at >= m.len)
-			last = at + (m.len - 1);
-		ret = plan_map(k, (struct range){at, last}, &m, step->writable);
-		if (last == r.last)
-			break;
-	}
-	return ret;
+	*w = (struct walk){.as = as, .plan = plan};
+	walk_on(w, plan_gone(plan, NULL));
 }
 
-/* Puts the tree back as it was before the op. */
-static void unplan(struct ktables *k, struct op *op)
+/* Goes on behind `last`, with which an area of what is gone ends. */
+static void walk_past(struct walk *w, uint64_t last)
 {
-	if (op->map)
-		itree_erase(&k->areas, &op->area->node);
+	w->open = false;
+	if (last == w->gone->node.last)
+		walk_on(w, plan_gone(w->plan, w->gone));
 	else
-		itree_insert(&k->areas, &op->area->node);
+		w->at = last + 1;
 }
 
-/* Forgets the ops; areas that are not in the tree any more go with them. */
-static void forget(struct ktables *k, bool done)
+/* The lowest mapping in r that is a rest; what else is there is new, for all that was there before is gone. */
+static const struct mapping *rest_in(const struct aspace *as, struct range r)
 {
-	for (size_t i = 0; i < k->n_ops; i++)
-		if (k->ops[i].map != done)
-			free(k->ops[i].area);
-	free(k->ops);
-	k->ops = NULL;
-	k->n_ops = k->room = k->next = 0;
-	k->phase = PHASE_IDLE;
+	struct itree_node *n = itree_at_or_above(&as->tree, r.first);
+
+	while (n && n->first <= r.last && !container_of(n, struct mapping, node)->rest)
+		n = itree_next(n);
+	return n && n->first <= r.last ? container_of(n, struct mapping, node) : NULL;
 }
 
-int ktables_change(struct ktables *k, const struct aspace_step *step, size_t n, ktables_find find, void *arg)
+/* Walks past the areas from w->area on that a rest covers, so that nothing happens to them. False: there are none. */
+static bool walk_past_kept(struct walk *w)
 {
-	int r = 0;
+	const struct mapping *rest = rest_in(w->as, w->area);
+	uint64_t last;
 
-	for (size_t i = 0; r == 0 && i < n; i++)
-		r = step[i].kind == ASPACE_MAP ? plan_step_map(k, &step[i], find, arg) : plan_unmap(k, step[i].iova);
-	if (r < 0) {
-		for (size_t i = k->n_ops; i > 0; i--)
-			unplan(k, &k->ops[i - 1]);
-		forget(k, false);
-		return r;
+	if (!rest || rest->node.first > w->area.first || rest->node.last < w->area.last)
+		return false;
+	last = rest->node.last;
+	if (last != w->gone->node.last)
+		last = ((last + 1) & ~(AREA - 1)) - 1; /* the area that it ends in is cut */
+	walk_past(w, last);
+	return true;
+}
+
+static bool next_gone(struct walk *w, struct piece *p)
+{
+	const struct mapping *rest;
+
+	while (w->gone) {
+		if (!w->open) {
+			w->area = area_at(w->gone, w->at);
+			if (walk_past_kept(w))
+				continue;
+			w->open = true;
+			w->at = w->area.first;
+			*p = (struct piece){w->gone, w->area, false};
+			return true;
+		}
+		rest = rest_in(w->as, (struct range){w->at, w->area.last});
+		if (!rest) {
+			walk_past(w, w->area.last);
+			continue;
+		}
+		*p = (struct piece){rest, area_at(rest, w->area.first), true};
+		if (p->r.last == w->area.last)
+			walk_past(w, w->area.last);
+		else
+			w->at = p->r.last + 1;
+		return true;
 	}
-	k->phase = PHASE_DOING;
-	k->error = 0;
-	k->broken = false;
-	return 0;
+	return false;
+}
+
+static bool next_made(struct walk *w, struct piece *p)
+{
+	struct mapping *const *made;
+	size_t n;
+
+	made = plan_made(w->plan, &n);
+	while (w->made < n && (!made[w->made] || made[w->made]->rest))
+		w->made++;
+	if (w->made == n)
+		return false;
+	p->m = made[w->made];
+	p->map = true;
+	p->r = area_at(p->m, w->at ? w->at : p->m->node.first);
+	w->at = p->r.last == p->m->node.last ? 0 : p->r.last + 1;
+	w->made += !w->at;
+	return true;
+}
+
+static bool next_piece(struct walk *w, struct piece *p)
+{
+	bool any = next_gone(w, p) || next_made(w, p);
+
+	w->n += any;
+	return any;
 }
 
 /* ---- carrying it out ---- */
 
-static void on_op(void *arg, int err)
+void ktables_change(struct ktables *k, const struct aspace *as, const struct plan *plan, ktables_memory memory)
 {
-	struct op *op = arg;
-	struct ktables *k = op->k;
+	k->phase = PHASE_DOING;
+	k->memory = memory;
+	walk_begin(&k->walk, as, plan);
+	k->asked = k->answered = k->whole = k->behind = 0;
+	k->error = 0;
+	k->broken = false;
+}
+
+/* Answers come in the order in which was asked. */
+static void on_piece(void *arg, int err)
+{
+	struct ktables *k = arg;
 
 	k->out--;
-	if (err == 0)
-		op->applied = k->phase == PHASE_DOING;
-	else if (k->phase == PHASE_UNDOING)
-		k->broken = true;
-	else if (!k->error)
-		k->error = err;
+	if (k->phase != PHASE_DOING) {
+		k->broken |= err < 0;
+	} else {
+		if (err == 0 && k->whole == k->answered)
+			k->whole++;
+		else if (err == 0)
+			k->behind |= 1ull << (k->answered - k->whole);
+		else if (!k->error)
+			k->error = err;
+		k->answered++;
+	}
 	k->changed(k->arg);
 }
 
-static int ask(struct ktables *k, struct op *op, bool map)
+/* Does this phase do something about the piece, of which n come before? */
+static bool concerned(const struct ktables *k, const struct piece *p, uint64_t n)
+{
+	bool was_done = n < k->whole || k->behind >> (n - k->whole) & 1;
+
+	return k->phase == PHASE_DOING || (was_done && p->map == (k->phase == PHASE_UNMAPPING));
+}
+
+static int ask(struct ktables *k, const struct piece *p)
 {
 	const struct transport_space_ops *ops = k->t->ops->spaces;
-	const struct area *a = op->area;
-	uint64_t len = a->node.last - a->node.first + 1;
+	bool map = k->phase == PHASE_DOING ? p->map : k->phase == PHASE_REMAPPING;
+	uint64_t first = p->r.first, len = range_len(p->r);
 	int r;
 
 	if (map)
-		r = ops->map(k->t, k->space, a->node.first, len, a->memory, a->off,
-			     TRANSPORT_READ | (a->writable ? TRANSPORT_WRITE : 0u), on_op, op);
+		r = ops->map(k->t, k->space, first, len, k->memory(p->m->buf), p->m->off + (first - p->m->node.first),
+			     TRANSPORT_READ | (p->m->writable ? TRANSPORT_WRITE : 0u), on_piece, k);
 	else
-		r = ops->unmap(k->t, k->space, a->node.first, len, on_op, op);
+		r = ops->unmap(k->t, k->space, first, len, on_piece, k);
 	k->out += r == 0;
 	return r;
 }
 
-static void do_some(struct ktables *k)
+static bool failed(const struct ktables *k)
 {
-	while (!k->error && k->next < k->n_ops && k->out < MAX_OUT) {
-		struct op *op = &k->ops[k->next];
-		int r = ask(k, op, op->map);
-
-		if (r == -EBUSY)
-			return;
-		if (r < 0)
-			k->error = r;
-		else
-			k->next++;
-	}
+	return k->phase == PHASE_DOING ? k->error < 0 : k->broken;
 }
 
-static void undo_some(struct ktables *k)
+/* Asks for as much as may be out, up to the first failure. True: there is no more to ask for in this phase. */
+static bool ask_some(struct ktables *k)
 {
-	while (k->next > 0 && k->out < MAX_OUT) {
-		struct op *op = &k->ops[k->next - 1];
-		int r = op->applied ? ask(k, op, !op->map) : 0;
+	struct piece p;
+	int r;
 
+	for (unsigned int looks = 0; !failed(k) && k->out < MAX_OUT; looks++) {
+		struct walk before = k->walk;
+
+		if (looks == MAX_LOOKS) {
+			k->changed(k->arg);
+			return false;
+		}
+		if ((k->phase != PHASE_DOING && k->walk.n == k->asked) || !next_piece(&k->walk, &p))
+			return true;
+		if (!concerned(k, &p, before.n))
+			continue;
+		r = ask(k, &p);
+		if (r < 0)
+			k->walk = before;
 		if (r == -EBUSY)
-			return;
-		k->broken |= r < 0;
-		unplan(k, op);
-		k->next--;
+			return false;
+		if (r < 0 && k->phase == PHASE_DOING)
+			k->error = r;
+		k->broken |= r < 0 && k->phase != PHASE_DOING;
 	}
+	return failed(k);
 }
 
 int ktables_go(struct ktables *k)
 {
-	if (k->phase == PHASE_DOING) {
-		do_some(k);
-		if (!k->error && k->next == k->n_ops && !k->out) {
-			forget(k, true);
-			return 0;
-		}
-		if (k->error && !k->out) {
-			k->phase = PHASE_UNDOING;
-			k->next = k->n_ops;
-		}
-	}
-	if (k->phase == PHASE_UNDOING) {
-		undo_some(k);
-		if (!k->next && !k->out) {
-			forget(k, false);
+	while (ask_some(k)) {
+		if (k->out)
+			return 1;
+		if (k->phase == PHASE_REMAPPING || k->broken || (k->phase == PHASE_DOING && !k->error)) {
+			k->phase = PHASE_IDLE;
 			return k->broken ? -ENOTRECOVERABLE : k->error;
 		}
+		if (k->phase == PHASE_DOING)
+			k->asked = k->walk.n;
+		k->phase++;
+		walk_begin(&k->walk, k->walk.as, k->walk.plan);
 	}
 	return 1;
 }
 
 /* ---- its end ---- */
-
-static void free_areas(struct ktables *k)
-{
-	struct itree_node *n;
-
-	while ((n = itree_first(&k->areas))) {
-		itree_erase(&k->areas, n);
-		free(area_of(n));
-	}
-}
 
 static void on_detached(void *arg, int err)
 {
@@ -428,14 +466,6 @@ int ktables_end(struct ktables **k)
 
 struct ktables *ktables_free(struct ktables *k)
 {
-	if (!k)
-		return NULL;
-	if (k->phase != PHASE_IDLE) {
-		for (size_t i = k->phase == PHASE_DOING ? k->n_ops : k->next; i > 0; i--)
-			unplan(k, &k->ops[i - 1]);
-		forget(k, false);
-	}
-	free_areas(k);
 	free(k);
 	return NULL;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An address space whose tables the kernel keeps (mode `exclusive`), and how it follows the books: a plan's steps become
- * mappings of at most 2 MiB, so that cutting one costs little. Unmaps and maps are made in the plan's order; if one fails,
- * those before it are taken back. Work that runs meanwhile may see the state in between.
+ * An address space whose tables the kernel keeps (modes `exclusive` and `pasid`), and how it follows the books: a mapping
+ * becomes areas of at most 2 MiB, so that cutting one costs little. A change goes in slices: what is gone is unmapped, then
+ * what is new is mapped; if one fails, those before it are taken back. It takes no memory, however large it is. Work that
+ * runs meanwhile may see the state in between.
  *
  * Nothing here waits: what the kernel is asked for is answered through the transport, and `changed` says that it is worth
  * to look again.
@@ -23,12 +24,7 @@ struct ktables_window { /* memory that is there from the beginning; the fd is us
 	int fd;
 };
 
-/* The memory at a bus address of the books: which, from where, and how many bytes from there on belong together. */
-struct ktables_memory {
-	struct transport_memory *memory;
-	uint64_t off, len;
-};
-typedef struct ktables_memory (*ktables_find)(void *arg, uint64_t bus);
+typedef struct transport_memory *(*ktables_memory)(const struct buffer *buf); /* stays the caller's */
 
 /* Begins to make one; pasid 0: the device is moved there, otherwise what it does under that PASID goes through it. 0,
  * -errno. */
@@ -38,9 +34,11 @@ int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_
 int ktables_made(struct ktables *k);
 struct transport_space *ktables_space(const struct ktables *k);
 
-/* Begins a change; none is under way. 0, or -ENOMEM and nothing is begun. */
-int ktables_change(struct ktables *k, const struct aspace_step *step, size_t n, ktables_find find, void *arg);
-/* Goes on with it. 1: not done yet; 0: done; -errno: taken back, why; -ENOTRECOVERABLE: it could neither be done nor taken
+/* How many areas more (or less, negative) the kernel has with the plan. */
+int64_t ktables_growth(const struct plan *plan);
+/* Begins a change, to what the books show with their open plan; none is under way. The plan stays until it is done. */
+void ktables_change(struct ktables *k, const struct aspace *as, const struct plan *plan, ktables_memory memory);
+/* Goes on with it, for less than a millisecond. 1: not done yet; 0: done; -errno: taken back, why; -ENOTRECOVERABLE: it could neither be done nor taken
  * back. */
 int ktables_go(struct ktables *k);
 

@@ -82,7 +82,8 @@ struct device {
 	struct bus_layout layout; /* once it was reached; stays */
 	struct table_pool *pool;
 	bool extending; /* a chunk of the pool is on its way */
-	bool extend_failed;
+	int extend_error; /* why the last one could not be had; 0: it could */
+	uint64_t extend_after; /* until when it is not asked for again */
 	struct pgtable *shared_pt; /* `global` */
 	bool shared_busy; /* `global`: a bind or a clearing is changing it */
 	bool shared_held; /* `global`: nothing may run meanwhile */
@@ -271,8 +272,8 @@ void device_reset(struct device *d, const char *why);
 void device_wait(struct device *d, struct pending *p);
 void device_unwait(struct pending *p);
 void device_poke(struct device *d); /* soon, from the loop */
-/* Promises n table pages. 0; -EAGAIN: more are being mapped, wait; -ENOSPC. */
-int device_reserve_tables(struct device *d, uint32_t n);
+/* Promises n table pages. 0; -EAGAIN: more are being mapped, wait; otherwise refused, and why. */
+int device_reserve_tables(struct device *d, uint32_t n, struct refusal *why);
 
 /* ---- setup.c ---- */
 #define PASID_BITS_MAX 20u /* PCIe 6.20 */

@@ -223,15 +223,10 @@ static enum service_outcome not_mapped(struct service_client *c, struct device *
 
 /* ---- contexts ---- */
 
-static enum service_outcome tables_refused(struct service_client *c, struct device *d, struct service_reply *reply)
-{
-	return refused(c, reply, PASID_WHY_QUOTA_TABLES, table_pool_used(d->pool), table_pool_max(d->pool));
-}
-
 /* A page for the root, promised for a moment to know that it is there. */
-static int root_page(struct device *d)
+static int root_page(struct device *d, struct refusal *why)
 {
-	int r = device_private_tables(d) ? device_reserve_tables(d, 1) : 0;
+	int r = device_private_tables(d) ? device_reserve_tables(d, 1, why) : 0;
 
 	if (r == 0 && device_private_tables(d))
 		table_pool_unreserve(d->pool, 1);
@@ -294,9 +289,9 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 		fence_map_drop(fence);
 		return refused(c, reply, PASID_WHY_QUOTA_KERNEL, (uint64_t)-r, 0);
 	}
-	r = root_page(d);
-	if (r == -ENOSPC)
-		return tables_refused(c, d, reply);
+	r = root_page(d, &c->verb.why);
+	if (r < 0 && r != -EAGAIN)
+		return verb_refused(c, reply);
 	if ((fence && fence->state != BUF_MAPPED) || r == -EAGAIN)
 		return verb_later(c, d);
 	rec->device = d->books->index;

@@ -26,6 +26,8 @@ ANSWER_MS = 300
 JOB_LIMIT_MS = 150
 SLACK_S = 3.0
 REPLY_S = 1.0
+TABLES = 0x4000000000  # bus addresses of page tables begin here
+TABLE_CHUNK = 1024  # pages, of which the daemon maps so many at a time
 FENCES = 0x8000000000  # bus addresses of clients' fence memory begin here
 BUFFERS = 0x100000000000  # bus addresses of clients' buffers begin here
 
@@ -43,8 +45,10 @@ class LyingStack(harness.Stack):
         with open(path, encoding="utf-8") as f:
             config = json.load(f)
         for name in [*self.fakes, *self.served]:
+            kind = type(self.served.get(name))
             config["devices"].append({"name": name, "spec": "vfio-user:" + self.fake_path(name), "answer_ms": ANSWER_MS,
-                                      "mode": "gpu-mmu", "job_limit_ms": JOB_LIMIT_MS, "table_pages": 1024})
+                                      "mode": "gpu-mmu", "job_limit_ms": JOB_LIMIT_MS,
+                                      "table_pages": getattr(kind, "table_pages", TABLE_CHUNK)})
         with open(path, "w", encoding="utf-8") as f:
             json.dump(config, f)
 
@@ -253,6 +257,18 @@ class RefusesFences(FakeDevice):
         return super().dma_map(payload, fds)
 
 
+class RefusesTables(FakeDevice):
+    table_pages = 8 * TABLE_CHUNK
+    full = False
+    refused = 0
+
+    def dma_map(self, payload, fds):
+        if self.full and TABLES <= struct.unpack_from("<Q", payload, 16)[0] < FENCES:
+            self.refused += 1
+            raise Refusal(errno.ENOSPC)
+        return super().dma_map(payload, fds)
+
+
 class HangsUpOnMap(FakeDevice):
     def dma_map(self, payload, fds):
         if struct.unpack_from("<Q", payload, 16)[0] >= BUFFERS:
@@ -386,8 +402,8 @@ class Floods(FakeDevice):
 
 
 LIARS = (DoneBeyondTail, BegunBeyondTail, FaultTailNonsense, FaultSlotNonsense, InvalidatedBeyondTail, RefusesUnmap,
-         UnmapsSomethingElse, RefusesMap, RefusesFences, HangsUpOnMap, LiesAndAnswers, NeverInvalidates, NeverInvalidatesNorResets,
-         NeverObeys, NeverReads, AnswersLate, Frames, MarksGoBack, Nonsense, AnswersNothing, Floods, FakeDevice)
+         UnmapsSomethingElse, RefusesMap, RefusesFences, RefusesTables, HangsUpOnMap, LiesAndAnswers, NeverInvalidates,
+         NeverInvalidatesNorResets, NeverObeys, NeverReads, AnswersLate, Frames, MarksGoBack, Nonsense, AnswersNothing, Floods, FakeDevice)
 
 
 class WhenReady(LyingTest):
@@ -486,6 +502,35 @@ class WhenReady(LyingTest):
         device.full = False
         other.ctx_free(other.ctx_new("RefusesFences"))
         self.assertEqual(client.ctx_info(first)["state"], 0)
+        self.assertEqual(device.connections, self.begun)
+
+    def test_refuses_table_pages(self):
+        """Who needs more is told so, at most one attempt a second is made, and others go on; when there are some again, they
+        are had."""
+        device, client = self.ready(RefusesTables)
+        space = self.space(client, device="RefusesTables")
+        # Each needs two tables of its own.
+        wide = [(pc.MAP, pc.READ | pc.FIXED, space.buf, 0, (i + 1) << 30, PAGE) for i in range(600)]
+        device.full = True
+        begun = time.monotonic()
+        for _ in range(50):
+            with self.assertRaises(pc.Refused) as caught:
+                client.bind(space.ctx, wide)
+            self.assertEqual((caught.exception.reason, caught.exception.n1), (134, errno.ENOSPC))
+        self.assertIn(device.refused, range(1, int(time.monotonic() - begun) + 3))
+        self.assertTrue(space.wait(space.submit(space.add_one())))
+        client.unmap(space.ctx, client.map(space.ctx, space.buf, 0, PAGE), PAGE)
+        device.full = False
+
+        def taken():
+            try:
+                return client.bind(space.ctx, wide)
+            except pc.Refused as refused:
+                self.assertEqual(refused.reason, 134)
+                return None
+
+        harness.wait_until(taken, "more table pages")
+        self.assertEqual(client.ctx_info(space.ctx)["mappings"], 602)
         self.assertEqual(device.connections, self.begun)
 
     def test_ends_or_falls_silent_at_a_map(self):

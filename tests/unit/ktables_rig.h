@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A kernel of the tests' own, behind a transport: an array of pages for each address space, and answers that come when the
+ * test says so, in the order of the requests. It refuses what a real one refuses, which is a failed test unless something
+ * failed before, and what it is told to refuse.
+ */
+#ifndef TESTS_UNIT_KTABLES_RIG_H
+#define TESTS_UNIT_KTABLES_RIG_H
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+
+#include <cmocka.h>
+
+#include "base/util.h"
+#include "service/ktables.h"
+
+#define PAGE 4096u
+#define AREA (2ull << 20)
+#define PAGES 65536u /* of an address space, from 0 */
+#define MOST_OUT 32u /* of a change: 64 MiB of areas */
+#define MOST_ANSWERS 256u
+
+struct page {
+	uint32_t mapping; /* number of the kernel's mapping that it is in; 0: none */
+	const struct transport_memory *memory;
+	uint64_t off;
+	bool writable;
+};
+
+struct transport_space {
+	struct page page[PAGES];
+	LIST_ENTRY(transport_space) link; /* in kernel.spaces */
+};
+
+struct transport_memory {
+	int fd; /* that it was of, or whatever tells it from others */
+	LIST_ENTRY(transport_memory) link; /* in kernel.held */
+};
+
+struct answer {
+	transport_done done;
+	void *arg;
+	int err;
+	bool undo;
+	struct transport_space *made, **ret; /* where it goes */
+	struct transport_memory *memory, **held;
+};
+
+static struct kernel {
+	LIST_HEAD(, transport_space) spaces;
+	unsigned int n_spaces;
+	LIST_HEAD(, transport_memory) held;
+	unsigned int n_held;
+	bool many; /* changes at a time: nothing is known of the order between them */
+	bool counts; /* requests only: they are of more than it knows */
+	uint64_t maps, unmaps;
+	uint32_t last; /* mapping */
+	struct answer answers[MOST_ANSWERS];
+	size_t n_answers;
+	size_t room; /* answers that may wait; -EBUSY beyond */
+	unsigned int busy; /* one request in so many is refused with -EBUSY; 0: none */
+	unsigned int asked; /* what was not */
+	unsigned int fail_at; /* that one fails; 0: none */
+	unsigned int fail_again; /* one in so many behind it, too; 0: none */
+	int error; /* how */
+	bool fail_in_call; /* by the call itself, not by its answer */
+	unsigned int n_failed, n_undo_failed;
+	int told; /* of what failed, the first that the asker knows of */
+	unsigned int changes; /* changed() was called */
+	struct transport_space *current; /* that the device is in; NULL: its own */
+	uint32_t attached; /* PASID */
+} kernel;
+
+static uint32_t draw(uint32_t n)
+{
+	return (uint32_t)random() % n;
+}
+
+static void kernel_begin(void)
+{
+	kernel = (struct kernel){.room = MOST_OUT, .error = -ENOMEM};
+}
+
+static bool kernel_busy(void)
+{
+	return kernel.n_answers >= kernel.room || (kernel.busy && !draw(kernel.busy));
+}
+
+static int tell(int err)
+{
+	if (err < 0 && !kernel.told)
+		kernel.told = err;
+	return err;
+}
+
+/* Counts the request. Whoever takes back has waited until nothing is out any more of what is taken back. */
+static bool kernel_fails(void)
+{
+	kernel.asked++;
+	for (size_t i = 0; kernel.told && !kernel.many && i < kernel.n_answers; i++)
+		assert_true(kernel.answers[i].undo);
+	if (!kernel.fail_at || kernel.asked < kernel.fail_at ||
+	    (kernel.asked > kernel.fail_at && (!kernel.fail_again || draw(kernel.fail_again))))
+		return false;
+	kernel.n_failed++;
+	kernel.n_undo_failed += kernel.told < 0;
+	return true;
+}
+
+static int kernel_answers(transport_done done, void *arg, bool failed, int err)
+{
+	if (failed && kernel.fail_in_call)
+		return tell(kernel.error);
+	assert_true(kernel.n_answers < MOST_ANSWERS);
+	kernel.answers[kernel.n_answers++] = (struct answer){done, arg, failed ? kernel.error : err, kernel.told < 0};
+	return 0;
+}
+
+static void deliver(void)
+{
+	struct answer a = kernel.answers[0];
+
+	memmove(kernel.answers, kernel.answers + 1, --kernel.n_answers * sizeof(a));
+	tell(a.err);
+	if (a.ret && !a.err)
+		*a.ret = a.made;
+	if (a.held && !a.err)
+		*a.held = a.memory;
+	a.done(a.arg, a.err);
+}
+
+static int kernel_make(struct transport *t, struct transport_space **ret, transport_done done, void *arg)
+{
+	struct transport_space *s;
+	int r;
+
+	if (kernel_busy())
+		return -EBUSY;
+	if (kernel_fails())
+		return kernel_answers(done, arg, true, 0);
+	s = calloc(1, sizeof(*s));
+	assert_non_null(s);
+	LIST_INSERT_HEAD(&kernel.spaces, s, link);
+	kernel.n_spaces++;
+	r = kernel_answers(done, arg, false, 0);
+	kernel.answers[kernel.n_answers - 1].made = s;
+	kernel.answers[kernel.n_answers - 1].ret = ret;
+	return r;
+}
+
+static void kernel_drop_space(struct transport_space *s)
+{
+	LIST_REMOVE(s, link);
+	kernel.n_spaces--;
+	free(s);
+}
+
+static int kernel_free(struct transport *t, struct transport_space *s)
+{
+	if (kernel_busy())
+		return -EBUSY;
+	assert_true(!kernel.attached && kernel.current != s);
+	kernel_drop_space(s);
+	return 0;
+}
+
+static int kernel_hold(struct transport *t, struct transport_memory **ret, int fd, uint64_t len, uint32_t prot,
+		       transport_done done, void *arg)
+{
+	struct transport_memory *m;
+	int r;
+
+	if (kernel_busy())
+		return -EBUSY;
+	if (kernel_fails())
+		return kernel_answers(done, arg, true, 0);
+	m = malloc(sizeof(*m));
+	assert_non_null(m);
+	m->fd = fd;
+	LIST_INSERT_HEAD(&kernel.held, m, link);
+	kernel.n_held++;
+	r = kernel_answers(done, arg, false, 0);
+	kernel.answers[kernel.n_answers - 1].memory = m;
+	kernel.answers[kernel.n_answers - 1].held = ret;
+	return r;
+}
+
+static void kernel_drop_memory(struct transport_memory *m)
+{
+	LIST_REMOVE(m, link);
+	kernel.n_held--;
+	free(m);
+}
+
+/* Nothing of it may be mapped any more: a page that says so would show what is freed. */
+static int kernel_release(struct transport *t, struct transport_memory *m)
+{
+	struct transport_space *s;
+
+	if (kernel_busy())
+		return -EBUSY;
+	LIST_FOREACH (s, &kernel.spaces, link)
+		for (size_t i = 0; i < PAGES; i++)
+			assert_false(s->page[i].mapping && s->page[i].memory == m);
+	kernel_drop_memory(m);
+	return 0;
+}
+
+/* As when it is closed: what is out is forgotten, spaces and memory go. */
+static inline void kernel_close(void)
+{
+	struct transport_memory *m;
+	struct transport_space *s;
+
+	while ((m = LIST_FIRST(&kernel.held)))
+		kernel_drop_memory(m);
+	kernel.n_answers = 0;
+	kernel.current = NULL;
+	while ((s = LIST_FIRST(&kernel.spaces)))
+		kernel_drop_space(s);
+}
+
+/* What a kernel refuses by itself. It only comes to that behind a request that failed: others were on their way by then. */
+static int cannot(bool here, int err)
+{
+	assert_true(!here || (kernel.n_failed && (!kernel.told || kernel.many)));
+	return here ? err : 0;
+}
+
+static bool any_mapped(const struct transport_space *s, size_t first, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (s->page[first + i].mapping)
+			return true;
+	return false;
+}
+
+static bool is_one_mapping(const struct transport_space *s, size_t first, size_t n)
+{
+	uint32_t m = s->page[first].mapping;
+
+	for (size_t i = 0; i < n; i++)
+		if (!m || s->page[first + i].mapping != m)
+			return false;
+	return (first == 0 || s->page[first - 1].mapping != m) &&
+	       (first + n == PAGES || s->page[first + n].mapping != m);
+}
+
+static int kernel_map(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len,
+		      struct transport_memory *m, uint64_t off, uint32_t prot, transport_done done, void *arg)
+{
+	size_t first = iova / PAGE, n = len / PAGE;
+	bool failed;
+	int err = 0;
+
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	kernel.maps++;
+	assert_true(n > 0 && iova / AREA == (iova + len - 1) / AREA);
+	if (!failed && !kernel.counts) {
+		assert_true(first + n <= PAGES);
+		err = cannot(any_mapped(s, first, n), -EEXIST);
+		kernel.last++;
+		for (size_t i = 0; i < n && !err; i++)
+			s->page[first + i] =
+				(struct page){kernel.last, m, off + i * PAGE, (prot & TRANSPORT_WRITE) != 0};
+	}
+	return kernel_answers(done, arg, failed, err);
+}
+
+static int kernel_unmap(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len,
+			transport_done done, void *arg)
+{
+	size_t first = iova / PAGE, n = len / PAGE;
+	bool failed;
+	int err = 0;
+
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	kernel.unmaps++;
+	if (!failed && !kernel.counts) {
+		assert_true(n > 0 && first + n <= PAGES);
+		err = cannot(!is_one_mapping(s, first, n), -ENOENT);
+		if (!err)
+			memset(&s->page[first], 0, n * sizeof(s->page[0]));
+	}
+	return kernel_answers(done, arg, failed, err);
+}
+
+static int kernel_attach(struct transport *t, struct transport_space *s, transport_done done, void *arg)
+{
+	bool failed;
+
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	if (!failed || !kernel.fail_in_call)
+		kernel.current = failed ? NULL : s;
+	return kernel_answers(done, arg, failed, 0);
+}
+
+static int kernel_attach_pasid(struct transport *t, struct transport_space *s, uint32_t pasid, transport_done done,
+			       void *arg)
+{
+	bool failed;
+
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	if (!failed)
+		kernel.attached = pasid;
+	return kernel_answers(done, arg, failed, 0);
+}
+
+static int kernel_detach_pasid(struct transport *t, uint32_t pasid, transport_done done, void *arg)
+{
+	bool failed;
+
+	assert_int_equal(pasid, kernel.attached);
+	if (kernel_busy())
+		return -EBUSY;
+	failed = kernel_fails();
+	if (!failed)
+		kernel.attached = 0;
+	return kernel_answers(done, arg, failed, 0);
+}
+
+static const struct transport_space_ops kernel_spaces = {
+	.make = kernel_make,
+	.free = kernel_free,
+	.hold = kernel_hold,
+	.release = kernel_release,
+	.map = kernel_map,
+	.unmap = kernel_unmap,
+	.attach = kernel_attach,
+	.attach_pasid = kernel_attach_pasid,
+	.detach_pasid = kernel_detach_pasid,
+};
+static const struct transport_ops kernel_ops = {.spaces = &kernel_spaces};
+static struct transport kernel_transport = {.ops = &kernel_ops};
+
+static inline void changed(void *arg)
+{
+	kernel.changes++;
+}
+
+#endif

@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Mode `exclusive` as a whole, on the rig of service_rig.h: the device is lost, apps end and the kernel refuses at any point
+ * of making a context, of a bind list, of a switch. The device reaches what the context that it works for has mapped; others
+ * go on; nothing is left over, which the rig and the sanitizers look for.
+ */
+#include "service_rig.h"
+
+#define AT 0x400000ull /* IOVA; amidst nothing */
+#define BUFFER_PAGES 2048u
+
+static const uint64_t bytes = BUFFER_PAGES * PAGE;
+
+/* ---- lost ---- */
+
+/* A context is being made: so many steps are done, the next is on its way or, with no room, waits to be asked for. */
+static void lost_while_made(unsigned int steps, bool no_room, bool fails, bool closes)
+{
+	struct app *a = &apps[0];
+
+	service_begin(UINT64_MAX);
+	app_begin(a);
+	if (fails)
+		kernel.fail_at = steps + 1;
+	app_ask_ctx(a);
+	if (no_room)
+		kernel.room = 0;
+	answers(steps);
+	if (closes)
+		app_end(a);
+	/* As in life, where answers come and the device goes in one turn of the loop. */
+	while (fails && kernel.n_answers)
+		deliver();
+	lose_device();
+	assert_int_equal(kernel.n_answers, 0);
+	kernel.room = MOST_ANSWERS;
+	kernel.fail_at = 0;
+	if (!closes) {
+		assert_int_not_equal(app_wait(a), 0);
+		await_ready();
+		app_ctx(a);
+	}
+	service_end();
+}
+
+static void test_lost_while_made(void **state)
+{
+	for (unsigned int steps = 0; steps < 2; steps++)
+		for (unsigned int how = 0; how < 8; how++)
+			lost_while_made(steps, how & 1, how & 2, how & 4);
+}
+
+/* So many answers of a list have come, or of taking it back. */
+static void lost_amid_a_list(unsigned int n, unsigned int fail_at, bool closes)
+{
+	struct pasid_wire_bind_op op[2];
+	struct app *a = &apps[0];
+	uint32_t ctx, buf;
+	int fd;
+
+	service_begin(UINT64_MAX);
+	app_begin(a);
+	buf = app_import(a, bytes, &fd);
+	ctx = app_ctx(a);
+	assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, AT, bytes)), 0);
+	op[0] = wire_unmap(AT + PAGE, bytes - PAGE);
+	op[1] = wire_map(buf, 0, 2 * AT, bytes);
+	kernel.asked = 0;
+	kernel.fail_at = fail_at;
+	app_ask_bind(a, ctx, op, 2);
+	answers(n);
+	if (closes)
+		app_end(a);
+	lose_device();
+	kernel.fail_at = 0;
+	if (!closes) {
+		assert_int_equal(app_wait(a), PASID_WHY_CONTEXT_LOST);
+		await_ready();
+		ctx = app_ctx(a); /* buffers outlive a device */
+		assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, AT, bytes)), 0);
+	}
+	close(fd);
+	service_end();
+}
+
+static void test_lost_amid_a_list(void **state)
+{
+	for (unsigned int n = 0; n < 8; n++)
+		for (unsigned int fail_at = 0; fail_at < 8; fail_at += 3)
+			lost_amid_a_list(n, fail_at, n & 1);
+}
+
+/* ---- ends ---- */
+
+/* A list that has begun is carried to its end, or taken back, though its app is gone. */
+static void test_closed_amid_a_list(void **state)
+{
+	for (unsigned int n = 0; n < 12; n++) {
+		struct app *a = &apps[0];
+		uint32_t ctx, buf;
+		int fd;
+
+		service_begin(UINT64_MAX);
+		app_begin(a);
+		buf = app_import(a, bytes, &fd);
+		ctx = app_ctx(a);
+		kernel.asked = 0;
+		kernel.fail_at = n % 3 ? 0 : 3;
+		const struct pasid_wire_bind_op op = wire_map(buf, 0, AT, bytes);
+		app_ask_bind(a, ctx, &op, 1);
+		answers(n / 2);
+		app_end(a);
+		answers(UINT32_MAX);
+		assert_int_equal(service_lingering(service), 0);
+		assert_int_equal(kernel.n_spaces, 0);
+		close(fd);
+		service_end();
+	}
+}
+
+/* ---- what it costs ---- */
+
+static void test_areas_are_charged(void **state)
+{
+	struct account *account;
+	struct app *a = &apps[0];
+	uint32_t ctx, buf, why;
+	int fd;
+
+	service_begin(4);
+	app_begin(a);
+	account = service_client_account(a->client);
+	buf = app_import(a, bytes, &fd);
+	ctx = app_ctx(a);
+	why = app_bind(a, ctx, wire_map(buf, 0, AT + AREA / 2, 4 * AREA)); /* five of them */
+	assert_int_equal(why, PASID_WHY_QUOTA_CONNECTION + PASID_RES_TABLES);
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 0);
+	assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, AT, 3 * AREA)), 0);
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 3);
+	assert_int_equal(app_bind(a, ctx, wire_unmap(AT + PAGE, PAGE)), 0); /* two rests */
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 4);
+	assert_int_equal(app_bind(a, ctx, wire_unmap(AT + AREA, AREA)), 0);
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 3);
+	kernel.asked = 0;
+	kernel.fail_at = 1;
+	assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, 4 * AT, PAGE)), PASID_WHY_QUOTA_KERNEL);
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 3);
+	kernel.fail_at = 0;
+	app_call(a, PASID_OP_CTX_FREE, &(struct pasid_ctx_query){.ctx = ctx}, sizeof(struct pasid_ctx_query), -1);
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 0);
+	close(fd);
+	service_end();
+}
+
+/* ---- everything at once ---- */
+
+#define SPAN_PAGES 4096u /* of IOVAs from AT */
+#define COMMANDS 0x200000ull
+#define BUFFERS 2u
+
+enum asked { NOTHING, CTX, LIST, JOB, FREE };
+
+/* What an app knows of itself. */
+static struct known {
+	uint32_t ctx; /* 0: none */
+	uint32_t buf[BUFFERS];
+	int fd[BUFFERS];
+	enum asked asked;
+	uint64_t at[SPAN_PAGES]; /* offset in the buffers, one behind the other, + 1; 0: not mapped */
+	uint64_t after[SPAN_PAGES]; /* once the list that was asked for is done */
+} known[APPS];
+
+static unsigned int n_done[FREE + 1], n_refused, n_lost; /* requests */
+
+static uint8_t mark_of(size_t i)
+{
+	return (uint8_t)(0xa0 + i);
+}
+
+static void come(size_t i)
+{
+	struct known *k = &known[i];
+	static uint8_t fill[BUFFER_PAGES * PAGE];
+
+	*k = (struct known){0};
+	kernel.fail_at = 0; /* who comes is to have its buffers */
+	app_begin(&apps[i]);
+	memset(fill, mark_of(i), sizeof(fill));
+	for (size_t b = 0; b < BUFFERS; b++) {
+		k->buf[b] = app_import(&apps[i], bytes, &k->fd[b]);
+		assert_int_equal(pwrite(k->fd[b], fill, bytes, 0), bytes);
+	}
+}
+
+/* Nobody else's bytes ever came into its memory. Zeros did: the device is cleared between two apps. */
+static void go(size_t i)
+{
+	static uint8_t found[BUFFER_PAGES * PAGE];
+	struct known *k = &known[i];
+
+	app_end(&apps[i]);
+	for (size_t b = 0; b < BUFFERS; b++) {
+		assert_int_equal(pread(k->fd[b], found, bytes, 0), bytes);
+		for (size_t at = sizeof(struct pasid_edu_cmd); at < bytes; at++)
+			if (found[at] != mark_of(i) && found[at])
+				fail_msg("app %zu has %#x at %zu of buffer %zu", i, found[at], at, b);
+		close(k->fd[b]);
+	}
+}
+
+static void random_list(size_t i)
+{
+	struct pasid_wire_bind_op op[6];
+	struct known *k = &known[i];
+	uint32_t n_ops = 1 + draw(ARRAY_SIZE(op));
+
+	memcpy(k->after, k->at, sizeof(k->at));
+	for (uint32_t o = 0; o < n_ops; o++) {
+		size_t first = draw(SPAN_PAGES), n = 1, most = 1 + draw(draw(2) ? 5 : 1500);
+		bool map = !k->after[first];
+		uint32_t b = draw(BUFFERS);
+		uint64_t off;
+
+		while (n < most && first + n < SPAN_PAGES && !k->after[first + n] == map)
+			n++;
+		off = draw(BUFFER_PAGES - (uint32_t)n + 1) * PAGE;
+		op[o] = map ? wire_map(k->buf[b], off, AT + first * PAGE, n * PAGE)
+			    : wire_unmap(AT + first * PAGE, n * PAGE);
+		for (size_t p = 0; p < n; p++)
+			k->after[first + p] = map ? b * bytes + off + p * PAGE + 1 : 0;
+	}
+	k->asked = LIST;
+	app_ask_bind(&apps[i], k->ctx, op, n_ops);
+}
+
+static void random_job(size_t i)
+{
+	const struct pasid_edu_cmd cmd = {
+		.op = PASID_EDU_COPY,
+		.dst = AT + draw(SPAN_PAGES) * PAGE,
+		.src = AT + draw(SPAN_PAGES) * PAGE,
+		.len = PAGE,
+	};
+	const struct pasid_wire_submit in = {.ctx = known[i].ctx, .iova = COMMANDS, .len = sizeof(cmd)};
+
+	assert_int_equal(pwrite(known[i].fd[0], &cmd, sizeof(cmd), 0), sizeof(cmd));
+	known[i].asked = JOB;
+	app_ask(&apps[i], PASID_OP_SUBMIT, &in, sizeof(in), -1);
+}
+
+static void free_ctx(size_t i)
+{
+	const struct pasid_ctx_query in = {.ctx = known[i].ctx};
+
+	known[i].asked = FREE;
+	app_ask(&apps[i], PASID_OP_CTX_FREE, &in, sizeof(in), -1);
+}
+
+/* Where every context has its commands. */
+static void map_commands(size_t i)
+{
+	struct pasid_wire_bind_op op = wire_map(known[i].buf[0], 0, COMMANDS, PAGE);
+
+	op.flags &= ~(uint32_t)PASID_MAP_WRITE;
+	memcpy(known[i].after, known[i].at, sizeof(known[i].at));
+	known[i].asked = LIST;
+	app_ask_bind(&apps[i], known[i].ctx, &op, 1);
+}
+
+/* A reply has come. */
+static void learn(size_t i)
+{
+	struct known *k = &known[i];
+	uint32_t why = apps[i].reply.reason;
+	enum asked asked = k->asked;
+
+	k->asked = NOTHING;
+	n_done[asked] += why == 0;
+	n_refused += why == PASID_WHY_QUOTA_KERNEL || why == PASID_WHY_QUOTA_MEMORY;
+	n_lost += why == PASID_WHY_CONTEXT_LOST;
+	if (asked == LIST && why == 0)
+		memcpy(k->at, k->after, sizeof(k->at));
+	if (asked == FREE)
+		k->ctx = 0;
+	if (asked == CTX && why == 0) {
+		k->ctx = ((struct pasid_ctx_new_reply *)(void *)apps[i].body)->ctx;
+		memset(k->at, 0, sizeof(k->at));
+		map_commands(i);
+	} else if (why == PASID_WHY_CONTEXT_LOST) {
+		free_ctx(i);
+	} else {
+		assert_true(why == 0 || why == PASID_WHY_QUOTA_KERNEL || why == PASID_WHY_QUOTA_MEMORY ||
+			    why == PASID_WHY_DEVICE_GONE);
+	}
+}
+
+static void random_request(size_t i)
+{
+	struct known *k = &known[i];
+	struct app *a = &apps[i];
+	uint32_t what = draw(100);
+
+	if (!a->client) {
+		if (is_ready() && !kernel.fail_at)
+			come(i);
+	} else if (what < 2) {
+		go(i);
+	} else if (a->pending) {
+		return;
+	} else if (k->asked) {
+		learn(i);
+	} else if (!k->ctx) {
+		k->asked = CTX;
+		app_ask_ctx(a);
+	} else if (what < 5) {
+		free_ctx(i);
+	} else if (what < 50) {
+		random_job(i);
+	} else {
+		random_list(i);
+	}
+}
+
+/* Nothing is under way: what the kernel has of each context is what its app knows. */
+static void expect_known(size_t i)
+{
+	struct ctx *ctx = known[i].ctx ? ctx_of(known[i].ctx) : NULL;
+	struct transport_space *s;
+	struct refusal why;
+
+	if (!apps[i].client || !ctx || ctx->books->lost || known[i].asked)
+		return;
+	s = ktables_space(ctx->kt);
+	for (size_t n = 0; n < SPAN_PAGES; n++) {
+		const struct page *p = &s->page[AT / PAGE + n];
+		uint64_t at = known[i].at[n] - 1;
+		const struct buffer_entry *e;
+
+		assert_int_equal(p->mapping != 0, known[i].at[n] != 0);
+		if (!p->mapping)
+			continue;
+		e = books_buffer(apps[i].client->books, known[i].buf[at / bytes], &why);
+		assert_ptr_equal(p->memory, ((struct buf *)e->tag)->memory);
+		assert_int_equal(p->off, at % bytes);
+	}
+}
+
+static void random_kernel(void)
+{
+	static const int errors[] = {-ENOMEM, -ENOSPC, -EPERM};
+
+	kernel.busy = draw(3) ? 0 : 2 + draw(5);
+	kernel.room = draw(3) ? MOST_ANSWERS : 1 + draw(40);
+	kernel.asked = 0;
+	kernel.fail_at = draw(3) ? 0 : 1 + draw(30);
+	kernel.fail_again = draw(3) ? 0 : 1 + draw(30);
+	kernel.error = errors[draw(ARRAY_SIZE(errors))];
+	kernel.fail_in_call = draw(2);
+}
+
+static void test_everything_at_once(void **state)
+{
+	unsigned int seed =
+		getenv("SEED") ? (unsigned int)strtoul(getenv("SEED"), NULL, 0) : (unsigned int)util_now_ns();
+
+	print_message("# SEED=%u\n", seed);
+	srandom(seed);
+	service_begin(UINT64_MAX);
+	for (unsigned int round = 0; round < 3000; round++) {
+		random_request(draw(APPS));
+		answers(draw(12));
+		if (!draw(20))
+			random_kernel();
+		if (!draw(200) && is_ready()) {
+			lose_device();
+			await_ready();
+		}
+		if (draw(30))
+			continue;
+		kernel.fail_at = kernel.busy = 0;
+		kernel.room = MOST_ANSWERS;
+		answers(UINT32_MAX);
+		for (size_t i = 0; i < APPS; i++) {
+			if (apps[i].client && known[i].asked && !apps[i].pending)
+				learn(i);
+			answers(UINT32_MAX);
+			expect_known(i);
+		}
+	}
+	kernel.fail_at = 0;
+	for (size_t i = 0; i < APPS; i++)
+		if (apps[i].client)
+			go(i);
+	print_message("# contexts made %u, freed %u; lists %u, jobs %u; refused %u, lost %u; device opened %u times\n",
+		      n_done[CTX], n_done[FREE], n_done[LIST], n_done[JOB], n_refused, n_lost, edu.opened);
+	assert_true(n_done[LIST] > 100 && n_done[JOB] > 100 && n_refused > 3 && n_lost > 5 && edu.opened > 2);
+	service_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_lost_while_made),    cmocka_unit_test(test_lost_amid_a_list),
+		cmocka_unit_test(test_closed_amid_a_list), cmocka_unit_test(test_areas_are_charged),
+		cmocka_unit_test(test_everything_at_once),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
