@@ -24,7 +24,10 @@ static const uint16_t denylist[] = {
 
 const struct engine_ops *device_engine(const struct device *d)
 {
-	return engine_find(&(struct transport_ids){.vendor = d->vendor, .device = d->device, .class_code = d->class});
+	const struct transport_ids ids = {.vendor = d->vendor, .device = d->device, .class_code = d->class};
+	const struct driver *driver = engine_find(NULL, &ids);
+
+	return driver ? driver->exports->engine : NULL;
 }
 
 bool device_denylisted(const struct device *d)

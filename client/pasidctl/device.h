@@ -34,7 +34,7 @@ bool device_denylisted(const struct device *d);
 
 struct engine_ops;
 
-/* pasidd's driver for this kind of device, or NULL. */
+/* The driver that pasidd brings for this kind of device, or NULL; others may be loaded (docs/driver.md). */
 const struct engine_ops *device_engine(const struct device *d);
 
 /* The other devices on its bus, by address. -ENOENT: the bus hangs off no bridge, and cannot be reset. */

@@ -8,11 +8,13 @@
 #include "base/util.h"
 #include "bind.h"
 #include "doctor.h"
+#include "driver_new.h"
 
 static const char usage_text[] =
 	"Usage: pasidctl doctor [BDF] [--json]\n"
 	"       pasidctl bind BDF... [--dry-run] [--persist]\n"
 	"       pasidctl unbind BDF... [--dry-run]\n"
+	"       pasidctl driver new NAME [DIRECTORY]\n"
 	"\n"
 	"Gets PCI devices ready for pasidd. BDF is a device's address as lspci shows it, with or\n"
 	"without the domain: 0000:01:00.0 or 01:00.0.\n"
@@ -32,6 +34,9 @@ static const char usage_text[] =
 	"  unbind   gives devices back to the drivers that the kernel chooses, also at each start\n"
 	"    --dry-run  says it, and does nothing\n"
 	"\n"
+	"  driver new  makes DIRECTORY (NAME, if there is none) with the skeleton of a driver for pasidd:\n"
+	"           NAME.c, which compiles, is loaded by pasidd and drives nothing yet, and a meson.build\n"
+	"\n"
 	"  -h, --help     this text\n"
 	"      --version  the version\n"
 	"\n"
@@ -43,6 +48,8 @@ struct options {
 	const char *verb;
 	char bdfs[BIND_MAX][PCI_BDF_SIZE];
 	size_t n;
+	char **words; /* of "driver" */
+	int n_words;
 	bool json, dry_run, persist;
 };
 
@@ -58,8 +65,13 @@ static int wrong(const char *what, const char *word)
 static int take_words(struct options *o, int argc, char **argv)
 {
 	if (optind == argc)
-		return wrong("doctor, bind or unbind?", NULL);
+		return wrong("doctor, bind, unbind or driver?", NULL);
 	o->verb = argv[optind];
+	if (!strcmp(o->verb, "driver")) {
+		o->words = argv + optind + 1;
+		o->n_words = argc - optind - 1;
+		return -1;
+	}
 	for (int i = optind + 1; i < argc; i++) {
 		if (o->n == BIND_MAX)
 			return wrong("that are too many devices", NULL);
@@ -122,6 +134,15 @@ static int run_bind(const struct machine *m, struct options *o, bool bind)
 	return bind ? bind_devices(m, o->bdfs, o->n, &how) : unbind_devices(m, o->bdfs, o->n, &how);
 }
 
+static int run_driver(const struct options *o)
+{
+	if (o->n_words < 2 || o->n_words > 3 || strcmp(o->words[0], "new") != 0)
+		return wrong("driver takes \"new\", a name, and maybe a directory", NULL);
+	if (o->json || o->dry_run || o->persist)
+		return wrong("that option is not for this", o->verb);
+	return driver_new(o->words[1], o->n_words > 2 ? o->words[2] : NULL, stdout, stderr);
+}
+
 static int run(const struct machine *m, struct options *o)
 {
 	if (!strcmp(o->verb, "doctor"))
@@ -130,7 +151,9 @@ static int run(const struct machine *m, struct options *o)
 		return run_bind(m, o, true);
 	if (!strcmp(o->verb, "unbind"))
 		return run_bind(m, o, false);
-	return wrong("doctor, bind or unbind?", o->verb);
+	if (!strcmp(o->verb, "driver"))
+		return run_driver(o);
+	return wrong("doctor, bind, unbind or driver?", o->verb);
 }
 
 int main(int argc, char **argv)

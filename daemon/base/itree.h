@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/range.h"
+#include <pasid/range.h>
 
 struct itree_node {
 	struct itree_node *left, *right, *parent;

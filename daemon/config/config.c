@@ -3,14 +3,12 @@
 #include "config/config.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <json-c/json.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -18,10 +16,11 @@
 #include <pasid/protocol.h>
 
 #include "base/util.h"
+#include "engine/load.h"
 #include "transport/transport.h"
 
-#define FILE_MAX (1u << 20) /* bytes of a configuration file */
 #define DEVICES_MAX 64u
+#define DRIVERS_MAX 64u
 #define UIDS_MAX 65536u
 #define SPEC_MAX 120u
 
@@ -358,6 +357,42 @@ static int set_devices(struct place *p, struct json_object *v, void *to, const s
 	return 0;
 }
 
+/* Printable, as it stands in errors of one line. */
+static bool is_driver_path(const char *s)
+{
+	if (s[0] != '/')
+		return false;
+	for (; *s; s++)
+		if ((unsigned char)*s < ' ' || *s == 0x7f)
+			return false;
+	return true;
+}
+
+static int set_drivers(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	static const struct key path = {
+		.min = 2, .max = DRIVER_PATH_MAX, .allowed = "an absolute path of at most 255 bytes"};
+	struct config *c = to;
+
+	if (!json_object_is_type(v, json_type_array) || json_object_array_length(v) > DRIVERS_MAX)
+		return wrong(p, v, "an array of at most %u paths", DRIVERS_MAX);
+	c->drivers = calloc(json_object_array_length(v) + 1, sizeof(*c->drivers));
+	if (!c->drivers)
+		return -ENOMEM;
+	for (size_t i = 0; i < json_object_array_length(v); i++) {
+		size_t len = enter_index(p, i);
+		int r = set_string(p, json_object_array_get_idx(v, i), &c->drivers[i], &path);
+
+		c->n_drivers = i + 1;
+		if (r < 0)
+			return r;
+		if (!is_driver_path(c->drivers[i]))
+			return wrong(p, json_object_array_get_idx(v, i), "%s", path.allowed);
+		leave(p, len);
+	}
+	return 0;
+}
+
 static int set_limits_object(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
 	return parse_object(p, v, limit_keys, to);
@@ -463,6 +498,7 @@ static int set_socket(struct place *p, struct json_object *v, void *to, const st
 static const struct key top_keys[] = {
 	{"socket", set_socket, 0, 0, 0, NULL},
 	{"devices", set_devices, offsetof(struct config, service), 0, 0, NULL},
+	{"drivers", set_drivers, 0, 0, 0, NULL},
 	{"limits", set_limits, offsetof(struct config, service.limits), 0, 0, NULL},
 	{0},
 };
@@ -529,7 +565,8 @@ static int parse_text(const char *text, size_t len, struct place *p, struct json
 
 static int too_long(const char *file, char error[CONFIG_ERROR_MAX])
 {
-	snprintf(error, CONFIG_ERROR_MAX, "%s: found more than %u bytes; allowed is at most that", file, FILE_MAX);
+	snprintf(error, CONFIG_ERROR_MAX, "%s: found more than %u bytes; allowed is at most that", file,
+		 CONFIG_FILE_MAX);
 	return -EFBIG;
 }
 
@@ -541,7 +578,7 @@ int config_parse(struct config **ret, const char *text, size_t len, const char *
 	struct json_object *o = NULL;
 	int r = -ENOMEM;
 
-	if (len > FILE_MAX) {
+	if (len > CONFIG_FILE_MAX) {
 		free(c);
 		return too_long(file, error);
 	}
@@ -563,32 +600,6 @@ int config_parse(struct config **ret, const char *text, size_t len, const char *
 	error[0] = 0;
 	*ret = c;
 	return 0;
-}
-
-int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX])
-{
-	AUTO_CLOSE int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	AUTO_FREE char *text = malloc(FILE_MAX + 1);
-	size_t len = 0;
-	ssize_t n = 1;
-
-	if (fd < 0 || !text) {
-		int r = fd < 0 ? -errno : -ENOMEM;
-
-		snprintf(error, CONFIG_ERROR_MAX, "%s: cannot be opened: %s", file, strerror(-r));
-		return r;
-	}
-	while (n > 0 && len <= FILE_MAX) {
-		n = read(fd, text + len, FILE_MAX + 1 - len);
-		if (n < 0) {
-			int r = -errno;
-
-			snprintf(error, CONFIG_ERROR_MAX, "%s: cannot be read: %s", file, strerror(-r));
-			return r;
-		}
-		len += (size_t)n;
-	}
-	return config_parse(ret, text, len, file, error);
 }
 
 int config_only_device(struct config *c, const char *spec, char error[CONFIG_ERROR_MAX])
@@ -622,6 +633,12 @@ struct config *config_free(struct config *c)
 	for (size_t i = 0; i < c->service.n_devices; i++)
 		free_device((struct device_config *)(uintptr_t)&c->service.devices[i]);
 	free((struct device_config *)(uintptr_t)c->service.devices);
+	for (size_t i = 0; i < c->service.drivers.n; i++)
+		driver_unload(&c->service.drivers.v[i]);
+	free(c->service.drivers.v);
+	for (size_t i = 0; i < c->n_drivers; i++)
+		free(c->drivers[i]);
+	free(c->drivers);
 	free((struct uid_limits *)(uintptr_t)c->service.limits.uids);
 	free(c->socket_path);
 	free(c);

@@ -16,14 +16,17 @@
 struct config {
 	char *socket_path;
 	mode_t socket_mode;
+	char **drivers; /* paths of shared objects */
+	size_t n_drivers;
 	struct service_config service; /* what it points to is owned here */
 };
 
-#define CONFIG_ERROR_MAX 512u
+#define CONFIG_FILE_MAX (1u << 20) /* bytes of a configuration file */
+#define CONFIG_ERROR_MAX 1024u
 
-/* 0 and *ret, or -errno and one line of text in error. */
+/* Also loads the drivers that the file names. 0 and *ret, or -errno and one line of text in error. */
 int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX]);
-/* The same from memory; `file` is what errors call it. */
+/* The same from memory, and loads nothing; `file` is what errors call it. */
 int config_parse(struct config **ret, const char *text, size_t len, const char *file, char error[CONFIG_ERROR_MAX]);
 /* One device, called gpu0, instead of the configured ones. 0, or -errno with error and c as it was. */
 int config_only_device(struct config *c, const char *spec, char error[CONFIG_ERROR_MAX]);

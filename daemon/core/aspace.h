@@ -15,8 +15,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <pasid/range.h>
+
 #include "base/itree.h"
-#include "base/range.h"
 #include "core/buffer.h"
 #include "core/error.h"
 

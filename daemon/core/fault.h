@@ -9,8 +9,7 @@
 #include <stdint.h>
 
 #include <pasid/protocol.h>
-
-#include "base/range.h"
+#include <pasid/range.h>
 
 #define FAULT_GONE_MAX 32u /* removed ranges remembered per context: enough for a frame's worth of surfaces */
 

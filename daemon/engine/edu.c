@@ -8,16 +8,17 @@
  * addresses must lie in what clients may map, so that neither the window nor an interrupt controller's address can be
  * named. The device's memory keeps what the last transfer left there; SCRUB overwrites it with zeros from the window.
  *
+ * It uses nothing but installed headers. In a shared object its one symbol would be called `pasid_driver`, and that is all
+ * the difference; the tests build it that way, too.
+ *
  * Source: QEMU docs/specs/edu.rst.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <pasid/driver.h>
 #include <pasid/edu.h>
-
-#include "base/util.h"
-#include "engine/engine.h"
 
 #define BAR 0u
 #define REG_ID 0x00u
@@ -53,8 +54,8 @@ struct job {
 };
 
 struct edu {
-	struct engine engine;
-	struct transport *transport;
+	struct engine engine; /* first, so that a pointer to it is one to the edu */
+	struct engine_device *device;
 	const volatile uint8_t *regs;
 	struct range iova;
 	struct job jobs[RING_JOBS]; /* a ring: jobs put - jobs done of them, the oldest at `done` % RING_JOBS */
@@ -69,20 +70,21 @@ struct edu {
 	uint64_t at; /* bytes of the command that are done */
 };
 
+static const struct engine_ops edu_ops;
+
 static struct edu *of_engine(struct engine *e)
 {
-	return container_of(e, struct edu, engine);
+	return (struct edu *)e;
 }
 
-/* A failed write means that the transport has lost the device, and says so by itself. */
 static void write64(struct edu *d, uint64_t reg, uint64_t v)
 {
-	(void)d->transport->ops->region_write(d->transport, BAR, reg, 8, v);
+	d->device->ops->region_write(d->device, BAR, reg, 8, v);
 }
 
-static uint32_t read32(const struct edu *d, uint32_t reg)
+static uint32_t read32(const volatile uint8_t *regs, uint32_t reg)
 {
-	return *(const volatile uint32_t *)(d->regs + reg);
+	return *(const volatile uint32_t *)(regs + reg);
 }
 
 /* ---- coming and going ---- */
@@ -104,24 +106,32 @@ static void edu_restart(struct engine *e)
 	d->at = 0;
 }
 
-static int edu_attach(struct engine **ret, struct transport *t, const struct engine_memory *mem,
-		      const struct engine_config *config)
+static int check_device(const volatile uint8_t *regs)
 {
-	AUTO_FREE struct edu *d = calloc(1, sizeof(*d));
-
-	if (!d)
-		return -ENOMEM;
-	d->regs = t->ops->region_map(t, BAR, 0, REGS_BYTES);
-	if (!d->regs || (read32(d, REG_ID) & ID_MASK) != ID)
+	if (!regs || (read32(regs, REG_ID) & ID_MASK) != ID)
 		return -ENODEV;
 	/* A transfer from before goes on, and until it has ended the registers take nothing. It is tried again. */
-	if (read32(d, REG_DMA_CMD) & CMD_START)
-		return -EBUSY;
-	d->transport = t;
+	return read32(regs, REG_DMA_CMD) & CMD_START ? -EBUSY : 0;
+}
+
+static int edu_attach(struct engine **ret, struct engine_device *device, const struct engine_memory *mem,
+		      const struct engine_config *config)
+{
+	const volatile uint8_t *regs = device->ops->region_map(device, BAR, 0, REGS_BYTES);
+	struct edu *d;
+	int r = check_device(regs);
+
+	if (r < 0)
+		return r;
+	d = calloc(1, sizeof(*d));
+	if (!d)
+		return -ENOMEM;
+	d->device = device;
+	d->regs = regs;
 	d->iova = config->iova;
-	d->engine.ops = &engine_edu;
+	d->engine.ops = &edu_ops;
 	edu_restart(&d->engine);
-	*ret = &TAKE_PTR(d)->engine;
+	*ret = &d->engine;
 	return 0;
 }
 
@@ -247,7 +257,7 @@ static void go_on(struct edu *d)
 	struct job *j;
 
 	if (d->running) {
-		if (read32(d, REG_DMA_CMD) & CMD_START)
+		if (read32(d->regs, REG_DMA_CMD) & CMD_START)
 			return;
 		d->running = false;
 		advance(d, &d->jobs[d->done % RING_JOBS]);
@@ -270,10 +280,10 @@ static void go_on(struct edu *d)
 static void edu_interrupt(struct engine *e)
 {
 	struct edu *d = of_engine(e);
-	uint32_t status = read32(d, REG_IRQ_STATUS);
+	uint32_t status = read32(d->regs, REG_IRQ_STATUS);
 
 	if (status)
-		(void)d->transport->ops->region_write(d->transport, BAR, REG_IRQ_ACK, 4, status);
+		d->device->ops->region_write(d->device, BAR, REG_IRQ_ACK, 4, status);
 	go_on(d);
 }
 
@@ -286,7 +296,7 @@ static int edu_submit(struct engine *e, unsigned int slot, const struct engine_j
 
 	if (d->put - d->done == RING_JOBS)
 		return -EAGAIN;
-	/* Copied, then checked: the client may write there at the same time. */
+	/* They are there during this call only. What they say is checked when it is used. */
 	memcpy(j->cmds, job->commands, job->len);
 	j->n = (uint32_t)(job->len / PASID_EDU_CMD_SIZE);
 	j->window = job->window;
@@ -332,10 +342,29 @@ static int edu_look(struct engine *e, unsigned int slot, struct engine_slot *ret
 	return 0;
 }
 
-const struct engine_ops engine_edu = {
+/* ---- what a test program wants to know ---- */
+
+static size_t edu_fill(void *cmd, uint64_t dst, uint64_t len, uint32_t value)
+{
+	const struct pasid_edu_cmd c = {.op = PASID_EDU_FILL, .value = value, .dst = dst, .len = len};
+
+	memcpy(cmd, &c, sizeof(c));
+	return sizeof(c);
+}
+
+static size_t edu_copy(void *cmd, uint64_t dst, uint64_t src, uint64_t len)
+{
+	const struct pasid_edu_cmd c = {.op = PASID_EDU_COPY, .dst = dst, .src = src, .len = len};
+
+	memcpy(cmd, &c, sizeof(c));
+	return sizeof(c);
+}
+
+static const struct pasid_driver_verbs edu_verbs = {.fill = edu_fill, .copy = edu_copy};
+
+static const struct engine_ops edu_ops = {
 	.name = "edu",
 	.irqs = 1,
-	.asid_bits = 16,
 	.ring_jobs = RING_JOBS,
 	.cmd_align = PASID_EDU_CMD_SIZE,
 	.submit_max = SUBMIT_MAX,
@@ -354,4 +383,10 @@ const struct engine_ops engine_edu = {
 	.control = edu_control,
 	.look = edu_look,
 	.interrupt = edu_interrupt,
+};
+
+const struct pasid_driver edu_driver = {
+	.abi = PASID_DRIVER_ABI,
+	.engine = &edu_ops,
+	.verbs = &edu_verbs,
 };

@@ -10,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <pasid/driver.h>
 #include <pasid/pasid.h>
 #include <pasid/refgpu.h>
 
 #include "base/util.h"
-#include "engine/engine.h"
 
 #define RING_WORDS 64u /* a turn's jobs, the switch before them, and room to spare */
 #define RING_JOBS 16u /* jobs in a ring at a time; with install and scrub words well below RING_WORDS */
@@ -45,7 +45,7 @@ struct slot {
 struct refgpu {
 	struct engine engine;
 	struct translator translator;
-	struct transport *transport;
+	struct engine_device *device;
 	struct shared_ro *ro;
 	struct shared_rw *rw;
 	struct engine_memory mem;
@@ -59,6 +59,7 @@ struct refgpu {
 	uint64_t fault_lost;
 };
 
+static const struct engine_ops refgpu_ops;
 static const struct translator_ops refgpu_translator;
 
 static struct refgpu *of_engine(struct engine *e)
@@ -71,15 +72,14 @@ static struct refgpu *of_translator(struct translator *t)
 	return container_of(t, struct refgpu, translator);
 }
 
-/* A failed write means that the transport has lost the device, and says so by itself. */
 static void reg32(struct refgpu *g, uint64_t reg, uint32_t v)
 {
-	(void)g->transport->ops->region_write(g->transport, REFGPU_BAR_REGS, reg, 4, v);
+	g->device->ops->region_write(g->device, REFGPU_BAR_REGS, reg, 4, v);
 }
 
 static void reg64(struct refgpu *g, uint64_t reg, uint64_t v)
 {
-	(void)g->transport->ops->region_write(g->transport, REFGPU_BAR_REGS, reg, 8, v);
+	g->device->ops->region_write(g->device, REFGPU_BAR_REGS, reg, 8, v);
 }
 
 static uint64_t device_word(const uint64_t *p)
@@ -133,7 +133,7 @@ static int check_status(const volatile struct refgpu_status *st, uint32_t format
 	return 0;
 }
 
-static int refgpu_attach(struct engine **ret, struct transport *t, const struct engine_memory *mem,
+static int refgpu_attach(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
 			 const struct engine_config *config)
 {
 	AUTO_FREE struct refgpu *g = calloc(1, sizeof(*g));
@@ -150,18 +150,18 @@ static int refgpu_attach(struct engine **ret, struct transport *t, const struct 
 		g->format = REFGPU_FORMAT_X86_64;
 	else
 		return -EOPNOTSUPP;
-	st = t->ops->region_map(t, REFGPU_BAR_STATUS, 0, REFGPU_BAR_STATUS_SIZE);
+	st = d->ops->region_map(d, REFGPU_BAR_STATUS, 0, REFGPU_BAR_STATUS_SIZE);
 	if (!st)
 		return -ENODEV;
 	g->n_slots = config->slots;
 	r = check_status(st, g->format, &g->n_slots);
 	if (r < 0)
 		return r;
-	g->transport = t;
+	g->device = d;
 	g->mem = *mem;
 	g->ro = mem->ro;
 	g->rw = mem->rw;
-	g->engine.ops = &engine_refgpu;
+	g->engine.ops = &refgpu_ops;
 	g->translator.ops = &refgpu_translator;
 	refgpu_restart(&g->engine);
 	*ret = &TAKE_PTR(g)->engine;
@@ -358,7 +358,25 @@ static const struct translator_ops refgpu_translator = {
 	.max_ranges = INV_RANGES,
 };
 
-const struct engine_ops engine_refgpu = {
+static size_t refgpu_fill(void *cmd, uint64_t dst, uint64_t len, uint32_t value)
+{
+	const struct refgpu_cmd c = {.op = REFGPU_FILL, .value = value, .dst = dst, .len = len};
+
+	memcpy(cmd, &c, sizeof(c));
+	return sizeof(c);
+}
+
+static size_t refgpu_copy(void *cmd, uint64_t dst, uint64_t src, uint64_t len)
+{
+	const struct refgpu_cmd c = {.op = REFGPU_COPY, .dst = dst, .src = src, .len = len};
+
+	memcpy(cmd, &c, sizeof(c));
+	return sizeof(c);
+}
+
+static const struct pasid_driver_verbs refgpu_verbs = {.fill = refgpu_fill, .copy = refgpu_copy};
+
+static const struct engine_ops refgpu_ops = {
 	.name = "refgpu",
 	.irqs = REFGPU_VECTORS,
 	.asid_bits = 16,
@@ -378,4 +396,10 @@ const struct engine_ops engine_refgpu = {
 	.kick = refgpu_kick,
 	.control = refgpu_control,
 	.look = refgpu_look,
+};
+
+const struct pasid_driver refgpu_driver = {
+	.abi = PASID_DRIVER_ABI,
+	.engine = &refgpu_ops,
+	.verbs = &refgpu_verbs,
 };

@@ -13,7 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/range.h"
+#include <pasid/range.h>
+
 #include "pgtable/pool.h"
 
 struct pgtable;

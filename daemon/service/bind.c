@@ -349,7 +349,7 @@ static struct transport_memory *buffer_memory(const struct buffer *b)
 /* An area costs the kernel a table page at most, and a little beside it: it is charged as one. */
 static int take_areas(struct ctx *ctx, const struct plan *plan, struct refusal *why)
 {
-	int64_t growth = ktables_growth(plan);
+	int64_t growth = areas_growth(plan);
 
 	if (growth <= 0)
 		return 0;
@@ -359,7 +359,7 @@ static int take_areas(struct ctx *ctx, const struct plan *plan, struct refusal *
 /* What was taken for nothing, or what the plan has set free. Where the context has no tables any more, nothing is charged. */
 static void return_areas(struct ctx *ctx, const struct plan *plan, bool done)
 {
-	int64_t growth = ktables_growth(plan), back = done ? -growth : growth;
+	int64_t growth = areas_growth(plan), back = done ? -growth : growth;
 
 	if (ctx->kt && back > 0)
 		charge_return(&ctx->books->c_tables, (uint64_t)back);

@@ -304,7 +304,8 @@ static void device_open(struct device *d)
 	int r;
 
 	d->state = DEVICE_OPENING;
-	r = d->tops->open(&d->t, d->svc->base, d->address, 3, d->config->answer_ms, &device_events, d);
+	r = d->tops->open(&d->t, d->svc->base, d->address, engine_irqs(&d->svc->config->drivers), d->config->answer_ms,
+			  &device_events, d);
 	if (r < 0) {
 		d->t = NULL;
 		device_fail(d, strerror(-r));
@@ -334,7 +335,7 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 		.name = config->name,
 		.global = config->mode == PASID_MODE_GLOBAL,
 		.pasid_bits = PASID_BITS_MAX,
-		.asid_bits = 16,
+		.asid_bits = ENGINE_MAX_ASID_BITS,
 		.cmd_align = 4,
 		.submit_max = 1u << 20,
 	};

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See ktables.h. What the kernel has follows from the books: of each mapping, the part in each 2 MiB of addresses, an area.
- * So nothing is remembered of the areas themselves. A change is a walk over what its plan took out of the books and put
- * into them, the same walk each time: once to do it, and if that fails, twice more to take it back.
+ * See ktables.h. A change is a walk over its pieces (areas.h): once to do it, and if that fails, twice more to take it back.
+ * Of what was done only its number is remembered.
  */
 #include "service/ktables.h"
 
@@ -11,8 +10,8 @@
 #include <stdlib.h>
 
 #include "base/util.h"
+#include "service/areas.h"
 
-#define AREA (2ull << 20)
 #define MAX_OUT 32u /* areas asked of the kernel at a time, 64 MiB: then others have their turn */
 #define MAX_LOOKS 4096u /* pieces that were not concerned and are looked past in one go: below a millisecond */
 
@@ -21,25 +20,6 @@ enum phase {
 	PHASE_DOING,
 	PHASE_UNMAPPING, /* taking back: what was mapped goes */
 	PHASE_REMAPPING, /* ... and what was unmapped comes again */
-};
-
-struct piece { /* an area that is mapped, or unmapped */
-	const struct mapping *m; /* that it is a part of */
-	struct range r;
-	bool map;
-};
-
-/* Where in a plan a change is. First what is gone, area by area: an area is unmapped if it changes, and the rests that lie
- * in it are mapped at once, since the client asked for nothing to happen to them. Then what is new. */
-struct walk {
-	const struct aspace *as;
-	const struct plan *plan;
-	const struct mapping *gone; /* NULL: the new ones' turn */
-	struct range area; /* of `gone`, if open */
-	bool open; /* the area is unmapped; its rests are next */
-	size_t made; /* index of the new mapping */
-	uint64_t at; /* IOVA; 0: where the new mapping begins */
-	uint64_t n; /* pieces passed */
 };
 
 struct ktables {
@@ -58,7 +38,7 @@ struct ktables {
 	/* The change. */
 	enum phase phase;
 	ktables_memory memory;
-	struct walk walk;
+	struct area_walk walk;
 	uint32_t out;
 	uint64_t asked, answered; /* while DOING; pieces */
 	uint64_t whole; /* of those answered, how many were done before the first that was not */
@@ -115,8 +95,10 @@ static void on_window(void *arg, int err)
 
 static void map_window(struct ktables *k)
 {
+	const struct ktables_window *w = &k->window;
+
 	asked(k,
-	      k->t->ops->spaces->map(k->t, k->space, k->window.iova, k->window.len, k->window_memory, 0,
+	      k->t->ops->spaces->map(k->t, k->space, w->iova, w->len, k->window_memory, 0,
 				     TRANSPORT_READ | TRANSPORT_WRITE, on_window, k),
 	      map_window);
 }
@@ -180,148 +162,13 @@ struct transport_space *ktables_space(const struct ktables *k)
 	return k->space;
 }
 
-/* ---- the pieces of a change ---- */
-
-static uint64_t count_areas(const struct mapping *m)
-{
-	return m->node.last / AREA - m->node.first / AREA + 1;
-}
-
-int64_t ktables_growth(const struct plan *plan)
-{
-	struct mapping *const *made;
-	int64_t growth = 0;
-	size_t n;
-
-	for (const struct mapping *m = NULL; (m = plan_gone(plan, m));)
-		growth -= (int64_t)count_areas(m);
-	made = plan_made(plan, &n);
-	for (size_t i = 0; i < n; i++)
-		growth += made[i] ? (int64_t)count_areas(made[i]) : 0;
-	return growth;
-}
-
-/* The area of m that contains `at`. */
-static struct range area_at(const struct mapping *m, uint64_t at)
-{
-	struct range r = {at & ~(AREA - 1), at | (AREA - 1)};
-
-	if (r.first < m->node.first)
-		r.first = m->node.first;
-	if (r.last > m->node.last)
-		r.last = m->node.last;
-	return r;
-}
-
-static void walk_on(struct walk *w, const struct mapping *gone)
-{
-	w->gone = gone;
-	w->at = gone ? gone->node.first : 0;
-}
-
-static void walk_begin(struct walk *w, const struct aspace *as, const struct plan *plan)
-{
-	*w = (struct walk){.as = as, .plan = plan};
-	walk_on(w, plan_gone(plan, NULL));
-}
-
-/* Goes on behind `last`, with which an area of what is gone ends. */
-static void walk_past(struct walk *w, uint64_t last)
-{
-	w->open = false;
-	if (last == w->gone->node.last)
-		walk_on(w, plan_gone(w->plan, w->gone));
-	else
-		w->at = last + 1;
-}
-
-/* The lowest mapping in r that is a rest; what else is there is new, for all that was there before is gone. */
-static const struct mapping *rest_in(const struct aspace *as, struct range r)
-{
-	struct itree_node *n = itree_at_or_above(&as->tree, r.first);
-
-	while (n && n->first <= r.last && !container_of(n, struct mapping, node)->rest)
-		n = itree_next(n);
-	return n && n->first <= r.last ? container_of(n, struct mapping, node) : NULL;
-}
-
-/* Walks past the areas from w->area on that a rest covers, so that nothing happens to them. False: there are none. */
-static bool walk_past_kept(struct walk *w)
-{
-	const struct mapping *rest = rest_in(w->as, w->area);
-	uint64_t last;
-
-	if (!rest || rest->node.first > w->area.first || rest->node.last < w->area.last)
-		return false;
-	last = rest->node.last;
-	if (last != w->gone->node.last)
-		last = ((last + 1) & ~(AREA - 1)) - 1; /* the area that it ends in is cut */
-	walk_past(w, last);
-	return true;
-}
-
-static bool next_gone(struct walk *w, struct piece *p)
-{
-	const struct mapping *rest;
-
-	while (w->gone) {
-		if (!w->open) {
-			w->area = area_at(w->gone, w->at);
-			if (walk_past_kept(w))
-				continue;
-			w->open = true;
-			w->at = w->area.first;
-			*p = (struct piece){w->gone, w->area, false};
-			return true;
-		}
-		rest = rest_in(w->as, (struct range){w->at, w->area.last});
-		if (!rest) {
-			walk_past(w, w->area.last);
-			continue;
-		}
-		*p = (struct piece){rest, area_at(rest, w->area.first), true};
-		if (p->r.last == w->area.last)
-			walk_past(w, w->area.last);
-		else
-			w->at = p->r.last + 1;
-		return true;
-	}
-	return false;
-}
-
-static bool next_made(struct walk *w, struct piece *p)
-{
-	struct mapping *const *made;
-	size_t n;
-
-	made = plan_made(w->plan, &n);
-	while (w->made < n && (!made[w->made] || made[w->made]->rest))
-		w->made++;
-	if (w->made == n)
-		return false;
-	p->m = made[w->made];
-	p->map = true;
-	p->r = area_at(p->m, w->at ? w->at : p->m->node.first);
-	w->at = p->r.last == p->m->node.last ? 0 : p->r.last + 1;
-	w->made += !w->at;
-	return true;
-}
-
-static bool next_piece(struct walk *w, struct piece *p)
-{
-	bool any = next_gone(w, p) || next_made(w, p);
-
-	w->n += any;
-	return any;
-}
-
 /* ---- carrying it out ---- */
 
 void ktables_change(struct ktables *k, const struct aspace *as, const struct plan *plan, ktables_memory memory)
 {
 	k->phase = PHASE_DOING;
 	k->memory = memory;
-	walk_begin(&k->walk, as, plan);
+	areas_walk(&k->walk, as, plan);
 	k->asked = k->answered = k->whole = k->behind = 0;
 	k->error = 0;
 	k->broken = false;
@@ -348,14 +195,14 @@ static void on_piece(void *arg, int err)
 }
 
 /* Does this phase do something about the piece, of which n come before? */
-static bool concerned(const struct ktables *k, const struct piece *p, uint64_t n)
+static bool concerned(const struct ktables *k, const struct area_piece *p, uint64_t n)
 {
 	bool was_done = n < k->whole || k->behind >> (n - k->whole) & 1;
 
 	return k->phase == PHASE_DOING || (was_done && p->map == (k->phase == PHASE_UNMAPPING));
 }
 
-static int ask(struct ktables *k, const struct piece *p)
+static int ask(struct ktables *k, const struct area_piece *p)
 {
 	const struct transport_space_ops *ops = k->t->ops->spaces;
 	bool map = k->phase == PHASE_DOING ? p->map : k->phase == PHASE_REMAPPING;
@@ -379,17 +226,17 @@ static bool failed(const struct ktables *k)
 /* Asks for as much as may be out, up to the first failure. True: there is no more to ask for in this phase. */
 static bool ask_some(struct ktables *k)
 {
-	struct piece p;
+	struct area_piece p;
 	int r;
 
 	for (unsigned int looks = 0; !failed(k) && k->out < MAX_OUT; looks++) {
-		struct walk before = k->walk;
+		struct area_walk before = k->walk;
 
 		if (looks == MAX_LOOKS) {
 			k->changed(k->arg);
 			return false;
 		}
-		if ((k->phase != PHASE_DOING && k->walk.n == k->asked) || !next_piece(&k->walk, &p))
+		if ((k->phase != PHASE_DOING && k->walk.n == k->asked) || !areas_next(&k->walk, &p))
 			return true;
 		if (!concerned(k, &p, before.n))
 			continue;
@@ -417,7 +264,7 @@ int ktables_go(struct ktables *k)
 		if (k->phase == PHASE_DOING)
 			k->asked = k->walk.n;
 		k->phase++;
-		walk_begin(&k->walk, k->walk.as, k->walk.plan);
+		areas_walk(&k->walk, k->walk.as, k->walk.plan);
 	}
 	return 1;
 }

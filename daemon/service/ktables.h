@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * An address space whose tables the kernel keeps (modes `exclusive` and `pasid`), and how it follows the books: a mapping
- * becomes areas of at most 2 MiB, so that cutting one costs little. A change goes in slices: what is gone is unmapped, then
+ * becomes areas (areas.h), so that cutting one costs little. A change goes in slices: what is gone is unmapped, then
  * what is new is mapped; if one fails, those before it are taken back. It takes no memory, however large it is. Work that
  * runs meanwhile may see the state in between.
  *
@@ -34,8 +34,6 @@ int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_
 int ktables_made(struct ktables *k);
 struct transport_space *ktables_space(const struct ktables *k);
 
-/* How many areas more (or less, negative) the kernel has with the plan. */
-int64_t ktables_growth(const struct plan *plan);
 /* Begins a change, to what the books show with their open plan; none is under way. The plan stays until it is done. */
 void ktables_change(struct ktables *k, const struct aspace *as, const struct plan *plan, ktables_memory memory);
 /* Goes on with it, for less than a millisecond. 1: not done yet; 0: done; -errno: taken back, why; -ENOTRECOVERABLE: it could neither be done nor taken

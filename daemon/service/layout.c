@@ -5,10 +5,11 @@
 #include <errno.h>
 #include <stdbool.h>
 
+#include <pasid/driver.h>
+
 #define MOST_BITS 47u /* more than any table format reaches would be of no use */
 #define LEAST_BITS 36u /* 64 GiB, of which seven eighths are for buffers */
 #define ENGINE_FIRST 0x100000ull
-#define ENGINE_BYTES 0x1000000ull
 
 /* Bits of the largest power of two that ends at or below the last usable address. */
 static unsigned int address_bits(const struct bus_layout *l)
@@ -40,7 +41,7 @@ int layout_make(struct bus_layout *l)
 
 	if (bits < LEAST_BITS)
 		return -ERANGE;
-	l->engine = (struct range){ENGINE_FIRST, ENGINE_FIRST + ENGINE_BYTES - 1};
+	l->engine = (struct range){ENGINE_FIRST, ENGINE_FIRST + ENGINE_MAX_MEMORY - 1};
 	l->tables = power_range(bits - 9, bits - 8);
 	l->fences = power_range(bits - 8, bits - 7);
 	l->buffers = power_range(bits - 3, bits);

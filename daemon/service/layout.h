@@ -12,7 +12,7 @@
 
 #include <stddef.h>
 
-#include "base/range.h"
+#include <pasid/range.h>
 
 #define LAYOUT_MAX_RANGES 16u
 

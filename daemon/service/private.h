@@ -17,14 +17,17 @@
 #include "core/sched.h"
 #include "engine/engine.h"
 #include "pgtable/pgtable.h"
+#include "service/areas.h"
 #include "service/ktables.h"
 #include "service/layout.h"
 #include "service/service.h"
 #include "transport/transport.h"
 #include "translator/translator.h"
 
-#define IOVA_FIRST 0x10000ull /* what is below faults, so that null pointers of GPU programs do */
-#define WINDOW_IOVA 0x1000ull /* below IOVA_FIRST: what a device without an MMU needs in every address space */
+/* What a device without an MMU needs in every address space, and behind that what clients may map. Below it nothing is
+ * mapped, so that null pointers of GPU programs fault. */
+#define WINDOW_IOVA 0x1000ull
+#define IOVA_FIRST (WINDOW_IOVA + ENGINE_MAX_WINDOW)
 #define TABLE_CHUNK 1024u /* table pages mapped for the device at a time */
 
 /* Something that waits for a device: step() looks whether it can go on. Stepped after each word from the device. */
@@ -74,7 +77,9 @@ struct device {
 	const struct transport_ops *tops;
 	const char *address;
 	struct transport *t;
-	const struct engine_ops *eops;
+	const struct driver *driver;
+	const struct engine_ops *eops; /* of driver */
+	struct engine_device handle; /* by which the driver reaches it */
 	struct engine *engine;
 	struct translator *tr;
 	uint8_t *commands; /* for an engine that `reads`: room for one submission */
@@ -92,7 +97,7 @@ struct device {
 	bool setup_failed;
 	unsigned int n_slots;
 	struct sched *sched;
-	struct run runs[64];
+	struct run runs[ENGINE_MAX_SLOTS];
 	struct event *tick; /* deadlines of jobs and controls, while there are any */
 	struct event *reopen; /* while GONE */
 	struct event *poke; /* steps whoever waits, from the loop */

@@ -16,6 +16,7 @@
 
 #include "core/charge.h"
 #include "core/error.h"
+#include "engine/engine.h"
 
 struct event_base;
 struct service;
@@ -37,6 +38,7 @@ struct service_config {
 	const struct device_config *devices; /* everything stays the caller's until service_free() */
 	size_t n_devices;
 	struct limit_policy limits;
+	struct drivers drivers;
 };
 
 struct service_reply {

@@ -105,6 +105,45 @@ static void changed(void *arg)
 	device_poke(arg);
 }
 
+static void handle_write(struct engine_device *handle, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
+{
+	struct device *d = container_of(handle, struct device, handle);
+
+	/* A failed write means that the transport has lost the device, and says so by itself. */
+	(void)d->tops->region_write(d->t, region, off, width, value);
+}
+
+static volatile void *handle_map(struct engine_device *handle, uint32_t region, uint64_t off, uint64_t len)
+{
+	struct device *d = container_of(handle, struct device, handle);
+
+	return d->tops->region_map(d->t, region, off, len);
+}
+
+static const struct engine_device_ops handle_ops = {.region_write = handle_write, .region_map = handle_map};
+
+/* The driver's translator, if it has all that page tables of ours take; else NULL. */
+static struct translator *whole_translator(struct device *d)
+{
+	struct translator *t = d->eops->translator(d->engine);
+	const struct translator_ops *ops = t ? t->ops : NULL;
+
+	if (!ops || !ops->install || !ops->invalidate || !ops->invalidated || !ops->next_fault || !ops->max_ranges)
+		return NULL;
+	return t;
+}
+
+/* How many slots its driver says that the device has: as many as it was told to use, at most. 0, or -EPROTO. */
+static int take_slots(struct device *d, unsigned int most)
+{
+	unsigned int n = d->eops->slots(d->engine);
+
+	if (n < 1 || n > (most ? most : ENGINE_MAX_SLOTS))
+		return -EPROTO;
+	d->n_slots = n;
+	return 0;
+}
+
 static int setup_engine(struct device *d)
 {
 	struct engine_memory mem = {
@@ -114,22 +153,26 @@ static int setup_engine(struct device *d)
 		.rw_bus = d->layout.engine.first + d->rings.bytes,
 	};
 	struct engine_config config = {
-		.slots = d->config->slots,
+		/* The kernel has the device in one address space at a time. */
+		.slots = device_exclusive(d) ? 1 : d->config->slots,
 		.format = device_exclusive(d) ? NULL : d->config->format,
 		.iova = d->books->traits.iova,
 	};
-	int r = d->eops->attach(&d->engine, d->t, &mem, &config);
+	int r;
 
+	d->handle.ops = &handle_ops;
+	r = d->eops->attach(&d->engine, &d->handle, &mem, &config);
 	if (r < 0)
 		return r;
-	if (!device_exclusive(d))
-		d->tr = d->eops->translator(d->engine);
-	else
+	r = take_slots(d, config.slots);
+	if (r < 0)
+		return r;
+	if (device_exclusive(d))
 		r = domain_new(&d->tr, d->t, changed, d);
-	if (r < 0)
-		return r;
-	d->n_slots = d->eops->slots(d->engine);
-	r = sched_new(&d->sched, d->n_slots, d->config->burst);
+	else
+		r = (d->tr = whole_translator(d)) ? 0 : -EPROTO;
+	if (r == 0)
+		r = sched_new(&d->sched, d->n_slots, d->config->burst);
 	if (r == 0 && d->books->traits.global)
 		r = pgtable_new(&d->shared_pt, d->format, d->pool);
 	return r;
@@ -147,6 +190,14 @@ static const char *mode_name(const struct device *d)
 	return names[d->config->mode];
 }
 
+static const char *why_not_started(int r)
+{
+	if (r == -EOPNOTSUPP)
+		return "it does not know the configured table format";
+	return r == -EPROTO ? "its driver says that it has no slots, too many, or a translator that is not whole"
+			    : "it cannot be started";
+}
+
 static void device_ready(struct device *d)
 {
 	int r;
@@ -155,8 +206,7 @@ static void device_ready(struct device *d)
 		table_pool_extend(d->pool, first_chunk(d));
 	r = setup_engine(d);
 	if (r < 0) {
-		device_fail(d,
-			    r == -EOPNOTSUPP ? "it does not know the configured table format" : "it cannot be started");
+		device_fail(d, why_not_started(r));
 		return;
 	}
 	d->state = DEVICE_READY;
@@ -164,9 +214,9 @@ static void device_ready(struct device *d)
 	d->backoff_ms = BACKOFF_FIRST_MS;
 	d->gone_why[0] = '\0';
 	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
-		  "device %s: ready at %s, engine %s, %u slots, tables %s, mode %s", d->config->name, d->config->spec,
-		  d->eops->name, d->n_slots, device_kernel_tables(d) ? "the kernel's" : d->config->format,
-		  mode_name(d));
+		  "device %s: ready at %s, engine %s (%s), %u slots, tables %s, mode %s", d->config->name,
+		  d->config->spec, d->eops->name, d->driver->path ? d->driver->path : "built in", d->n_slots,
+		  device_kernel_tables(d) ? "the kernel's" : d->config->format, mode_name(d));
 	event_device_back(d);
 	device_poke(d);
 }
@@ -259,6 +309,19 @@ static const char *wrong_mode(const struct device *d)
 	return d->eops->reads ? NULL : "its driver knows no mode \"exclusive\": configure \"gpu-mmu\"";
 }
 
+/* What the books have to know of the driver. */
+static void take_traits(struct device *d)
+{
+	struct device_traits *traits = &d->books->traits;
+
+	traits->cmd_align = d->eops->cmd_align;
+	traits->submit_max = d->eops->submit_max;
+	if (!d->eops->translator)
+		return;
+	traits->asid_bits = d->eops->asid_bits;
+	ids_limit(d->books->asids, traits->asid_bits);
+}
+
 /* To what the device and the IOMMU can tell apart. */
 static void limit_pasids(struct device *d)
 {
@@ -274,16 +337,16 @@ void setup_opened(void *owner)
 	struct transport_ids ids;
 
 	d->tops->ids(d->t, &ids);
-	d->eops = engine_find(&ids);
-	if (!d->eops) {
+	d->driver = engine_find(&d->svc->config->drivers, &ids);
+	if (!d->driver) {
 		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
-			  "device %s: no driver for PCI %04x:%04x at %s; see docs/architecture.md for those there are",
+			  "device %s: no driver for PCI %04x:%04x at %s; see docs/driver.md for those there are",
 			  d->config->name, ids.vendor, ids.device, d->config->spec);
 		device_fail(d, "no driver");
 		return;
 	}
-	d->books->traits.cmd_align = d->eops->cmd_align;
-	d->books->traits.submit_max = d->eops->submit_max;
+	d->eops = d->driver->exports->engine;
+	take_traits(d);
 	if (wrong_mode(d)) {
 		device_fail(d, wrong_mode(d));
 		return;

@@ -208,6 +208,7 @@ static enum service_outcome device_info(struct service_client *c, const void *bo
 		.submit_max = (uint32_t)d->books->traits.submit_max,
 	};
 	strncpy(out.name, d->config->name, sizeof(out.name) - 1);
+	_Static_assert(ENGINE_NAME_MAX < sizeof(out.engine), "a driver's name has room");
 	strncpy(out.engine, d->eops ? d->eops->name : "", sizeof(out.engine) - 1);
 	return done(c, reply, &out, sizeof(out));
 }

@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
-#include "base/range.h"
+#include <pasid/range.h>
 
 #define IOMMU_PATH "/dev/iommu"
 

@@ -21,21 +21,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/range.h"
+#include <pasid/driver.h>
 
 struct event_base;
 struct transport;
 struct transport_space;
 struct transport_memory;
 
-#define TRANSPORT_MAX_IRQS 64u
-
-/* What a driver matches on, from the device's PCI config space. */
-struct transport_ids {
-	uint16_t vendor;
-	uint16_t device;
-	uint32_t class_code;
-};
+#define TRANSPORT_MAX_IRQS ENGINE_MAX_IRQS
 
 enum transport_prot { TRANSPORT_READ = 1, TRANSPORT_WRITE = 2 };
 
@@ -95,8 +88,8 @@ struct transport_ops {
 	bool (*address_ok)(const char *address);
 
 	/* Begins to open what `address` (the part of the spec behind the colon) names. 0, and later opened or lost; or
-	 * -errno at once, and nothing is called. irqs: how many MSI-X vectors to arm, at most TRANSPORT_MAX_IRQS.
-	 * deadline_ms: how long the device may take for one answer. */
+	 * -errno at once, and nothing is called. irqs: how many vectors to arm, at most TRANSPORT_MAX_IRQS; fewer if
+	 * the device has fewer. deadline_ms: how long the device may take for one answer. */
 	int (*open)(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
 		    uint32_t deadline_ms, const struct transport_events *events, void *owner);
 

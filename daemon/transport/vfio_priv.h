@@ -12,7 +12,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/range.h"
+#include <pasid/range.h>
+
 #include "transport/pci.h"
 #include "transport/transport.h"
 

@@ -237,11 +237,11 @@ static int answer_irq_info(struct vfu *v, const uint8_t *p, uint32_t len, int *f
 	if (len != sizeof(m))
 		return wrong_size(v, VFIO_USER_DEVICE_GET_IRQ_INFO, len, sizeof(m));
 	memcpy(&m, p, sizeof(m));
-	if (m.index != VFIO_PCI_MSIX_IRQ_INDEX || !(m.flags & VFIO_IRQ_INFO_EVENTFD) || m.count < v->n_irqs)
-		return vfu_conn_fail(&v->conn, -EPROTO,
-				     "interrupt kind %u has %u vectors and flags 0x%x; kind %u, %u and 0x%x are needed",
-				     m.index, m.count, m.flags, VFIO_PCI_MSIX_IRQ_INDEX, v->n_irqs,
-				     VFIO_IRQ_INFO_EVENTFD);
+	if (m.index != VFIO_PCI_MSIX_IRQ_INDEX || !(m.flags & VFIO_IRQ_INFO_EVENTFD))
+		return vfu_conn_fail(&v->conn, -EPROTO, "interrupt kind %u has flags 0x%x; kind %u and 0x%x are needed",
+				     m.index, m.flags, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_IRQ_INFO_EVENTFD);
+	while (v->n_irqs > m.count)
+		close(v->irqs[--v->n_irqs].fd);
 	return 0;
 }
 

@@ -6,7 +6,8 @@
 #ifndef TRANSPORT_VFIO_USER_PRIV_H
 #define TRANSPORT_VFIO_USER_PRIV_H
 
-#include "base/range.h"
+#include <pasid/range.h>
+
 #include "transport/transport.h"
 #include "transport/vfio_user_proto.h"
 

@@ -36,6 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check(c && !error[0] && c->socket_path[0] && strlen(c->socket_path) < 108 && c->socket_mode <= 0777);
 	for (size_t i = 0; i < c->service.n_devices; i++)
 		check_device(&c->service.devices[i]);
+	for (size_t i = 0; i < c->n_drivers; i++)
+		check(c->drivers[i][0] == '/' && strlen(c->drivers[i]) < 256);
 	for (uint32_t i = 1; i < c->service.limits.n_uids; i++)
 		check(c->service.limits.uids[i - 1].uid < c->service.limits.uids[i].uid);
 	config_free(c);

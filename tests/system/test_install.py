@@ -61,14 +61,15 @@ class Install(unittest.TestCase):
         include = self.path("includedir", "pasid")
         for path in (self.path("libdir", "libpasid.so"), self.library, self.path("libdir", "pkgconfig", "libpasid.pc"),
                      include / "pasid.h", include / "protocol.h", include / "edu.h", include / "refgpu.h",
+                     include / "driver.h", include / "range.h",
                      share / "doc/pasidd/pasidd.json", share / "doc/pasidd/README.md",
                      share / "doc/libpasid/examples/fill.c"):
             self.assertTrue(path.is_file(), path)
         for path in self.programs:
             self.assertTrue(os.access(path, os.X_OK), path)
         allowed = {"pasidd", "pasidctl", "pasid-refgpu", "libpasid.so", "libpasid.so.0", "libpasid.so.0.1.0",
-                   "libpasid.pc", "edu.h", "pasid.h", "protocol.h", "refgpu.h", "pasidd.service", "pasidd.json",
-                   "README.md", "fill.c"}
+                   "libpasid.pc", "driver.h", "edu.h", "pasid.h", "protocol.h", "range.h", "refgpu.h", "pasidd.service",
+                   "pasidd.json", "README.md", "fill.c"}
         installed = {p.name for p in self.root.rglob("*") if not p.is_dir()}
         self.assertEqual(installed - allowed, set(), "installed, and nobody said so")
 
@@ -108,6 +109,11 @@ class Install(unittest.TestCase):
         self.assertEqual({n for n in needed if not re.match(r"(libc|libasan|libubsan|libclang_rt.*|ld-linux.*)\.", n)},
                          set(), "it needs libc and nothing else")
 
+    @property
+    def pkg_config_env(self):
+        return dict(os.environ, PKG_CONFIG_SYSROOT_DIR=str(self.root),
+                    PKG_CONFIG_LIBDIR=str(self.path("libdir", "pkgconfig")))
+
     def compile_example(self):
         """As the example itself says, in one line."""
         example = self.path("datadir", "doc/libpasid/examples/fill.c")
@@ -118,11 +124,24 @@ class Install(unittest.TestCase):
         # With sanitizers the compiler has to be the one that built the library.
         compiler = shlex.split(os.environ.get("PASID_CC", "cc")) if sanitize else ["cc"]
         cc = shlex.join([*compiler, *sanitize, "-Wall", "-Wextra", "-Werror"])
-        env = dict(os.environ, PKG_CONFIG_SYSROOT_DIR=str(self.root),
-                   PKG_CONFIG_LIBDIR=str(self.path("libdir", "pkgconfig")))
         shutil.copy(example, self.top)
-        output("sh", "-c", line.replace("cc ", cc + " ", 1), cwd=self.top, env=env)
+        output("sh", "-c", line.replace("cc ", cc + " ", 1), cwd=self.top, env=self.pkg_config_env)
         return self.top / "fill"
+
+    def test_driver(self):
+        """What "pasidctl driver new" writes is built as its README says, and goes where that says; pasidd takes it."""
+        source, build = self.top / "spare", self.top / "spare" / "build"
+        output(self.path("bindir", "pasidctl"), "driver", "new", "spare", source)
+        output("meson", "setup", build, source, f"--prefix={self.prefix}", f"--libdir={self.options['libdir']}",
+               "--werror", env=self.pkg_config_env)
+        root = self.top / "spare-root"
+        output("meson", "install", "-C", build, "--destdir", root)
+        drivers = list(root.rglob("*.so"))
+        self.assertEqual([d.parts[-3:] for d in drivers], [("pasidd", "drivers", "spare.so")])
+        config = self.top / "drivers.json"
+        config.write_text(json.dumps({"drivers": [str(drivers[0])]}))
+        said = output(self.path("sbindir", "pasidd"), "--check-config", config)
+        self.assertEqual(said, f"{config}: ok\n")
 
     def test_example(self):
         program = self.compile_example()

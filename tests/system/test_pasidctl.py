@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """pasidctl's command line, through the real program on the machine of the tests, which it must not change. What it finds
-on machines and does to them: tests/unit/test_doctor.c and test_bind.c, and tests/vm/guest/doctor.sh."""
+on machines and does to them: tests/unit/test_doctor.c and test_bind.c, and tests/vm/guest/doctor.sh. What "driver new"
+writes: test_drivers.py."""
 
 import json
 import os
@@ -31,7 +32,7 @@ class CommandLine(unittest.TestCase):
     def test_help(self):
         done = pasidctl("--help")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        for word in ("pasidctl doctor", "pasidctl bind", "pasidctl unbind", "--json", "--dry-run", "--persist",
+        for word in ("pasidctl doctor", "pasidctl bind", "pasidctl unbind", "pasidctl driver new", "--json", "--dry-run", "--persist",
                      "Exit status"):
             self.assertIn(word, done.stdout)
         self.assertLessEqual(max(map(len, done.stdout.splitlines())), 100)
@@ -41,8 +42,8 @@ class CommandLine(unittest.TestCase):
         self.assertRegex(pasidctl("--version").stdout, r"^pasidctl \d+\.\d+\.\d+\n$")
 
     def test_wrong(self):
-        self.refuse("doctor, bind or unbind?")
-        self.refuse('doctor, bind or unbind?: "cure"', "cure")
+        self.refuse("doctor, bind, unbind or driver?")
+        self.refuse('doctor, bind, unbind or driver?: "cure"', "cure")
         self.refuse("no such option", "doctor", "--force")
         self.refuse("which device?", "bind")
         self.refuse("which device?", "unbind", "--dry-run")
@@ -51,6 +52,9 @@ class CommandLine(unittest.TestCase):
         self.refuse("not for this", "bind", BDF, "--json")
         self.refuse("not for this", "unbind", BDF, "--persist")
         self.refuse("too many devices", "bind", *[BDF] * 33)
+        for words in ((), ("old", "x"), ("new",), ("new", "x", "y", "z")):
+            self.refuse('driver takes "new", a name, and maybe a directory', "driver", *words)
+        self.refuse("not for this", "driver", "new", "x", "--json")
 
     def test_no_address(self):
         for word in ("", "0", "01:00", "../../../etc", "0000:00:01.0/..", "0000:00:01.8", "a" * 100000,

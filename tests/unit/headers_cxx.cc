@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The public headers from C++: all three together, layouts as in C, and the library linked and called.
+// The public headers from C++: all together, layouts as in C, and the library linked and called.
+#include <pasid/driver.h>
+#include <pasid/edu.h>
 #include <pasid/pasid.h>
 #include <pasid/protocol.h>
 #include <pasid/refgpu.h>

@@ -8,6 +8,7 @@
 #define TESTS_UNIT_KTABLES_RIG_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -17,10 +18,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/util.h"
+#include "service/areas.h"
 #include "service/ktables.h"
 
 #define PAGE 4096u
@@ -36,14 +39,15 @@ struct page {
 	bool writable;
 };
 
+struct transport_memory {
+	int number; /* of the caller's fd */
+	int fd; /* a duplicate; -1: it was none */
+	LIST_ENTRY(transport_memory) link; /* in kernel.memories */
+};
+
 struct transport_space {
 	struct page page[PAGES];
 	LIST_ENTRY(transport_space) link; /* in kernel.spaces */
-};
-
-struct transport_memory {
-	int fd; /* that it was of, or whatever tells it from others */
-	LIST_ENTRY(transport_memory) link; /* in kernel.held */
 };
 
 struct answer {
@@ -51,15 +55,13 @@ struct answer {
 	void *arg;
 	int err;
 	bool undo;
-	struct transport_space *made, **ret; /* where it goes */
-	struct transport_memory *memory, **held;
+	void *made, **ret; /* where it goes */
 };
 
 static struct kernel {
 	LIST_HEAD(, transport_space) spaces;
-	unsigned int n_spaces;
-	LIST_HEAD(, transport_memory) held;
-	unsigned int n_held;
+	LIST_HEAD(, transport_memory) memories;
+	unsigned int n_spaces, n_memories;
 	bool many; /* changes at a time: nothing is known of the order between them */
 	bool counts; /* requests only: they are of more than it knows */
 	uint64_t maps, unmaps;
@@ -133,15 +135,22 @@ static void deliver(void)
 	tell(a.err);
 	if (a.ret && !a.err)
 		*a.ret = a.made;
-	if (a.held && !a.err)
-		*a.held = a.memory;
 	a.done(a.arg, a.err);
+}
+
+/* What is made is told of with the answer. */
+static int kernel_gives(transport_done done, void *arg, void *made, void *ret)
+{
+	int r = kernel_answers(done, arg, false, 0);
+
+	kernel.answers[kernel.n_answers - 1].made = made;
+	kernel.answers[kernel.n_answers - 1].ret = ret;
+	return r;
 }
 
 static int kernel_make(struct transport *t, struct transport_space **ret, transport_done done, void *arg)
 {
 	struct transport_space *s;
-	int r;
 
 	if (kernel_busy())
 		return -EBUSY;
@@ -151,10 +160,48 @@ static int kernel_make(struct transport *t, struct transport_space **ret, transp
 	assert_non_null(s);
 	LIST_INSERT_HEAD(&kernel.spaces, s, link);
 	kernel.n_spaces++;
-	r = kernel_answers(done, arg, false, 0);
-	kernel.answers[kernel.n_answers - 1].made = s;
-	kernel.answers[kernel.n_answers - 1].ret = ret;
-	return r;
+	return kernel_gives(done, arg, s, ret);
+}
+
+static int kernel_hold(struct transport *t, struct transport_memory **ret, int fd, uint64_t len, uint32_t prot,
+		       transport_done done, void *arg)
+{
+	struct transport_memory *m;
+
+	if (kernel_busy())
+		return -EBUSY;
+	if (kernel_fails())
+		return kernel_answers(done, arg, true, 0);
+	m = calloc(1, sizeof(*m));
+	assert_non_null(m);
+	m->number = fd;
+	m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	LIST_INSERT_HEAD(&kernel.memories, m, link);
+	kernel.n_memories++;
+	return kernel_gives(done, arg, m, ret);
+}
+
+static void kernel_drop_memory(struct transport_memory *m)
+{
+	LIST_REMOVE(m, link);
+	kernel.n_memories--;
+	if (m->fd >= 0)
+		close(m->fd);
+	free(m);
+}
+
+/* No page of any space is of it any more. */
+static int kernel_release(struct transport *t, struct transport_memory *m)
+{
+	struct transport_space *s;
+
+	if (kernel_busy())
+		return -EBUSY;
+	LIST_FOREACH (s, &kernel.spaces, link)
+		for (size_t i = 0; i < PAGES; i++)
+			assert_true(!s->page[i].mapping || s->page[i].memory != m);
+	kernel_drop_memory(m);
+	return 0;
 }
 
 static void kernel_drop_space(struct transport_space *s)
@@ -173,60 +220,18 @@ static int kernel_free(struct transport *t, struct transport_space *s)
 	return 0;
 }
 
-static int kernel_hold(struct transport *t, struct transport_memory **ret, int fd, uint64_t len, uint32_t prot,
-		       transport_done done, void *arg)
-{
-	struct transport_memory *m;
-	int r;
-
-	if (kernel_busy())
-		return -EBUSY;
-	if (kernel_fails())
-		return kernel_answers(done, arg, true, 0);
-	m = malloc(sizeof(*m));
-	assert_non_null(m);
-	m->fd = fd;
-	LIST_INSERT_HEAD(&kernel.held, m, link);
-	kernel.n_held++;
-	r = kernel_answers(done, arg, false, 0);
-	kernel.answers[kernel.n_answers - 1].memory = m;
-	kernel.answers[kernel.n_answers - 1].held = ret;
-	return r;
-}
-
-static void kernel_drop_memory(struct transport_memory *m)
-{
-	LIST_REMOVE(m, link);
-	kernel.n_held--;
-	free(m);
-}
-
-/* Nothing of it may be mapped any more: a page that says so would show what is freed. */
-static int kernel_release(struct transport *t, struct transport_memory *m)
-{
-	struct transport_space *s;
-
-	if (kernel_busy())
-		return -EBUSY;
-	LIST_FOREACH (s, &kernel.spaces, link)
-		for (size_t i = 0; i < PAGES; i++)
-			assert_false(s->page[i].mapping && s->page[i].memory == m);
-	kernel_drop_memory(m);
-	return 0;
-}
-
-/* As when it is closed: what is out is forgotten, spaces and memory go. */
+/* As when it is closed: what is out is forgotten, spaces go. */
 static inline void kernel_close(void)
 {
 	struct transport_memory *m;
 	struct transport_space *s;
 
-	while ((m = LIST_FIRST(&kernel.held)))
-		kernel_drop_memory(m);
 	kernel.n_answers = 0;
 	kernel.current = NULL;
 	while ((s = LIST_FIRST(&kernel.spaces)))
 		kernel_drop_space(s);
+	while ((m = LIST_FIRST(&kernel.memories)))
+		kernel_drop_memory(m);
 }
 
 /* What a kernel refuses by itself. It only comes to that behind a request that failed: others were on their way by then. */

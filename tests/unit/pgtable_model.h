@@ -10,7 +10,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "base/range.h"
+#include <pasid/range.h>
+
 #include "pgtable/pgtable.h"
 
 #define MODEL_PAGE UINT64_C(4096)

@@ -17,8 +17,6 @@
 #include "base/util.h"
 #include "config/config.h"
 
-#define FILE_MAX (1u << 20)
-
 static char error[CONFIG_ERROR_MAX];
 
 static struct config *parse(const char *text)
@@ -106,6 +104,18 @@ static void test_devices(void **state)
 	assert_int_equal(d[1].job_limit_ms, 10);
 	assert_int_equal(d[1].answer_ms, 60000);
 	assert_int_equal(d[1].table_pages, 64);
+	config_free(c);
+}
+
+/* Looked at only when they are loaded: config_parse() opens nothing. */
+static void test_drivers(void **state)
+{
+	struct config *c = parse("{\"drivers\": [\"/not/there.so\", \"/nor/there\"]}");
+
+	assert_int_equal(c->n_drivers, 2);
+	assert_string_equal(c->drivers[0], "/not/there.so");
+	assert_string_equal(c->drivers[1], "/nor/there");
+	assert_int_equal(c->service.drivers.n, 0);
 	config_free(c);
 }
 
@@ -205,10 +215,10 @@ static void test_only_device(void **state)
 
 static void test_unknown_keys(void **state)
 {
-	refused("{\"x\": 1}", "F: found an unknown key \"x\"; allowed is socket, devices, limits");
-	refused("{\"\": 1}", "F: found an unknown key \"\"; allowed is socket, devices, limits");
-	refused("{\"a\\nb\": 1}", "F: found an unknown key \"a\\nb\"; allowed is socket, devices, limits");
-	refused("{\"Socket\": {}}", "F: found an unknown key \"Socket\"; allowed is socket, devices, limits");
+	refused("{\"x\": 1}", "F: found an unknown key \"x\"; allowed is socket, devices, drivers, limits");
+	refused("{\"\": 1}", "F: found an unknown key \"\"; allowed is socket, devices, drivers, limits");
+	refused("{\"a\\nb\": 1}", "F: found an unknown key \"a\\nb\"; allowed is socket, devices, drivers, limits");
+	refused("{\"Socket\": {}}", "F: found an unknown key \"Socket\"; allowed is socket, devices, drivers, limits");
 	refused("{\"socket\": {\"x\": 1}}", "F: socket: found an unknown key \"x\"; allowed is path, mode");
 	refused("{\"devices\": [{\"x\": 1}]}", "F: devices[0]: found an unknown key \"x\"; allowed is " DEVICE_KEYS);
 	refused("{\"limits\": {\"x\": 1}}",
@@ -233,6 +243,7 @@ static void test_wrong_types(void **state)
 	refused("{\"devices\": {}}", "F: devices: found {}; allowed is an array of at most 64 objects");
 	refused("{\"devices\": [[]]}", "F: devices[0]: found []; allowed is an object");
 	refused("{\"devices\": [null]}", "F: devices[0]: found null; allowed is an object");
+	refused("{\"drivers\": \"/x.so\"}", "F: drivers: found \"/x.so\"; allowed is an array of at most 64 paths");
 	refused("{\"limits\": []}", "F: limits: found []; allowed is an object");
 	refused("{\"limits\": {\"uid\": 7}}", "F: limits.uid: found 7; allowed is an object");
 	refused("{\"limits\": {\"uids\": {}}}",
@@ -325,6 +336,11 @@ static void test_strings(void **state)
 		 "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\"",
 		 {"\"\"", "0", "\"vfio-user:/\"", "\"vfio-user:x/y\"", "\"vfio:0000:01:00\"", "\"vfio:/dev/vfio/7\"",
 		  "\"type1\"", "null"}},
+		{"drivers[0]",
+		 "{\"drivers\": [",
+		 "]}",
+		 "an absolute path of at most 255 bytes",
+		 {"\"\"", "1", "null", "[]", "\"x.so\"", "\"./x.so\"", "\"/x\\ny\"", "\"/a\\u0000b\""}},
 		{"devices[0].mode",
 		 "{\"devices\": [{\"mode\": ",
 		 "}]}",
@@ -423,15 +439,15 @@ static void test_not_json(void **state)
 
 static void test_size(void **state)
 {
-	char *text = malloc(FILE_MAX + 2);
+	char *text = malloc(CONFIG_FILE_MAX + 2);
 	struct config *c = NULL;
 
 	assert_non_null(text);
-	memset(text, ' ', FILE_MAX + 2);
+	memset(text, ' ', CONFIG_FILE_MAX + 2);
 	memcpy(text, "{}", 2);
-	assert_int_equal(config_parse(&c, text, FILE_MAX, "F", error), 0);
+	assert_int_equal(config_parse(&c, text, CONFIG_FILE_MAX, "F", error), 0);
 	config_free(c);
-	assert_int_equal(config_parse(&c, text, FILE_MAX + 1, "F", error), -EFBIG);
+	assert_int_equal(config_parse(&c, text, CONFIG_FILE_MAX + 1, "F", error), -EFBIG);
 	assert_string_equal(error, "F: found more than 1048576 bytes; allowed is at most that");
 	free(text);
 }
@@ -450,7 +466,7 @@ static void test_load(void **state)
 	assert_int_equal(config_load(&c, path, error), 0);
 	assert_string_equal(c->socket_path, "/s");
 	config_free(c);
-	assert_int_equal(ftruncate(fd, FILE_MAX + 1), 0);
+	assert_int_equal(ftruncate(fd, CONFIG_FILE_MAX + 1), 0);
 	assert_int_equal(config_load(&c, path, error), -EFBIG);
 	close(fd);
 	unlink(path);
@@ -467,6 +483,7 @@ int main(void)
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_socket),
 		cmocka_unit_test(test_devices),
+		cmocka_unit_test(test_drivers),
 		cmocka_unit_test(test_each_limit),
 		cmocka_unit_test(test_uids),
 		cmocka_unit_test(test_key_twice),

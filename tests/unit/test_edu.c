@@ -36,7 +36,7 @@ static uint64_t reg64(unsigned int at)
 	return v;
 }
 
-static int region_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
+static void region_write(struct engine_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
 {
 	assert_int_equal(region, 0);
 	if (off == 0x98) {
@@ -44,16 +44,15 @@ static int region_write(struct transport *t, uint32_t region, uint64_t off, uint
 		assert_false(reg64(0x98) & 1); /* one at a time */
 	}
 	memcpy(regs + off, &value, width);
-	return 0;
 }
 
-static volatile void *region_map(struct transport *t, uint32_t region, uint64_t off, uint64_t len)
+static volatile void *region_map(struct engine_device *d, uint32_t region, uint64_t off, uint64_t len)
 {
 	return regs;
 }
 
-static const struct transport_ops ops = {.region_write = region_write, .region_map = region_map};
-static struct transport transport = {.ops = &ops};
+static const struct engine_device_ops ops = {.region_write = region_write, .region_map = region_map};
+static struct engine_device device = {.ops = &ops};
 
 /* The transfer that was begun ends. False: there is none. */
 static bool transfer_ends(struct engine *e)
@@ -97,12 +96,12 @@ static int setup(void **state)
 	memset(inside, 0, sizeof(inside));
 	memcpy(regs, &id, sizeof(id));
 	transfers = 0;
-	return engine_edu.attach((struct engine **)state, &transport, NULL, &config);
+	return edu_driver.engine->attach((struct engine **)state, &device, NULL, &config);
 }
 
 static int teardown(void **state)
 {
-	*state = engine_edu.detach(*state);
+	*state = edu_driver.engine->detach(*state);
 	return 0;
 }
 
@@ -247,13 +246,30 @@ static void test_pause(void **state)
 	assert_int_equal(memory[0x20000], 0x55);
 }
 
+/* What a test program is told to submit does what it says. */
+static void test_verbs(void **state)
+{
+	struct pasid_edu_cmd cmds[2];
+	struct engine *e = *state;
+
+	assert_int_equal(edu_driver.verbs->fill(&cmds[0], 0x20000, 5000, 0x11223344), sizeof(cmds[0]));
+	assert_int_equal(edu_driver.verbs->copy(&cmds[1], 0x30000, 0x20000, 5000), sizeof(cmds[1]));
+	put(e, cmds, 2);
+	e->ops->kick(e, 0);
+	run(e);
+	assert_memory_equal(memory + 0x30000, memory + 0x20000, 5000);
+	assert_int_equal(memory[0x30000], 0x44);
+	assert_int_equal(memory[0x30000 + 4999], 0x11);
+	assert_int_equal(memory[0x30000 + 5000], 0);
+}
+
 static void test_another_device(void **state)
 {
 	const struct engine_config config = {.iova = {IOVA_FIRST, MEMORY - 1}};
 	struct engine *e;
 
 	regs[0] = 0xee;
-	assert_int_equal(engine_edu.attach(&e, &transport, NULL, &config), -ENODEV);
+	assert_int_equal(edu_driver.engine->attach(&e, &device, NULL, &config), -ENODEV);
 }
 
 /* A transfer of whoever had the device before: registers written now would be lost. */
@@ -266,7 +282,7 @@ static void test_a_transfer_from_before(void **state)
 	memset(regs, 0, sizeof(regs));
 	memcpy(regs, &id, sizeof(id));
 	regs[0x98] = 1;
-	assert_int_equal(engine_edu.attach(&e, &transport, NULL, &config), -EBUSY);
+	assert_int_equal(edu_driver.engine->attach(&e, &device, NULL, &config), -EBUSY);
 	assert_null(e);
 }
 
@@ -278,6 +294,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_hostile_commands, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_verbs, setup, teardown),
 		cmocka_unit_test(test_another_device),
 		cmocka_unit_test(test_a_transfer_from_before),
 	};

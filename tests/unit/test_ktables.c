@@ -44,8 +44,7 @@ static void end(struct ktables *k)
 	for (unsigned int i = 0; ktables_end(&k) < 0; i++)
 		assert_true(i < 1000);
 	assert_null(k);
-	assert_int_equal(kernel.n_spaces, 0);
-	assert_int_equal(kernel.n_held, 0);
+	assert_int_equal(kernel.n_spaces + kernel.n_memories, 0);
 }
 
 /* As the device's loss ends it: the transport forgets, and frees its spaces itself. */
@@ -65,7 +64,7 @@ static void test_pasid(void **state)
 	assert_int_equal(ktables_made(k), 0);
 	deliver(); /* its window is held */
 	deliver(); /* ... and mapped */
-	assert_int_equal(LIST_FIRST(&kernel.spaces)->page[WINDOW / PAGE].memory->fd, 99);
+	assert_int_equal(LIST_FIRST(&kernel.spaces)->page[WINDOW / PAGE].memory->number, 99);
 	assert_int_equal(ktables_made(k), 0);
 	deliver(); /* attached */
 	assert_int_equal(ktables_made(k), 1);
@@ -95,9 +94,7 @@ static void test_busy_with_a_reset(void **state)
 	end(k);
 }
 
-#define DETACHING 5u
-
-/* Making, holding and mapping the window, attaching, detaching. */
+/* Makes, holding and mapping the window, attaching and detaching, in this order. */
 static void fail_at(unsigned int step, int error, bool in_call, unsigned int busy)
 {
 	struct ktables *k;
@@ -113,13 +110,13 @@ static void fail_at(unsigned int step, int error, bool in_call, unsigned int bus
 	while (r == -EBUSY);
 	if (step == 1 && in_call) {
 		assert_int_equal(r, error);
-		assert_int_equal(kernel.n_spaces, 0);
+		assert_int_equal(kernel.n_spaces + kernel.n_memories, 0);
 		return;
 	}
 	assert_int_equal(r, 0);
-	assert_int_equal(await_made(k), step < DETACHING ? error : 1);
-	assert_int_equal(kernel.attached, step < DETACHING ? 0 : PASID);
-	if (step == DETACHING) {
+	assert_int_equal(await_made(k), step < 5 ? error : 1);
+	assert_int_equal(kernel.attached, step < 5 ? 0 : PASID);
+	if (step == 5) {
 		assert_int_equal(await_left(k), error);
 		if (!in_call)
 			assert_int_equal(ktables_leave(k), error); /* and it stays so */
@@ -134,7 +131,7 @@ static void test_each_step_fails(void **state)
 {
 	static const int errors[] = {-ENOMEM, -ENOSPC, -EIO, -EINVAL};
 
-	for (unsigned int step = 1; step <= DETACHING; step++)
+	for (unsigned int step = 1; step <= 5; step++)
 		for (size_t e = 0; e < ARRAY_SIZE(errors); e++)
 			for (unsigned int how = 0; how < 4; how++)
 				fail_at(step, errors[e], how & 1, how & 2 ? 2 : 0);
@@ -150,7 +147,7 @@ static void test_no_room(void **state)
 	assert_int_equal(ktables_new(&k, &kernel_transport, &window, PASID, changed, NULL), -EBUSY);
 	kernel.room = 1;
 	assert_int_equal(ktables_new(&k, &kernel_transport, &window, PASID, changed, NULL), 0);
-	for (unsigned int step = 0; step < 3; step++) { /* held, mapped, attached */
+	for (unsigned int step = 0; step < 3; step++) {
 		kernel.room = 0;
 		deliver();
 		assert_int_equal(ktables_made(k), 0);
@@ -176,7 +173,7 @@ static void test_no_room(void **state)
 /* Freed wherever it is, as when its device is lost. */
 static void test_freed_on_the_way(void **state)
 {
-	for (unsigned int n = 0; n <= 3; n++) { /* answers */
+	for (unsigned int n = 0; n <= 4; n++) { /* answers */
 		struct ktables *k;
 
 		kernel_begin();

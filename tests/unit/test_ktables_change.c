@@ -19,9 +19,9 @@ static struct page model[MODEL_PAGES];
 
 static struct transport_memory *buffer_memory(const struct buffer *b)
 {
-	static struct transport_memory memory[BUFFERS];
+	static struct transport_memory memories[BUFFERS];
 
-	return &memory[b - buffers];
+	return &memories[b - buffers];
 }
 
 static struct ktables *begin(void)
@@ -82,7 +82,7 @@ static void expect_page(size_t i, const struct page *p)
 
 	if (!!kernels->mapping != !!p->mapping || kernels->memory != p->memory || kernels->off != p->off ||
 	    kernels->writable != p->writable)
-		fail_msg("page %zu: the kernel has memory %p at %#lx, writable %d; not %p at %#lx, writable %d", i,
+		fail_msg("page %zu: the kernel has %p at %#lx, writable %d; not %p at %#lx, writable %d", i,
 			 (const void *)kernels->memory, (unsigned long)kernels->off, kernels->writable,
 			 (const void *)p->memory, (unsigned long)p->off, p->writable);
 }
@@ -195,7 +195,7 @@ static int random_change(struct ktables *k)
 	n = random_list(op);
 	random_trouble();
 	assert_int_equal(aspace_plan(&as, OWNER, op, n, &plan, &why), 0);
-	growth = ktables_growth(plan);
+	growth = areas_growth(plan);
 	ktables_change(k, &as, plan, buffer_memory);
 	r = carry_out(k);
 	if (r == 0) {

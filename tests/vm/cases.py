@@ -118,6 +118,8 @@ CASES = [
     Case("msi-iommufd", "iommufd", "interrupts.py", "iommufd vfio-msi[0]", devices=[EDU], python=True,
          virtual_time=True),
     Case("mock", "iommufd", "mock.sh"),
+    Case("exclusive-driver", "iommufd", "exclusive.py", "iommufd tests/drivers/driver-edu.so", devices=[EDU], python=True,
+         virtual_time=True, allowed=[DMA_FAULT]),
     Case("pasid", "iommufd", "pasid.py", iommu=VTD_USER, devices=[refgpu()], python=True,
          companions={"refgpu0": refgpu_companion()}),
     Case("doctor-stock", "stock", "doctor.sh", "stock", devices=[EDU, *SHARED_GROUP]),

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Mode `exclusive` on QEMU's edu device, by a daemon of this guest: two contexts at the same addresses.
 
-exclusive.py iommufd|type1
+exclusive.py iommufd|type1 [DRIVER]: a shared object in the build directory, instead of the built-in driver
 """
 
 import errno
@@ -11,11 +11,13 @@ import os
 import struct
 import sys
 import unittest
+from pathlib import Path
 
 import vm
 from edu import COMMANDS, COPY, DATA, FILL, LATE, PAGE, Space, command, pc
 
 HOW = os.environ.setdefault("VFIO_HOW", sys.argv[1])  # the runner imports this file once more
+DRIVER = os.environ.setdefault("EXCLUSIVE_DRIVER", (sys.argv + [""])[2])
 SWITCHES = 100
 TYPE1_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 AREAS = 64
@@ -30,7 +32,9 @@ class Exclusive(unittest.TestCase):
                 limit.write(str(AREAS))
         device = vm.PciDevice(vm.pci_find(0x1234, 0x11e8)[0])
         device.bind_vfio()
-        cls.daemon = vm.Daemon({"name": "edu0", "spec": f"{HOW}:{device.bdf}", "mode": "exclusive", "job_limit_ms": 20000})
+        more = {"drivers": [os.path.join(os.environ["SOURCE"], "build-vm", DRIVER)]} if DRIVER else {}
+        cls.daemon = vm.Daemon({"name": "edu0", "spec": f"{HOW}:{device.bdf}", "mode": "exclusive", "job_limit_ms": 20000},
+                               **more)
         with pc.Client(cls.daemon.socket) as client:
             vm.wait_for(lambda: client.devices() == [("edu0", 3, 1)])
 
@@ -45,6 +49,8 @@ class Exclusive(unittest.TestCase):
         info = self.one.device_info()
         self.assertEqual((info["engine"], info["mode"], info["slots"]), ("edu", 3, 1))
         self.assertEqual(info["iova_last"], (1 << 28) - 1)
+        maps = Path(f"/proc/{self.daemon.process.pid}/maps").read_text()
+        self.assertEqual("driver-edu.so" in maps, bool(DRIVER))
 
     def test_2_a_hundred_switches(self):
         """The same IOVAs, different memory; checked after each."""

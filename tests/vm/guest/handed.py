@@ -47,7 +47,7 @@ class Handed(unittest.TestCase):
         try:
             daemon = vm.Daemon({"name": "edu0", "spec": f"{HOW}:{self.device.bdf}", "mode": "exclusive"},
                                prefix=["/bin/sh", "-c", f'LISTEN_PID=$$ exec "$0" "$@" {moves} {closed}'],
-                               user=USER, pass_fds=fds, env=environment)
+                               user=USER, popen={"pass_fds": fds, "env": environment})
         finally:
             for fd in fds:
                 os.close(fd)

@@ -251,21 +251,22 @@ def run_system(arguments):
 
 
 class Daemon:
-    """A pasidd of this guest with one device, and where clients connect. prefix: a program that starts it; popen: as of
-    subprocess.Popen."""
+    """A pasidd of this guest with one device, and where clients connect."""
 
-    def __init__(self, device, prefix=(), user=None, **popen):
+    def __init__(self, device, prefix=(), user=None, popen=None, **more):
+        """prefix: a program that starts it; popen: other arguments of subprocess.Popen; more: other keys of the
+        configuration."""
         self.directory = tempfile.mkdtemp(prefix="pasidd-")
         self.socket = os.path.join(self.directory, "socket")
         self.log = Path(self.directory, "log")
         config = os.path.join(self.directory, "config.json")
         with open(config, "w", encoding="utf-8") as file:
-            json.dump({"socket": {"path": self.socket}, "devices": [device]}, file)
+            json.dump({"socket": {"path": self.socket}, "devices": [device], **more}, file)
         if user:
             shutil.chown(self.directory, user)
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([*prefix, os.environ["PASIDD"], "--config", config], user=user, stderr=log,
-                                            **popen)
+                                            **(popen or {}))
         wait_for(lambda: os.path.exists(self.socket))
 
     def await_log(self, *parts):

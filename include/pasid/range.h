@@ -3,8 +3,8 @@
  * Address ranges as first and last byte, both inclusive, so that the top of the address space has a name and nothing
  * wraps. Whoever holds an address and a length that someone else chose turns them into a range here, or is told no.
  */
-#ifndef BASE_RANGE_H
-#define BASE_RANGE_H
+#ifndef PASID_RANGE_H
+#define PASID_RANGE_H
 
 #include <stdbool.h>
 #include <stdint.h>
