@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include "base/closer.h"
 #include "base/log.h"
@@ -17,6 +18,7 @@
 #include "config/config.h"
 #include "ipc/ipc.h"
 #include "service/service.h"
+#include "transport/transport.h"
 
 #define DEFAULT_CONFIG PASIDD_SYSCONFDIR "/pasidd/pasidd.json"
 
@@ -133,6 +135,38 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	event_base_loopexit(arg, NULL);
 }
 
+/* What such an fd is said to be for: a device by its name, or a file that is no device's. */
+static const char *find_use(const struct service_config *c, const char *name)
+{
+	if (!strcmp(name, "iommu") || !strcmp(name, "vfio"))
+		return name;
+	for (size_t i = 0; i < c->n_devices; i++)
+		if (!strcmp(c->devices[i].name, name))
+			return c->devices[i].spec;
+	return NULL;
+}
+
+/* Device files that the service manager opened for us (LISTEN_FDS, LISTEN_FDNAMES). */
+static void take_fds(const struct service_config *c)
+{
+	char **names = NULL;
+	int n = sd_listen_fds_with_names(true, &names);
+
+	for (int i = 0; i < n; i++) {
+		const char *use = find_use(c, names[i]);
+		const char *why = use ? transport_hand_over(use, SD_LISTEN_FDS_START + i) : "no device is called that";
+
+		if (why) {
+			log_warn("the service manager handed over an fd \"%s\": %s; it is closed", names[i], why);
+			close(SD_LISTEN_FDS_START + i);
+		} else {
+			log_info("the service manager handed over %s", names[i]);
+		}
+		free(names[i]);
+	}
+	free(names);
+}
+
 struct daemon {
 	struct event_base *base;
 	struct event *sigterm, *sigint;
@@ -200,6 +234,7 @@ int main(int argc, char **argv)
 	}
 	signal(SIGPIPE, SIG_IGN);
 	raise_nofile();
+	take_fds(&config->service);
 	r = daemon_start(&daemon, config, options.socket ? options.socket : config->socket_path);
 	if (r == 0) {
 		sd_notify(0, "READY=1");

@@ -9,14 +9,10 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "engine/engine.h"
 
 #define DEVICE "sys/bus/pci/devices/%s/"
 #define HEADER_TYPE 0x0eu /* of configuration space; 0 without its highest bit: no bridge */
-
-static const struct known_engine engines[] = {
-	{0x1234, 0x9a51, "refgpu", "gpu-mmu, global", false},
-	{0x1234, 0x11e8, "edu", "exclusive", false},
-};
 
 static const uint16_t denylist[] = {
 	/* all Intel's */
@@ -26,12 +22,12 @@ static const uint16_t denylist[] = {
 	0x37c8, 0x37c9, /* QAT C62x */
 };
 
-const struct known_engine *device_engine(const struct device *d)
+const struct engine_ops *device_engine(const struct device *d)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(engines); i++)
-		if (engines[i].vendor == d->vendor && engines[i].device == d->device)
-			return &engines[i];
-	return NULL;
+	const struct transport_ids ids = {.vendor = d->vendor, .device = d->device, .class_code = d->class};
+	const struct driver *driver = engine_find(NULL, &ids);
+
+	return driver ? driver->exports->engine : NULL;
 }
 
 bool device_denylisted(const struct device *d)
@@ -142,6 +138,26 @@ int device_find(const struct machine *m, const char *bdf, struct device *ret)
 	read_cdev(m, ret);
 	ret->bridge = machine_bytes(m, header, sizeof(header), &n, DEVICE "config", bdf) == 0 && n == sizeof(header) &&
 		      (header[HEADER_TYPE] & 0x7f) != 0;
+	return 0;
+}
+
+int device_neighbours(const struct machine *m, const struct device *d, struct names *ret)
+{
+	AUTO_NAMES struct names all = {0};
+	char bdf[PCI_BDF_SIZE];
+	int r;
+
+	*ret = (struct names){0};
+	/* Above a device is its bridge, or the host's, which is no PCI device. */
+	if (!machine_has(m, DEVICE "../vendor", d->bdf))
+		return -ENOENT;
+	r = machine_list(m, &all, DEVICE "..", d->bdf);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < all.n; i++)
+		if (strcmp(all.v[i], d->bdf) != 0 && pci_parse_bdf(all.v[i], bdf))
+			memcpy(all.v[ret->n++], all.v[i], sizeof(all.v[i]));
+	ret->v = TAKE_PTR(all.v);
 	return 0;
 }
 

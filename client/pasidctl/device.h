@@ -32,16 +32,13 @@ bool device_has_vfio(const struct device *d);
 bool device_denylisted(const struct device *d);
 #define DEVICE_DENYLIST_TODO "modprobe -r vfio-pci && modprobe vfio-pci disable_denylist=1"
 
-/* A driver of pasidd. */
-struct known_engine {
-	uint16_t vendor, device;
-	const char *name;
-	const char *modes; /* that need no PASID */
-	bool pasid;
-};
+struct engine_ops;
 
-/* NULL: it has none for this kind of device. */
-const struct known_engine *device_engine(const struct device *d);
+/* The driver that pasidd brings for this kind of device, or NULL; others may be loaded (docs/driver.md). */
+const struct engine_ops *device_engine(const struct device *d);
+
+/* The other devices on its bus, by address. -ENOENT: the bus hangs off no bridge, and cannot be reset. */
+int device_neighbours(const struct machine *m, const struct device *d, struct names *ret);
 
 /* A device that shares its group with ours: both are given away or neither. */
 struct member {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "engine/engine.h"
 
 /* One examination: of the machine, and maybe of one device. */
 struct exam {

@@ -24,7 +24,7 @@ struct verdict {
 	const char *how; /* "iommufd", "type1"; NULL: neither */
 	char modes[64];
 	char not_pasid[160]; /* why not; "": it can */
-	const struct known_engine *engine; /* NULL: there is no driver */
+	const struct engine_ops *engine; /* NULL: there is no driver */
 	const struct finding *worst; /* !shared: the first of what is bad */
 };
 

@@ -8,12 +8,13 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "engine/engine.h"
 
 #define TODO_SIZE 512u
 
 static void check_kind(const struct platform *p, const struct device *d, struct report *r)
 {
-	const struct known_engine *e = device_engine(d);
+	const struct engine_ops *e = device_engine(d);
 
 	if (d->bridge)
 		report_add(r, LEVEL_BAD, "device", NULL, "%s (%04x:%04x) is a bridge, which vfio-pci does not take",
@@ -145,13 +146,42 @@ static void check_files(const struct machine *m, const struct platform *p, const
 			   "the device has no file in /dev/vfio/devices: a kernel with CONFIG_VFIO_DEVICE_CDEV");
 }
 
+/* With its bus: so resets pasidd a device that has no reset of its own, if nobody else is on it (transport/vfio_reset.c). */
+static void check_bus_reset(const struct machine *m, const struct device *d, struct report *r)
+{
+	AUTO_NAMES struct names others = {0};
+	struct device other;
+	char todo[64];
+
+	if (device_neighbours(m, d, &others) < 0) {
+		report_add(r, LEVEL_WARN, "reset", NULL,
+			   "it cannot be reset: if it hangs, it is lost until the machine is started again");
+		return;
+	}
+	for (size_t i = 0; i < others.n; i++) {
+		if (device_find(m, others.v[i], &other) < 0 || other.group != d->group) {
+			report_add(r, LEVEL_WARN, "reset", NULL,
+				   "it cannot be reset without its bus, and %s there is in another group", others.v[i]);
+			return;
+		}
+		if (!device_has_vfio(&other)) {
+			snprintf(todo, sizeof(todo), "pasidctl bind %s", other.bdf);
+			report_add(r, LEVEL_WARN, "reset", todo,
+				   "it cannot be reset without its bus, and %s there is not bound to vfio-pci",
+				   other.bdf);
+			return;
+		}
+	}
+	report_add(r, LEVEL_OK, "reset", NULL, "it can be, with all of its bus: %zu %s", others.n + 1,
+		   others.n ? "devices" : "device");
+}
+
 static void check_reset(const struct machine *m, const struct device *d, struct report *r)
 {
 	char methods[128];
 
 	if (machine_read(m, methods, sizeof(methods), "sys/bus/pci/devices/%s/reset_method", d->bdf) < 0 || !methods[0])
-		report_add(r, LEVEL_WARN, "reset", NULL,
-			   "it cannot be reset: if it hangs, it is lost until the machine is started again");
+		check_bus_reset(m, d, r);
 	else
 		report_add(r, LEVEL_OK, "reset", NULL, "it can be: %s", methods);
 }

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/engine.h"
+
 /* Before it is bound, a device has no device file: then what the kernel would give it is said. */
 static const char *choose_way(const struct machine *m, const struct platform *p, const struct device *d)
 {
@@ -56,6 +58,12 @@ static const char *why_not_pasid(const struct platform *p, const struct device *
 	return why ? why : device_without_pasid(c);
 }
 
+/* Those that need no PASID, as service/setup.c has it; with a driver yet to be written, what needs least of the device. */
+static const char *plain_modes(const struct engine_ops *e)
+{
+	return e && e->translator ? "gpu-mmu, global" : "exclusive";
+}
+
 static const struct finding *first_bad(const struct report *r)
 {
 	for (size_t i = 0; i < r->n; i++)
@@ -73,14 +81,13 @@ void verdict_make(const struct machine *m, const struct platform *p, const struc
 	*ret = (struct verdict){.how = choose_way(m, p, d), .engine = device_engine(d), .worst = first_bad(r)};
 	ret->shared = !ret->worst && ret->how;
 	why = why_not_pasid(p, d, config, ret->how);
-	pasid = !why && (!ret->engine || ret->engine->pasid);
-	snprintf(ret->modes, sizeof(ret->modes), "%s%s", ret->engine ? ret->engine->modes : "exclusive",
-		 pasid ? ", pasid" : "");
+	pasid = !why && (!ret->engine || ret->engine->tags_pasid);
+	snprintf(ret->modes, sizeof(ret->modes), "%s%s", plain_modes(ret->engine), pasid ? ", pasid" : "");
 	if (why)
 		snprintf(ret->not_pasid, sizeof(ret->not_pasid), "%s", why);
 	else if (!pasid)
 		snprintf(ret->not_pasid, sizeof(ret->not_pasid),
-			 "the driver %s has no such mode, the machine could (%u bits)", ret->engine->name,
+			 "the driver %s tags no access with its PASID, the machine could (%u bits)", ret->engine->name,
 			 config->width);
 }
 

@@ -8,6 +8,7 @@
 #include "service/private.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -247,11 +248,11 @@ void device_fail(struct device *d, const char *why)
 
 	if (d->state == DEVICE_GONE)
 		return;
-	if (was_ready || !d->lost_logged)
+	if (was_ready || strncmp(why, d->gone_why, sizeof(d->gone_why) - 1) != 0)
 		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_ERROR,
 			  "device %s: %s: %s; its contexts are lost, it is tried again every %u ms at the latest",
 			  d->config->name, was_ready ? "lost" : "not reachable", why, BACKOFF_MAX_MS);
-	d->lost_logged = true;
+	snprintf(d->gone_why, sizeof(d->gone_why), "%s", why);
 	d->state = DEVICE_GONE;
 	d->extending = false;
 	d->extend_error = 0;

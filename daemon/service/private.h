@@ -103,7 +103,7 @@ struct device {
 	struct event *poke; /* steps whoever waits, from the loop */
 	struct event *bury; /* closes the transport of a lost device, from the loop */
 	uint32_t backoff_ms;
-	bool lost_logged;
+	char gone_why[256]; /* as last logged; "": it is not gone */
 	struct unused unmap_later; /* the transport was busy */
 	bool reap_later; /* ... for fence memory, too */
 	uint32_t n_later; /* clients whose request is to be made again */

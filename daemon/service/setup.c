@@ -212,7 +212,7 @@ static void device_ready(struct device *d)
 	d->state = DEVICE_READY;
 	d->ticket_asked = d->ticket_done = 0;
 	d->backoff_ms = BACKOFF_FIRST_MS;
-	d->lost_logged = false;
+	d->gone_why[0] = '\0';
 	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
 		  "device %s: ready at %s, engine %s (%s), %u slots, tables %s, mode %s", d->config->name,
 		  d->config->spec, d->eops->name, d->driver->path ? d->driver->path : "built in", d->n_slots,

@@ -31,6 +31,9 @@
 #define KABI_VFIO_DEVICE_ATTACH_PASID 1u
 #define KABI_VFIO_DEVICE_DETACH_PASID 1u
 #define KABI_IOMMU_HWPT_ALLOC_PASID (1u << 3)
+/* In struct vfio_pci_hot_reset_info; then what older headers call group_id is a devid. */
+#define KABI_VFIO_PCI_HOT_RESET_FLAG_DEV_ID (1u << 0)
+#define KABI_VFIO_PCI_DEVID_OWNED 0u
 
 struct kabi_iommu_destroy {
 	uint32_t size;

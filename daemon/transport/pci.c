@@ -57,7 +57,7 @@ static int link_name(const char *device, const char *link, char *ret, size_t siz
 
 static int find_cdev(const char *device, char *ret, size_t size)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], number[300];
 	struct dirent *e;
 	DIR *d;
 
@@ -67,9 +67,13 @@ static int find_cdev(const char *device, char *ret, size_t size)
 	d = opendir(path);
 	if (!d)
 		return errno == ENOENT ? 0 : -errno;
-	while ((e = readdir(d)))
-		if (!strncmp(e->d_name, "vfio", 4) && strlen(e->d_name) < size)
+	while ((e = readdir(d))) {
+		/* Without a number there is no file: Linux 6.1 to 6.5, or CONFIG_VFIO_DEVICE_CDEV is off. */
+		snprintf(number, sizeof(number), "%s/dev", e->d_name);
+		if (!strncmp(e->d_name, "vfio", 4) && strlen(e->d_name) < size &&
+		    faccessat(dirfd(d), number, F_OK, 0) == 0)
 			strcpy(ret, e->d_name);
+	}
 	closedir(d);
 	return 0;
 }

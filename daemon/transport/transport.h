@@ -127,7 +127,8 @@ struct transport_ops {
 
 	const struct transport_space_ops *spaces; /* NULL: the device has one address space, its own */
 
-	/* Resets the device; -EOPNOTSUPP if it has no reset. DMA mappings and armed interrupts stay. When done says 0 nothing begun before still runs. */
+	/* Resets the device. DMA mappings and armed interrupts stay. When done says 0 nothing begun before still runs.
+	 * A device that cannot be reset: -EOPNOTSUPP, or done says so, or it is lost with the reason. */
 	int (*reset)(struct transport *t, transport_done done, void *arg);
 };
 
@@ -135,6 +136,13 @@ struct transport_ops {
 struct transport {
 	const struct transport_ops *ops;
 };
+
+/*
+ * Takes a device file that whoever started the daemon has opened for it: of the device that a spec names, or "iommu"
+ * (/dev/iommu), "vfio" (/dev/vfio/vfio). The next opening that needs it uses it instead of the path. NULL, or why it is not
+ * taken.
+ */
+const char *transport_hand_over(const char *what, int fd);
 
 /* The ops for a device spec "scheme:address", and where the address begins; NULL for an unknown scheme. */
 const struct transport_ops *transport_find(const char *spec, const char **address);

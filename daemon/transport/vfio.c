@@ -97,8 +97,7 @@ static void request_run(struct work *w)
 		q->result = m->ops->detach_pasid(m, v->device.fd, q->pasid);
 		break;
 	case REQUEST_RESET:
-		vfio_life_reset_begun(v);
-		q->result = vfio_device_reset(&v->device);
+		q->result = vfio_life_reset(v);
 		break;
 	}
 }
@@ -122,7 +121,7 @@ static void request_done(struct work *w)
 	request_drop(w);
 	v->n_out--;
 	if (q.what == REQUEST_RESET)
-		vfio_life_reset_over(v);
+		vfio_life_reset_over(v, q.result);
 	if (v->forgotten)
 		return;
 	if (q.what == REQUEST_SPACE_NEW && q.result == 0)
@@ -427,7 +426,7 @@ static int vfio_reset(struct transport *t, transport_done done, void *arg)
 	vfio_life_reset_ahead(vfio_of(t)); /* before the thread hears of it */
 	r = request_ask(t, &(struct request){.what = REQUEST_RESET, .fd = -1, .done = done, .arg = arg});
 	if (r < 0)
-		vfio_life_reset_over(vfio_of(t));
+		vfio_life_reset_over(vfio_of(t), 0);
 	return r;
 }
 

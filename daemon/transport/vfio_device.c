@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A PCI device behind a VFIO device fd: regions, interrupts, bus mastering, reset. The kernel is believed in what it says
+ * A PCI device behind a VFIO device fd: regions, interrupts, bus mastering. The kernel is believed in what it says
  * about the device; numbers are checked all the same before they index anything of ours.
  *
  * Source: Linux include/uapi/linux/vfio.h, Documentation/driver-api/vfio.rst.
@@ -191,13 +191,6 @@ int vfio_device_start(struct vfio_device *d, struct vfio_why *why)
 	if (r == 0)
 		r = read_ids(d, why);
 	return r == 0 ? master_bus(d, why) : r;
-}
-
-int vfio_device_reset(struct vfio_device *d)
-{
-	if (!(d->flags & VFIO_DEVICE_FLAGS_RESET))
-		return -EOPNOTSUPP;
-	return ioctl(d->fd, VFIO_DEVICE_RESET) < 0 ? -errno : 0;
 }
 
 /* ---- interrupts ---- */

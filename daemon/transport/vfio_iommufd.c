@@ -6,10 +6,9 @@
  *
  * Source: Linux include/uapi/linux/vfio.h, Documentation/driver-api/vfio.rst.
  */
-#include "transport/vfio_priv.h"
+#include "transport/vfio_files.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -31,7 +30,8 @@ static struct vfio_iommufd *of_iommu(struct vfio_iommu *m)
 
 static bool iommufd_there(const struct pci_place *at)
 {
-	return at->cdev[0] && access(IOMMU_PATH, F_OK) == 0;
+	/* /dev may be hidden from us, and its files handed over. */
+	return at->cdev[0] && access(vfio_file_iommufd.number, F_OK) == 0;
 }
 
 /* ---- address spaces ---- */
@@ -139,16 +139,21 @@ static int bind_device(struct vfio_iommufd *i, const struct pci_place *at, int d
 {
 	struct kabi_vfio_device_bind_iommufd bind = {.argsz = sizeof(bind), .iommufd = i->fd.fd};
 
-	if (ioctl(device, KABI_VFIO_DEVICE_BIND_IOMMUFD, &bind) < 0)
-		return vfio_fail(why, -errno, "%s to %s: %s%s", at->bdf, IOMMU_PATH, strerror(errno),
-				 errno == EPERM    ? "; a device of its group is bound to a driver other than vfio-pci"
-				 : errno == EINVAL ? "; another process uses it" /* a cdev can be bound once */
-						   : "");
-	i->device = bind.out_devid;
-	return 0;
+	if (ioctl(device, KABI_VFIO_DEVICE_BIND_IOMMUFD, &bind) == 0) {
+		i->device = bind.out_devid;
+		return 0;
+	}
+	if (errno == EPERM) /* iommufd_device_bind() says it of all of these */
+		return vfio_fail(
+			why, -EPERM,
+			"%s to %s: every device in /sys/kernel/iommu_groups/%d/devices has to be bound to vfio-pci, "
+			"or to no driver, and used by nobody else; and the IOMMU has to remap interrupts",
+			at->bdf, vfio_file_iommufd.path, at->group);
+	/* A device, or its group, can be had once. */
+	return vfio_fail(why, -errno, "%s to %s: %s%s", at->bdf, vfio_file_iommufd.path, strerror(errno),
+			 errno == EINVAL || errno == EBUSY ? "; another process uses it" : "");
 }
 
-/* *refused: such an address space is not to be had, rather than not now. */
 static int make_own(struct vfio_iommufd *i, int device, bool *refused)
 {
 	int r = space_new(&i->iommu, &i->iommu.own);
@@ -177,26 +182,29 @@ static int attach_own(struct vfio_iommufd *i, const struct pci_place *at, int de
 		i->iommu.pasid_bits = 0;
 		r = make_own(i, device, &refused);
 	}
-	return r < 0 ? vfio_fail(why, r, "%s into an address space of %s: %s", at->bdf, IOMMU_PATH, strerror(-r)) : 0;
+	return r < 0 ? vfio_fail(why, r, "%s into an address space of %s: %s", at->bdf, vfio_file_iommufd.path,
+				 strerror(-r))
+		     : 0;
 }
 
 static int iommufd_open(struct vfio_iommu **ret, const struct pci_place *at, int *device_fd, struct vfio_why *why)
 {
 	__attribute__((cleanup(vfio_iommufd_closep))) struct vfio_iommufd *i = calloc(1, sizeof(*i));
+	const struct vfio_file file = vfio_file_cdev(at);
 	AUTO_CLOSE int device = -1;
-	char path[48];
 	int r;
 
 	if (!i)
 		return vfio_fail(why, -ENOMEM, "no memory");
 	i->iommu.ops = &vfio_iommu_iommufd;
-	iommufd_init(&i->fd, open(IOMMU_PATH, O_RDWR | O_CLOEXEC));
-	if (i->fd.fd < 0)
-		return vfio_fail(why, -errno, "%s: %s", IOMMU_PATH, strerror(errno));
-	snprintf(path, sizeof(path), "/dev/vfio/devices/%s", at->cdev);
-	device = open(path, O_RDWR | O_CLOEXEC);
+	iommufd_init(&i->fd, -1);
+	/* The device's first: a handed-over fd that waits keeps it from being unbound. */
+	device = vfio_file_open(&file, why);
 	if (device < 0)
-		return vfio_fail(why, -errno, "%s, the device %s: %s", path, at->bdf, strerror(errno));
+		return device;
+	i->fd.fd = vfio_file_open(&vfio_file_iommufd, why);
+	if (i->fd.fd < 0)
+		return i->fd.fd;
 	r = bind_device(i, at, device, why);
 	if (r == 0)
 		r = attach_own(i, at, device, why);

@@ -86,14 +86,21 @@ void vfio_life_reset_ahead(struct vfio *v)
 	await_reset(v);
 }
 
-void vfio_life_reset_begun(struct vfio *v)
+int vfio_life_reset(struct vfio *v)
 {
+	int group = v->iommu->ops->group ? v->iommu->ops->group(v->iommu) : -1;
+
 	__atomic_store_n(&v->resetting, true, __ATOMIC_RELEASE);
+	return vfio_device_reset(&v->device, &v->at, group, &v->why_no_reset);
 }
 
-void vfio_life_reset_over(struct vfio *v)
+void vfio_life_reset_over(struct vfio *v, int result)
 {
 	event_del(&v->ev_reset);
+	if (result == 0 || v->error)
+		return;
+	v->why = v->why_no_reset;
+	vfio_life_lose(v, result);
 }
 
 /* ---- interrupts ---- */

@@ -49,6 +49,7 @@ struct vfio {
 	struct vfio_iommu *iommu;
 	struct vfio_device device;
 	struct vfio_why why;
+	struct vfio_why why_no_reset; /* the thread's until its answer is there */
 };
 
 struct vfio *vfio_life_new(const struct transport_ops *ops, struct event_base *base,
@@ -63,10 +64,11 @@ void vfio_life_opened(struct vfio *v, int result);
 /* 0; -ENOTCONN: not yet; -ENODEV: not any more. */
 int vfio_life_check(const struct vfio *v);
 
-/* A reset is about to be asked for; the thread begins it; it is over, or was not asked for. */
+/* A reset is about to be asked for; the thread does it; it is over, or was not asked for. A device that cannot be reset is
+ * lost. */
 void vfio_life_reset_ahead(struct vfio *v);
-void vfio_life_reset_begun(struct vfio *v); /* on the thread */
-void vfio_life_reset_over(struct vfio *v);
+int vfio_life_reset(struct vfio *v); /* on the thread */
+void vfio_life_reset_over(struct vfio *v, int result);
 
 /* The first reason counts. The owner hears of it from the loop. */
 void vfio_life_lose(struct vfio *v, int error);

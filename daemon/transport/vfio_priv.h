@@ -39,6 +39,8 @@ struct vfio_iommu_ops {
 	bool (*there)(const struct pci_place *at);
 	/* With the device in an address space of its own, empty; its fd is the caller's. */
 	int (*open)(struct vfio_iommu **ret, const struct pci_place *at, int *device_fd, struct vfio_why *why);
+	/* The fd of the group that is held; NULL: none is, it is the iommufd that counts. */
+	int (*group)(const struct vfio_iommu *m);
 	/* The device's fd is closed by then. Spaces that are left go with it. Takes NULL, returns NULL. */
 	struct vfio_iommu *(*close)(struct vfio_iommu *m);
 	/* The usable IOVA ranges, ascending: *n is the room in v on entry and how many there are on return. -ENOSPC if
@@ -103,7 +105,9 @@ int vfio_device_arm(struct vfio_device *d, const int *fds, uint32_t count, struc
 int vfio_device_arm_notices(struct vfio_device *d, int request, int error, struct vfio_why *why);
 /* An interrupt that was level-triggered (INTx) is masked by the kernel until this. */
 void vfio_device_unmask(struct vfio_device *d);
-int vfio_device_reset(struct vfio_device *d); /* waits */
+/* Waits. group_fd: of its group, which proves that the others in it are ours when all of a bus has to be reset; -1: it is
+ * bound to an iommufd, which does. */
+int vfio_device_reset(const struct vfio_device *d, const struct pci_place *at, int group_fd, struct vfio_why *why);
 volatile void *vfio_device_map(struct vfio_device *d, uint32_t region, uint64_t off, uint64_t len);
 int vfio_device_write(struct vfio_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t value);
 

@@ -9,7 +9,7 @@
  *
  * Source: Linux include/uapi/linux/vfio.h, drivers/vfio/vfio_iommu_type1.c.
  */
-#include "transport/vfio_priv.h"
+#include "transport/vfio_files.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -255,6 +255,11 @@ static int type1_attach(struct vfio_iommu *m, int device, struct transport_space
 
 /* ---- opening ---- */
 
+static int type1_group(const struct vfio_iommu *m)
+{
+	return container_of(m, const struct type1, iommu)->group;
+}
+
 static struct vfio_iommu *type1_close(struct vfio_iommu *m)
 {
 	struct transport_memory *mem;
@@ -284,9 +289,9 @@ static void type1_closep(struct type1 **t)
 
 static int open_container(struct type1 *t, struct vfio_why *why)
 {
-	t->container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+	t->container = vfio_file_open(&vfio_file_container, why);
 	if (t->container < 0)
-		return vfio_fail(why, -errno, "/dev/vfio/vfio: %s; load vfio-pci", strerror(errno));
+		return t->container;
 	if (ioctl(t->container, VFIO_GET_API_VERSION) != VFIO_API_VERSION ||
 	    ioctl(t->container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) != 1)
 		return vfio_fail(why, -EOPNOTSUPP,
@@ -297,15 +302,13 @@ static int open_container(struct type1 *t, struct vfio_why *why)
 static int open_group(struct type1 *t, const struct pci_place *at, struct vfio_why *why)
 {
 	struct vfio_group_status status = {.argsz = sizeof(status)};
-	char path[32];
+	const struct vfio_file file = vfio_file_group(at);
 
-	snprintf(path, sizeof(path), "/dev/vfio/%d", at->group);
-	t->group = open(path, O_RDWR | O_CLOEXEC);
+	t->group = vfio_file_open(&file, why);
 	if (t->group < 0)
-		return vfio_fail(why, -errno, "%s, the group of %s: %s%s", path, at->bdf, strerror(errno),
-				 errno == EBUSY ? "; another process uses it" : "");
+		return t->group;
 	if (ioctl(t->group, VFIO_GROUP_GET_STATUS, &status) < 0)
-		return vfio_fail(why, -errno, "%s: asking for its state: %s", path, strerror(errno));
+		return vfio_fail(why, -errno, "%s: asking for its state: %s", file.path, strerror(errno));
 	if (!(status.flags & VFIO_GROUP_FLAGS_VIABLE))
 		return vfio_fail(
 			why, -EPERM,
@@ -339,9 +342,9 @@ static int type1_open(struct vfio_iommu **ret, const struct pci_place *at, int *
 	t->container = t->group = -1;
 	LIST_INIT(&t->spaces);
 	LIST_INIT(&t->held);
-	r = open_container(t, why);
+	r = open_group(t, at, why);
 	if (r == 0)
-		r = open_group(t, at, why);
+		r = open_container(t, why);
 	if (r == 0 && type1_space_new(&t->iommu, &t->iommu.own) < 0)
 		r = vfio_fail(why, -ENOMEM, "no memory");
 	t->current = t->iommu.own;
@@ -396,6 +399,7 @@ const struct vfio_iommu_ops vfio_iommu_type1 = {
 	.name = "type1",
 	.there = type1_there,
 	.open = type1_open,
+	.group = type1_group,
 	.close = type1_close,
 	.ranges = type1_ranges,
 	.map = type1_map,

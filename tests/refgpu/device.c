@@ -26,7 +26,7 @@ static int device_init(struct device *d, unsigned int n_slots, const char *statu
 	irqs_init(&d->irqs);
 	tlb_init(&d->tlb, d->status.page);
 	faultq_init(&d->faultq, d->status.page, &d->irqs);
-	pci_init(&d->pci);
+	pci_init(&d->pci, false);
 	bus_port_init(&d->loop_port, &d->dma);
 	d->regs.low_at = UINT32_MAX;
 	r = invq_init(&d->invq, &d->dma, &d->tlb, &d->irqs, d->status.page);
@@ -52,6 +52,12 @@ int device_new(struct device **ret, unsigned int n_slots, const char *status_pat
 	}
 	*ret = d;
 	return 0;
+}
+
+void device_set_apart(struct device *d)
+{
+	d->apart = true;
+	pci_init(&d->pci, true);
 }
 
 struct device *device_free(struct device *d)

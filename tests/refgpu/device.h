@@ -33,6 +33,7 @@ struct device {
 	struct invq invq;
 	struct regs regs;
 	struct pci pci;
+	bool apart; /* what its configuration space says of it */
 	struct bus_port loop_port; /* the message loop's own */
 	pthread_mutex_t remote_atomics; /* makes ATOMIC on memory without fd atomic among slots */
 	struct slot *slots;
@@ -44,6 +45,7 @@ struct device {
 /* status_path may be NULL. Returns 0 or -errno; device_free takes NULL and returns NULL. */
 int device_new(struct device **ret, unsigned int n_slots, const char *status_path);
 struct device *device_free(struct device *d);
+void device_set_apart(struct device *d); /* see pci.h; before anybody looks */
 
 /* Starts what the registers describe; -EINVAL if they do not describe it. */
 int device_enable(struct device *d);

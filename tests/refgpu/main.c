@@ -27,6 +27,7 @@ struct options {
 	const char *socket;
 	const char *status;
 	unsigned int slots;
+	bool apart;
 	int ready_fd;
 };
 
@@ -34,7 +35,7 @@ static struct stop stop = {.fd = -1};
 
 static void usage(FILE *to)
 {
-	fputs("usage: pasid-refgpu --socket PATH [--slots N] [--status FILE] [--ready-fd N]\n"
+	fputs("usage: pasid-refgpu --socket PATH [--slots N] [--status FILE] [--ready-fd N] [--apart]\n"
 	      "\n"
 	      "A small software GPU behind a vfio-user socket.\n"
 	      "\n"
@@ -42,6 +43,7 @@ static void usage(FILE *to)
 	      "  --slots N       address-space slots, 1 to 64 (8)\n"
 	      "  --status FILE   keep the status page in this file, for others to watch\n"
 	      "  --ready-fd N    write \"1\\n\" there once clients can connect\n"
+	      "  --apart         as a PCI function, say that it is kept apart from others of its slot (ACS)\n"
 	      "  --help, --version\n",
 	      to);
 }
@@ -69,13 +71,10 @@ static int bad_option(const char *name, const char *text, const char *allowed)
 static int options_parse(struct options *o, int argc, char **argv)
 {
 	static const struct option known[] = {
-		{"socket", required_argument, NULL, 's'},
-		{"slots", required_argument, NULL, 'n'},
-		{"status", required_argument, NULL, 'p'},
-		{"ready-fd", required_argument, NULL, 'r'},
-		{"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'v'},
-		{0},
+		{"socket", required_argument, NULL, 's'}, {"slots", required_argument, NULL, 'n'},
+		{"status", required_argument, NULL, 'p'}, {"ready-fd", required_argument, NULL, 'r'},
+		{"apart", no_argument, NULL, 'a'},        {"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},      {0},
 	};
 	long val;
 	int c;
@@ -97,6 +96,9 @@ static int options_parse(struct options *o, int argc, char **argv)
 			if (parse_number(optarg, 0, INT_MAX, &val) < 0)
 				return bad_option("--ready-fd", optarg, "a file descriptor");
 			o->ready_fd = (int)val;
+			break;
+		case 'a':
+			o->apart = true;
 			break;
 		case 'h':
 			usage(stdout);
@@ -210,6 +212,8 @@ static int serve(const struct options *o)
 	r = device_new(&server.dev, o->slots, o->status);
 	if (r < 0)
 		return r;
+	if (o->apart)
+		device_set_apart(server.dev);
 	listener = socket_listen(o->socket);
 	r = listener;
 	if (listener >= 0) {

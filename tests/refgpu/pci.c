@@ -4,7 +4,7 @@
  * command register too, MSI-X is armed by message; Device Control's bit 15 resets. PASID, ATS and PRI can be enabled
  * and then do nothing: vfio-user carries no PASIDs, and whoever connects translates (or not) before it asks.
  *
- * Source: PCI Local Bus 3.0, 6.1 and 6.8.2; PCI Express Base 7.5.3, 7.8.9 (PASID), 10.5.1 (ATS), 10.5.2 (PRI).
+ * Source: PCI Local Bus 3.0, 6.1 and 6.8.2; PCI Express Base 7.5.3, 7.8.9 (PASID), 10.5.1 (ATS), 10.5.2 (PRI), 7.7.11 (ACS).
  */
 #include "pci.h"
 
@@ -21,6 +21,7 @@
 #define EXT_PASID 0x100u
 #define EXT_ATS 0x110u
 #define EXT_PRI 0x120u
+#define EXT_ACS 0x130u
 #define EXT_VERSION 1u
 #define PASID_WIDTH 20u
 #define PRI_REQUESTS 64u
@@ -71,7 +72,7 @@ static void put_ext(struct pci *p, uint32_t at, uint32_t id, uint32_t next)
 	put32(p, at, id | EXT_VERSION << 16 | next << 20, 0);
 }
 
-static void put_pasid(struct pci *p)
+static void put_pasid(struct pci *p, uint32_t next)
 {
 	put_ext(p, EXT_PASID, PCI_EXT_CAP_ID_PASID, EXT_ATS);
 	put16(p, EXT_PASID + PCI_PASID_CAP, PASID_WIDTH << 8, 0);
@@ -79,14 +80,14 @@ static void put_pasid(struct pci *p)
 	put_ext(p, EXT_ATS, PCI_EXT_CAP_ID_ATS, EXT_PRI);
 	put16(p, EXT_ATS + PCI_ATS_CAP, PCI_ATS_CAP_PAGE_ALIGNED, 0);
 	put16(p, EXT_ATS + PCI_ATS_CTRL, 0, PCI_ATS_CTRL_ENABLE | PCI_ATS_CTRL_STU(UINT32_MAX));
-	put_ext(p, EXT_PRI, PCI_EXT_CAP_ID_PRI, 0);
+	put_ext(p, EXT_PRI, PCI_EXT_CAP_ID_PRI, next);
 	put16(p, EXT_PRI + PCI_PRI_CTRL, 0, PCI_PRI_CTRL_ENABLE);
 	put16(p, EXT_PRI + PCI_PRI_STATUS, PCI_PRI_STATUS_STOPPED, 0);
 	put32(p, EXT_PRI + PCI_PRI_MAX_REQ, PRI_REQUESTS, 0);
 	put32(p, EXT_PRI + PCI_PRI_ALLOC_REQ, 0, UINT32_MAX);
 }
 
-void pci_init(struct pci *p)
+void pci_init(struct pci *p, bool apart)
 {
 	memset(p, 0, sizeof(*p));
 	put16(p, PCI_VENDOR_ID, REFGPU_PCI_VENDOR, 0);
@@ -103,7 +104,9 @@ void pci_init(struct pci *p)
 	put16(p, PCI_INTERRUPT_LINE, 0, 0xff);
 	put_express(p);
 	put_msix(p);
-	put_pasid(p);
+	put_pasid(p, apart ? EXT_ACS : 0);
+	if (apart)
+		put_ext(p, EXT_ACS, PCI_EXT_CAP_ID_ACS, 0); /* without controls: it cannot do otherwise */
 }
 
 void pci_read(const struct pci *p, uint32_t offset, void *buf, uint32_t len)

@@ -16,7 +16,8 @@ struct pci {
 	uint8_t writable[PCI_CONFIG_SIZE]; /* the bits that the client may change */
 };
 
-void pci_init(struct pci *p);
+/* apart: it says that it keeps the functions of its slot apart (ACS), so that each has an IOMMU group of its own. */
+void pci_init(struct pci *p, bool apart);
 /* offset + len lies in the configuration space. */
 void pci_read(const struct pci *p, uint32_t offset, void *buf, uint32_t len);
 /* Returns true if the write asked for a function-level reset. */

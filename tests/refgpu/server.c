@@ -29,7 +29,7 @@ static void server_forget_client(struct server *s)
 	dma_remove_all(&d->dma);
 	d->dma.remote = NULL;
 	irqs_disarm_all(&d->irqs);
-	pci_init(&d->pci);
+	pci_init(&d->pci, d->apart);
 	conn_fini(&s->conn);
 }
 

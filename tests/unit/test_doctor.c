@@ -28,8 +28,11 @@ struct expectation {
 	int status;
 	const char *verdict; /* the last line; NULL: there is none */
 	const char *says[6]; /* whole lines */
-	struct edit edits[12];
+	struct edit edits[20];
 };
+
+#define SLOT_OF_BUS "devices/pci0000:00/0000:00:1c.0/"
+#define SLOT "sys/" SLOT_OF_BUS
 
 #define SHARED_WITH(driver)                                                                                           \
 	{FILE_, OTHER "/vendor", "0x8086\n"}, {FILE_, OTHER "/device", "0x10d3\n"},                                   \
@@ -38,6 +41,20 @@ struct expectation {
 		{LINK, "sys/bus/pci/devices/0000:00:03.0", "../../../devices/pci0000:00/0000:00:03.0"},               \
 	{                                                                                                             \
 		LINK, "sys/kernel/iommu_groups/1/devices/0000:00:03.0", "../../../../devices/pci0000:00/0000:00:03.0" \
+	}
+
+/* Two functions of one slot behind a port. */
+#define FUNCTION(f, group, driver)                                                                                \
+	{FILE_, SLOT "0000:01:00." f "/vendor", "0x1234\n"}, {FILE_, SLOT "0000:01:00." f "/device", "0x11e8\n"}, \
+		{FILE_, SLOT "0000:01:00." f "/class", "0x00ff00\n"},                                             \
+		{LINK, SLOT "0000:01:00." f "/driver", "../../../bus/pci/drivers/" driver},                       \
+		{LINK, SLOT "0000:01:00." f "/iommu_group", "../../../kernel/iommu_groups/" group},               \
+	{                                                                                                         \
+		LINK, "sys/bus/pci/devices/0000:01:00." f, "../../../" SLOT_OF_BUS "0000:01:00." f                \
+	}
+#define TWO_FUNCTIONS(group, driver)                                                                             \
+	{                                                                                                        \
+		{FILE_, SLOT "vendor", "0x1b36\n"}, FUNCTION("0", "1", "vfio-pci"), FUNCTION("1", group, driver) \
 	}
 
 static const struct expectation expectations[] = {
@@ -56,9 +73,8 @@ static const struct expectation expectations[] = {
 	 "iommufd",
 	 "0000:00:02.0",
 	 0,
-	 "can be shared: gpu-mmu, global (iommufd); not pasid: the driver refgpu has no such mode, the machine could "
-	 "(20 bits); "
-	 "driver: refgpu",
+	 "can be shared: gpu-mmu, global (iommufd); not pasid: the driver refgpu tags no access with its PASID, the "
+	 "machine could (20 bits); driver: refgpu",
 	 {"ok    scalable: dmar0 has it, with PASIDs, and the kernel was started with sm_on",
 	  "ok    iommufd: /dev/iommu is there", "ok    driver: it is bound to vfio-pci", "ok    reset: it can be: flr",
 	  "ok    pasid: it has PASIDs of 20 bits, with ATS, with PRI " NO_PASID}},
@@ -223,6 +239,28 @@ static const struct expectation expectations[] = {
 	 "cannot be shared as it is: type1: there is no /dev/vfio/1; driver: edu",
 	 {NULL},
 	 {{REMOVE, "dev/vfio/1", NULL}}},
+	{"reset with its bus",
+	 "stock",
+	 "0000:01:00.0",
+	 0,
+	 NULL,
+	 {"ok    reset: it can be, with all of its bus: 2 devices"},
+	 TWO_FUNCTIONS("1", "vfio-pci")},
+	{"reset with its bus, a neighbour not bound",
+	 "stock",
+	 "0000:01:00.0",
+	 0,
+	 NULL,
+	 {"warn  reset: it cannot be reset without its bus, and 0000:01:00.1 there is not bound to vfio-pci; type: "
+	  "pasidctl bind 0000:01:00.1"},
+	 TWO_FUNCTIONS("1", "pci-stub")},
+	{"reset with its bus, a neighbour in another group",
+	 "stock",
+	 "0000:01:00.0",
+	 0,
+	 NULL,
+	 {"warn  reset: it cannot be reset without its bus, and 0000:01:00.1 there is in another group"},
+	 TWO_FUNCTIONS("2", "vfio-pci")},
 	{"huge pages",
 	 "stock",
 	 NULL,

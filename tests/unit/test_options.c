@@ -42,7 +42,19 @@ struct run {
 	int out, err;
 };
 
-static struct run start(const char *const args[], int err)
+/* As a service manager hands an fd over: the first one behind stderr, by name; sd_listen_fds(3). */
+static void hand_over(int fd, const char *name)
+{
+	char pid[16];
+
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	dup2(fd, STDERR_FILENO + 1);
+	setenv("LISTEN_PID", pid, 1);
+	setenv("LISTEN_FDS", "1", 1);
+	setenv("LISTEN_FDNAMES", name, 1);
+}
+
+static struct run start_with(const char *const args[], int err, const char *handed)
 {
 	struct run r = {.out = memfd_create("out", MFD_CLOEXEC),
 			.err = err >= 0 ? err : memfd_create("err", MFD_CLOEXEC)};
@@ -57,10 +69,17 @@ static struct run start(const char *const args[], int err)
 	if (r.pid == 0) {
 		dup2(r.out, STDOUT_FILENO);
 		dup2(r.err, STDERR_FILENO);
+		if (handed)
+			hand_over(STDIN_FILENO, handed);
 		execv(exe, argv);
 		_exit(127);
 	}
 	return r;
+}
+
+static struct run start(const char *const args[], int err)
+{
+	return start_with(args, err, NULL);
 }
 
 static int finish(const struct run *r)
@@ -287,6 +306,34 @@ static void test_device_and_config(void **state)
 	unlink(path);
 }
 
+/* What is no device's file is said, and closed. */
+static void test_handed_over(void **state)
+{
+	static const struct {
+		const char *name, *said;
+	} v[] = {{"gpu1", "an fd \"gpu1\": no device is called that; it is closed"},
+		 {"gpu0", "an fd \"gpu0\": that is no PCI device of this machine; it is closed"},
+		 {"iommu", "an fd \"iommu\": it is not the device file for that"}};
+
+	for (size_t i = 0; i < sizeof(v) / sizeof(v[0]); i++) {
+		struct run r;
+		int fds[2];
+		FILE *err;
+
+		assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+		r = start_with(ARGV("-s", in_dir("s"), "-d", "vfio-user:/nonexistent/gpu"), fds[1], v[i].name);
+		close(fds[1]);
+		err = fdopen(fds[0], "r");
+		assert_non_null(err);
+		wait_for_line(err, v[i].said);
+		wait_for_line(err, "listening at");
+		assert_int_equal(kill(r.pid, SIGTERM), 0);
+		assert_int_equal(finish(&r), 0);
+		fclose(err);
+		close(r.out);
+	}
+}
+
 static int make_dir(void **state)
 {
 	return mkdtemp(dir) ? 0 : -1;
@@ -307,6 +354,7 @@ int main(void)
 		cmocka_unit_test(test_help),        cmocka_unit_test(test_version),
 		cmocka_unit_test(test_bad_options), cmocka_unit_test(test_check_config),
 		cmocka_unit_test(test_no_devices),  cmocka_unit_test(test_device_and_config),
+		cmocka_unit_test(test_handed_over),
 	};
 
 	alarm(120); /* a daemon that says nothing ends the test */

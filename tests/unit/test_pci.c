@@ -77,7 +77,10 @@ static int setup(void **state)
 	directory("bus/pci/devices/0000:01:00.0");
 	directory("bus/pci/devices/0000:01:00.0/vfio-dev");
 	directory("bus/pci/devices/0000:01:00.0/vfio-dev/vfio12");
+	directory("bus/pci/devices/0000:01:00.0/vfio-dev/vfio12/dev"); /* a file on a machine */
 	directory("bus/pci/devices/0000:02:00.0");
+	directory("bus/pci/devices/0000:02:00.0/vfio-dev");
+	directory("bus/pci/devices/0000:02:00.0/vfio-dev/vfio13"); /* without a device file */
 	if (symlink("../../../drivers/vfio-pci", at("bus/pci/devices/0000:01:00.0/driver")) < 0)
 		return -1;
 	return symlink("../../../../kernel/iommu_groups/26", at("bus/pci/devices/0000:01:00.0/iommu_group"));
@@ -87,6 +90,9 @@ static int teardown(void **state)
 {
 	unlink(at("bus/pci/devices/0000:01:00.0/driver"));
 	unlink(at("bus/pci/devices/0000:01:00.0/iommu_group"));
+	rmdir(at("bus/pci/devices/0000:02:00.0/vfio-dev/vfio13"));
+	rmdir(at("bus/pci/devices/0000:02:00.0/vfio-dev"));
+	rmdir(at("bus/pci/devices/0000:01:00.0/vfio-dev/vfio12/dev"));
 	rmdir(at("bus/pci/devices/0000:01:00.0/vfio-dev/vfio12"));
 	rmdir(at("bus/pci/devices/0000:01:00.0/vfio-dev"));
 	rmdir(at("bus/pci/devices/0000:01:00.0"));

@@ -9,6 +9,7 @@ EDU = "edu,id=edu0,dma_mask=0xffffffffffffffff"
 VTD = "intel-iommu,intremap=on,scalable-mode=on,fsts=on"
 # For a device that is another process: it is told of mappings only if the guest has to announce them ("caching mode").
 VTD_USER = "intel-iommu,intremap=on,scalable-mode=on,caching-mode=on,pasid-bits=20,device-iotlb=on"
+VTD_NO_PASID = VTD_USER.replace("pasid-bits=20", "pasid-bits=0")
 # What device_del is to take out of a guest sits behind one of these.
 ROOT_PORT = "pcie-root-port,id=port0,chassis=1,slot=1"
 EDU_SPARE = {"edu0": {"driver": "edu", "id": "edu0", "bus": "port0"}}
@@ -47,8 +48,8 @@ class Case:
     timeout: int = 120
 
 
-def refgpu_companion(*options):
-    return ["$build/tests/refgpu/pasid-refgpu", "--socket", "$run/refgpu0.socket", *options]
+def refgpu_companion(*options, name="refgpu0"):
+    return ["$build/tests/refgpu/pasid-refgpu", "--socket", f"$run/{name}.socket", *options]
 
 
 # System tests that make sense on a PCI device and in a slow guest; tests/vm/guest/system.py runs them. Left out is what
@@ -75,6 +76,18 @@ def on_refgpu(name, script, way, args="", **more):
 SHARED_GROUP = ["pcie-pci-bridge,id=bridge0", f"{EDU.replace('edu0', 'edu1')},bus=bridge0,addr=1",
                 "pci-serial,bus=bridge0,addr=2"]
 
+# Two functions of one slot that are reset together: in one IOMMU group, and in two.
+TOGETHER = [ROOT_PORT, refgpu(bus="port0", addr="0.0", multifunction=True), f"{EDU},bus=port0,addr=0.1"]
+APART = [ROOT_PORT, *(refgpu(f"refgpu{i}", bus="port0", addr=f"0.{i}", multifunction=True) for i in range(2))]
+
+
+def on_slot(devices, way, how, *options):
+    """A case of reset.py with these devices. The IOMMU has no PASIDs: Linux warns of a device in such a slot that has."""
+    return Case(f"reset-{how.lower()}-{way}", "stock" if way == "type1" else "iommufd", "reset.py", f"{way} {how}",
+                iommu=VTD_NO_PASID, devices=devices, python=True, cmdline=STATUS_PAGE,
+                companions={f"refgpu{i}": refgpu_companion(*options, name=f"refgpu{i}") for i in range(2)})
+
+
 CASES = [
     Case("boot-stock", "stock", "boot.sh", devices=[EDU]),
     Case("boot-iommufd", "iommufd", "boot.sh", "iommufd", devices=[EDU]),
@@ -88,6 +101,10 @@ CASES = [
     on_refgpu("system", "system.py", "iommufd", SYSTEM, timeout=300),
     on_refgpu("trouble", "trouble.py", "type1"),
     on_refgpu("trouble", "trouble.py", "iommufd"),
+    *(Case(f"refused-{way}", kernel, "refused.py", way, devices=SHARED_GROUP, python=True)
+      for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
+    *(on_slot(TOGETHER, way, "Together") for way in ("type1", "iommufd")),
+    *(on_slot(APART, way, "Apart", "--apart") for way in ("type1", "iommufd")),
     *(Case(f"unplug-{way}", kernel, "unplug.py", way, devices=[ROOT_PORT, f"{EDU},bus=port0"], spares=EDU_SPARE,
            python=True, virtual_time=True) for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
     Case("exclusive-type1", "stock", "exclusive.py", "type1", devices=[EDU], python=True, virtual_time=True,
@@ -95,6 +112,12 @@ CASES = [
     Case("exclusive-iommufd", "iommufd", "exclusive.py", "iommufd", devices=[EDU], python=True, virtual_time=True,
          allowed=[DMA_FAULT]),
     *(Case(name.replace("_", "-"), "iommufd", "mock.sh", name) for name in ("mock_iommu", "mock_context")),
+    *(Case(f"handed-{way}", kernel, "handed.py", way, devices=[EDU], python=True, virtual_time=True)
+      for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
+    *(Case(f"intx-{way}", kernel, "interrupts.py", f"{way} vfio-intx", devices=[EDU], python=True, virtual_time=True,
+           cmdline="pci=nomsi") for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
+    Case("msi-iommufd", "iommufd", "interrupts.py", "iommufd vfio-msi[0]", devices=[EDU], python=True,
+         virtual_time=True),
     Case("exclusive-driver", "iommufd", "exclusive.py", "iommufd tests/drivers/driver-edu.so", devices=[EDU], python=True,
          virtual_time=True, allowed=[DMA_FAULT]),
     *(Case(f"selftest-edu-{way}", kernel, "selftest.py", f"{way} edu exclusive 0", devices=[EDU], python=True,

@@ -139,7 +139,7 @@ check "to the driver that it had" driver_is "$serial" serial
 if [ "$kernel" = iommufd ]; then
 	gpu=$(pci_find 1234:9a51)
 	check "the GPU is bound" runs 0 bind "$gpu"
-	check "it can be shared" says 0 "can be shared: gpu-mmu, global (iommufd); not pasid: the driver refgpu has no such mode,\
+	check "it can be shared" says 0 "can be shared: gpu-mmu, global (iommufd); not pasid: the driver refgpu tags no access with its PASID,\
  the machine could (20 bits); driver: refgpu" doctor "$gpu"
 	check "its PASIDs were seen" also "^ok    pasid: it has PASIDs of 20 bits, with ATS, with PRI"
 	check "it is given back" runs 0 unbind "$gpu"

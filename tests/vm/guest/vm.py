@@ -7,6 +7,7 @@ import fcntl
 import json
 import mmap
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -121,6 +122,15 @@ class PciDevice:
     def vfio_device(self):
         """The name of its device file in /dev/vfio/devices."""
         return next((self.path / "vfio-dev").iterdir()).name
+
+    def interrupts(self):
+        """How many there were of each that VFIO has armed, as the kernel counts them: {"vfio-msix[0]": 12}."""
+        found = {}
+        for line in Path("/proc/interrupts").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[-1].endswith(f"({self.bdf})"):
+                found[words[-1].partition("(")[0]] = sum(int(word) for word in words[1:] if word.isdecimal())
+        return found
 
     def bind_vfio(self):
         (self.path / "driver_override").write_text("vfio-pci")
@@ -243,22 +253,39 @@ def run_system(arguments):
 class Daemon:
     """A pasidd of this guest with one device, and where clients connect."""
 
-    def __init__(self, device, **more):
-        """more: other keys of the configuration."""
+    def __init__(self, device, prefix=(), user=None, popen=None, **more):
+        """prefix: a program that starts it; popen: other arguments of subprocess.Popen; more: other keys of the
+        configuration."""
         self.directory = tempfile.mkdtemp(prefix="pasidd-")
         self.socket = os.path.join(self.directory, "socket")
+        self.log = Path(self.directory, "log")
         config = os.path.join(self.directory, "config.json")
         with open(config, "w", encoding="utf-8") as file:
             json.dump({"socket": {"path": self.socket}, "devices": [device], **more}, file)
-        self.process = subprocess.Popen([os.environ["PASIDD"], "--config", config])
+        if user:
+            shutil.chown(self.directory, user)
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen([*prefix, os.environ["PASIDD"], "--config", config], user=user, stderr=log,
+                                            **(popen or {}))
         wait_for(lambda: os.path.exists(self.socket))
+
+    def await_log(self, *parts):
+        """Waits for a line with all of these in it."""
+        def said():
+            return any(all(part in line for part in parts) for line in self.log.read_text().splitlines())
+
+        try:
+            wait_for(said)
+        except TimeoutError:
+            raise AssertionError(f"no line with {parts} in\n{self.log.read_text()}") from None
 
     def stop(self):
         self.process.terminate()
         status = self.process.wait(20)
+        print("".join(f"# {line}\n" for line in self.log.read_text().splitlines()), end="")
         assert status == 0, f"the daemon ended with {status}"
 
 
-def main(argv):
+def main(argv, *more):
     """Runs the tests of the calling file as the system tests are run."""
-    run_system([argv[0]])
+    run_system([argv[0], *more])
