@@ -79,8 +79,11 @@ static int make(struct transport *t, struct transport_space **ret, transport_don
 	return answer(done, arg, 0);
 }
 
+static uint32_t attached_pasid;
+
 static int space_free(struct transport *t, struct transport_space *s)
 {
+	assert_int_equal(attached_pasid, 0); /* memory goes last */
 	memset(kernel.page, 0, sizeof(kernel.page));
 	return 0;
 }
@@ -144,7 +147,6 @@ static int unmap(struct transport *t, struct transport_space *s, uint64_t iova, 
 	return answer(done, arg, fail ? -EIO : 0);
 }
 
-static uint32_t attached_pasid;
 static int attach_error;
 
 static int attach_pasid(struct transport *t, struct transport_space *s, uint32_t pasid, transport_done done, void *arg)
