@@ -22,9 +22,10 @@
 #include "bench.h"
 #include "direct.h"
 
-#define ROUNDS 21u
+#define LIST_ROUNDS 15u
+#define ALONE_ROUNDS (4 * LIST_ROUNDS)
 #define WARM 2u
-#define PAIRS 8u
+#define PAIRS 2u /* in one sample: a short one is less likely to have waited for a processor */
 #define LIST 64u
 #define PAGE UINT64_C(4096)
 #define LARGEST (UINT64_C(2) << 20)
@@ -148,25 +149,41 @@ static double time_list_direct(struct bench *b, uint64_t bytes)
 	return (now_ns() - t) / LIST / 1e3;
 }
 
-/* socket: against the messages alone, or NULL. */
-static void measure_round(struct bench *b, uint64_t bytes, struct figure f[KINDS], struct figure *socket)
+/* socket: for what the messages alone take, or NULL. */
+static void measure_alone(struct bench *b, uint64_t bytes, struct figure *f, struct figure *socket)
 {
-	double floor[KINDS] = {0}, direct, daemon;
+	double floor = socket ? 2 * bare_time(&b->floor[ALONE], 2 * PAIRS) / 1e3 : 0;
+	double direct = time_alone_direct(b, bytes);
+	double daemon = time_alone(b, bytes);
 
-	if (socket) {
-		floor[ALONE] = 2 * bare_time(&b->floor[ALONE], 2 * PAIRS) / 1e3;
-		floor[IN_LIST] = 2 * bare_time(&b->floor[IN_LIST], 2 * PAIRS) / LIST / 1e3;
+	figure_add(f, daemon, direct);
+	if (socket)
+		figure_add(socket, daemon, floor);
+}
+
+static void measure_list(struct bench *b, uint64_t bytes, struct figure *f, struct figure *socket)
+{
+	double floor = socket ? 2 * bare_time(&b->floor[IN_LIST], 2) / LIST / 1e3 : 0;
+	double direct = time_list_direct(b, bytes);
+	double daemon = time_list(b);
+
+	figure_add(f, daemon, direct);
+	if (socket)
+		figure_add(socket, daemon, floor);
+}
+
+static void measure_kind(struct bench *b, unsigned int kind, uint64_t bytes, struct figure *f, struct figure *socket)
+{
+	unsigned int rounds = kind == ALONE ? ALONE_ROUNDS : LIST_ROUNDS;
+
+	for (unsigned int i = 0; i < WARM + rounds; i++) {
+		if (i == WARM) {
+			f->n = 0;
+			if (socket)
+				socket->n = 0;
+		}
+		(kind == ALONE ? measure_alone : measure_list)(b, bytes, f, socket);
 	}
-	direct = time_alone_direct(b, bytes);
-	daemon = time_alone(b, bytes);
-	figure_add(&f[ALONE], daemon, direct);
-	if (socket)
-		figure_add(&socket[ALONE], daemon, floor[ALONE]);
-	direct = time_list_direct(b, bytes);
-	daemon = time_list(b);
-	figure_add(&f[IN_LIST], daemon, direct);
-	if (socket)
-		figure_add(&socket[IN_LIST], daemon, floor[IN_LIST]);
 }
 
 static void print(struct figure *f, const char *mode, const char *size, bool list, const char *against)
@@ -181,19 +198,15 @@ static void print(struct figure *f, const char *mode, const char *size, bool lis
 
 static void measure(struct bench *b, const char *mode)
 {
-	static struct figure figures[SIZES][KINDS], socket[KINDS];
+	static struct figure figure, socket;
 
 	for (unsigned int s = 0; s < SIZES; s++) {
 		make_lists(b, sizes[s].bytes);
-		for (unsigned int i = 0; i < WARM + ROUNDS; i++) {
-			if (i == WARM)
-				figures[s][ALONE].n = figures[s][IN_LIST].n = socket[ALONE].n = socket[IN_LIST].n = 0;
-			measure_round(b, sizes[s].bytes, figures[s], s == 0 ? socket : NULL);
-		}
 		for (unsigned int kind = 0; kind < KINDS; kind++) {
-			print(&figures[s][kind], mode, sizes[s].name, kind == IN_LIST, "");
+			measure_kind(b, kind, sizes[s].bytes, &figure, s == 0 ? &socket : NULL);
+			print(&figure, mode, sizes[s].name, kind == IN_LIST, "");
 			if (s == 0)
-				print(&socket[kind], mode, sizes[s].name, kind == IN_LIST, "-socket");
+				print(&socket, mode, sizes[s].name, kind == IN_LIST, "-socket");
 		}
 	}
 }

@@ -18,7 +18,7 @@
 #include "translator/domain.h"
 #include "transport/transport.h"
 
-#define ROUNDS 101u
+#define ROUNDS 51u
 #define WARM 5u
 #define AREA (UINT64_C(2) << 20) /* mode exclusive maps no more at once */
 #define LARGEST (8 * AREA)

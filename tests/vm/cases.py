@@ -78,14 +78,15 @@ def on_refgpu(name, script, way, args="", **more):
 
 def bench_edu(way):
     """In real time, without edu's 100 ms being in anything that is measured."""
-    return Case(f"bench-edu-{way}", KERNELS[way], "bench.py", f"{way} Edu", devices=[EDU, EDU1], python=True)
+    return Case(f"bench-edu-{way}", KERNELS[way], "bench.py", f"{way} Edu", devices=[EDU, EDU1], python=True,
+                timeout=300)
 
 
 def bench_refgpu(way, classes):
     names = ("refgpu0", "refgpu1")
     return Case(f"bench-refgpu-{way}", KERNELS[way], "bench.py", f"{way} {classes}", iommu=VTD_USER, python=True,
                 devices=[*(refgpu(name) for name in names), EDU],
-                companions={name: refgpu_companion(name=name) for name in names})
+                companions={name: refgpu_companion(name=name) for name in names}, timeout=300)
 
 
 # Two devices that share a group, one of which has a driver in either kernel.
