@@ -58,6 +58,14 @@ with_compiler() {
 	fi
 }
 
+# timed NAME COMMAND...: says how long it took.
+timed() {
+	local name=$1 started=$SECONDS
+	shift
+	"$@"
+	echo "$name: $((SECONDS - started)) s"
+}
+
 # fuzz PROGRAM SECONDS: one fuzzer; its corpus starts from the seeds in the tree, if there are any.
 fuzz() {
 	local fuzzer=$1 seconds=$2 name=${1##*/} corpus seeds=()
@@ -98,12 +106,11 @@ run_fuzzers() {
 
 # What they run on is made on the way, where that can be: as root, with Debian's packages within reach.
 run_vm() {
-	local options=() started=$SECONDS
+	local options=()
 	[[ $setup -eq 1 ]] || options=(--no-setup)
 	echo "== virtual machines"
 	python3 tests/vm/run.py --results "$results" "${options[@]}" || true
 	grep -q $'\tvm' "$results" || result fail vm "there were no results"
-	echo "virtual machines: $((SECONDS - started)) s"
 }
 
 run_mutants() {
@@ -121,17 +128,17 @@ if [[ $what == all ]]; then
 fi
 
 case $what in
-tests | all) with_compiler gcc gcc g++ build-test ;;
+tests | all) timed "tests, gcc" with_compiler gcc gcc g++ build-test ;;
 esac
 if [[ $what == all ]]; then
-	with_compiler clang clang clang++ build-test-clang
-	run_fuzzers
+	timed "tests, clang" with_compiler clang clang clang++ build-test-clang
+	timed fuzzers run_fuzzers
 fi
 case $what in
-vm | all) run_vm ;;
+vm | all) timed "virtual machines" run_vm ;;
 esac
 case $what in
-mutants | all) run_mutants ;;
+mutants | all) timed mutants run_mutants ;;
 esac
 
 python3 tests/run.py --summary "$results"

@@ -230,6 +230,15 @@ void bare_call(struct bare *b)
 	b->jobs++;
 }
 
+double bare_time(struct bare *b, unsigned int n)
+{
+	double t = now_ns();
+
+	for (unsigned int i = 0; i < n; i++)
+		bare_call(b);
+	return (now_ns() - t) / n;
+}
+
 void bare_wait(struct bare *b)
 {
 	double start = now_ns();

@@ -12,6 +12,11 @@
 
 #define ROUNDS_MAX 1001u
 
+/* Bytes of a bind list of n operations and of its reply (<pasid/protocol.h>). */
+#define BIND_REQUEST(n) \
+	(sizeof(struct pasid_msg) + sizeof(struct pasid_bind_head) + (n) * sizeof(struct pasid_wire_bind_op))
+#define BIND_REPLY(n) (sizeof(struct pasid_reply) + (n) * sizeof(uint64_t))
+
 /* Samples of something and of its limit, taken in turn. Medians are printed, so that a busy machine changes little. */
 struct figure {
 	const char *name;
@@ -67,6 +72,8 @@ void bare_start(struct bare *b, enum bare_kind kind, size_t request, size_t repl
 void bare_stop(struct bare *b);
 /* A request and its reply. */
 void bare_call(struct bare *b);
+/* Nanoseconds of each of n of them. */
+double bare_time(struct bare *b, unsigned int n);
 /* BARE_JOB: waits as pasid_wait() does for what the last call asked for. */
 void bare_wait(struct bare *b);
 

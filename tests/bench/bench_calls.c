@@ -30,9 +30,6 @@
 #define PAGES 1024u
 #define IOVA UINT64_C(0x10000000)
 
-#define REQUEST(n) (sizeof(struct pasid_msg) + sizeof(struct pasid_bind_head) + (n) * sizeof(struct pasid_wire_bind_op))
-#define REPLY(n) (sizeof(struct pasid_reply) + (n) * sizeof(uint64_t))
-
 enum { MAP_UNMAP, MAP_UNMAP_EPOLL, BIND, UNMAP, BIND_RAN, UNMAP_RAN, FIGURES };
 
 static struct figure figures[FIGURES] = {
@@ -91,19 +88,10 @@ static void setup(struct bench *b)
 		m->off = (i % 2 ? PAGES - 1 - i : i) * PAGE;
 		*u = (struct pasid_bind_op){.size = sizeof(*u), .type = PASID_UNMAP, .iova = m->iova, .len = PAGE};
 	}
-	bare_start(&b->blocking, BARE_BLOCKING, REQUEST(1), REPLY(1));
-	bare_start(&b->epoll, BARE_EPOLL, REQUEST(1), REPLY(1));
-	bare_start(&b->list, BARE_BLOCKING, REQUEST(LIST), REPLY(LIST));
-	bare_start(&b->chain, BARE_CHAIN, REQUEST(LIST), REPLY(LIST));
-}
-
-static double time_calls(struct bare *b, unsigned int n)
-{
-	double t = now_ns();
-
-	for (unsigned int i = 0; i < n; i++)
-		bare_call(b);
-	return now_ns() - t;
+	bare_start(&b->blocking, BARE_BLOCKING, BIND_REQUEST(1), BIND_REPLY(1));
+	bare_start(&b->epoll, BARE_EPOLL, BIND_REQUEST(1), BIND_REPLY(1));
+	bare_start(&b->list, BARE_BLOCKING, BIND_REQUEST(LIST), BIND_REPLY(LIST));
+	bare_start(&b->chain, BARE_CHAIN, BIND_REQUEST(LIST), BIND_REPLY(LIST));
 }
 
 static double time_pairs(struct bench *b)
@@ -141,18 +129,18 @@ static void measure_round(struct bench *b, struct figure *f)
 {
 	double blocking, epoll, list, chain, pair, map, unmap;
 
-	blocking = 2 * time_calls(&b->blocking, 2 * PAIRS) / (2 * PAIRS);
+	blocking = 2 * bare_time(&b->blocking, 2 * PAIRS);
 	pair = time_pairs(b);
-	epoll = 2 * time_calls(&b->epoll, 2 * PAIRS) / (2 * PAIRS);
+	epoll = 2 * bare_time(&b->epoll, 2 * PAIRS);
 	figure_add(&f[MAP_UNMAP], pair, blocking);
 	figure_add(&f[MAP_UNMAP_EPOLL], pair, epoll);
 
-	list = time_calls(&b->list, LISTS) / (LISTS * LIST);
+	list = bare_time(&b->list, LISTS) / LIST;
 	time_lists(b, b->idle, &map, &unmap);
 	figure_add(&f[BIND], map, list);
 	figure_add(&f[UNMAP], unmap, list);
 
-	chain = time_calls(&b->chain, LISTS) / (LISTS * LIST);
+	chain = bare_time(&b->chain, LISTS) / LIST;
 	time_lists(b, b->ran, &map, &unmap);
 	figure_add(&f[BIND_RAN], map, list);
 	figure_add(&f[UNMAP_RAN], unmap, chain);

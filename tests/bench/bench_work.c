@@ -103,15 +103,6 @@ static double time_flight(struct bench *b)
 	return (now_ns() - t) / JOBS;
 }
 
-static double time_echo(struct bench *b)
-{
-	double t = now_ns();
-
-	for (unsigned int i = 0; i < JOBS; i++)
-		bare_call(&b->echo);
-	return (now_ns() - t) / JOBS;
-}
-
 static double time_fence(struct bench *b)
 {
 	double t = now_ns();
@@ -159,7 +150,7 @@ static void bench_jobs(struct bench *b)
 		bare = time_bare_jobs(b);
 		value = time_jobs(b);
 		figure_add(&latency, value, bare);
-		bare = time_echo(b);
+		bare = bare_time(&b->echo, JOBS);
 		value = time_flight(b);
 		figure_add(&flight, value, bare);
 		loads = time_loads(b);

@@ -11,6 +11,9 @@ is broken, and by which test (or which test of a file of Python tests) that is n
     What: an unmap is answered before its invalidation is complete
     Caught-by: system/test_device_view.py:DeviceView.test_unmap_waits_for_the_invalidation
 
+What only a real kernel shows is noticed by a case of tests/vm ("Caught-by: vm:pasid"), which alone is run then. Where
+there is no VM cache (docs/vm.md), such mutants are skipped with the reason, and count as skipped.
+
 A mutant that survives, or does not apply or build, is a failure. So is a named test that fails without any mutant.
 """
 
@@ -26,6 +29,8 @@ import time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
+VM_PREFIX = "vm:"
+VM_SECONDS = 240  # for a guest; its case has a limit of its own, too
 MESON = ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype=debugoptimized"]
 
 
@@ -40,7 +45,28 @@ class Mutant:
         self.what = what.group(1) if what else self.name
         self.caught_by = [name for names in re.findall(r"^Caught-by:\s*(.*)$", text, re.M)
                           for name in re.split(r"[,\s]+", names.strip()) if name]
+        self.in_vm = any(name.startswith(VM_PREFIX) for name in self.caught_by)
         self.files = re.findall(r"^\+\+\+ b/(\S+)", text, re.M)
+
+    def rounds(self):
+        """Lists of tests, to be run until something fails: those that are named, then all (an empty list). What only
+        guests show is not looked for elsewhere."""
+        if self.in_vm:
+            return [self.caught_by]
+        return [self.caught_by, []] if self.caught_by else [[]]
+
+
+class Problem(Exception):
+    """Tests could not be run; why."""
+
+
+def vm_unavailable():
+    """Why tests/vm cannot be run here without making its cache first, or nothing."""
+    done = subprocess.run(["bash", TOP / "tests/vm/cache.sh", "--paths"], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if not done.returncode:
+        return ""
+    return (done.stderr.strip().splitlines() or ["tests/vm/cache.sh --paths failed"])[-1]
 
 
 def copy_tree(target):
@@ -56,8 +82,10 @@ class Laboratory:
     def __init__(self, top):
         self.tree = top / "tree"
         self.build = top / "build"
+        self.build_vm = top / "build-vm"
         self.temporary = top / "tmp"
         self.said = ""  # by the tests that ran last
+        self.vm_seconds = 0.0  # spent on guests, and on building what they run
         self.temporary.mkdir()
         top.chmod(0o711)
         self.temporary.chmod(0o1777)
@@ -86,14 +114,42 @@ class Laboratory:
         return self.run("ninja", "-C", self.build, *(self.targets(names) if names else []))
 
     def test(self, names):
-        """Runs tests up to the first failure. Returns what failed, or None if they could not run."""
+        """Builds and runs tests, all if none are named, up to the first failure. Returns what failed."""
+        built = self.compile(names)
+        if built.returncode:
+            print("\n".join(built.stdout.splitlines()[-30:]))
+            raise Problem("it does not build")
         done = self.run(sys.executable, self.tree / "tests/run.py", "--build", self.build, "--stop", *names)
         self.said = done.stdout
         if done.returncode not in (0, 1):
             print(done.stdout)
-            return None
+            raise Problem("its tests could not be run")
         found = re.findall(r"^FAIL (\S+):.*\n((?:     \|.*\n)*)", done.stdout, re.M)
         return [": ".join([name] + re.findall(r"\| not ok \d+ - (.*)", text)[:1]) for name, text in found]
+
+    def test_in_vm(self, cases):
+        """The same with cases of tests/vm, each of which is run to its end."""
+        results = self.temporary / "vm-results"
+        results.unlink(missing_ok=True)
+        begun = time.monotonic()
+        done = self.run(sys.executable, self.tree / "tests/vm/run.py", "--no-setup", "--build", self.build_vm,
+                        "--results", results, "--time-limit", str(VM_SECONDS * len(cases)),
+                        *(word for case in cases for word in ("--case", case)))
+        self.vm_seconds += time.monotonic() - begun
+        self.said = done.stdout
+        lines = [line.split("\t") for line in results.read_text().splitlines()] if results.exists() else []
+        # A line about "vm" alone is about the build; a case that is skipped as a whole was not booted.
+        if not lines or any(name == "vm" or word == "skip" and ": " not in name for word, name, _ in lines):
+            print("\n".join(done.stdout.splitlines()[-30:]))
+            raise Problem("it does not build, or no guest could be run")
+        return [name for word, name, _ in lines if word == "fail"]
+
+    def look(self, names):
+        """What of the named tests fails, wherever they are run; of all but those in guests if none are named."""
+        cases = [name.removeprefix(VM_PREFIX) for name in names if name.startswith(VM_PREFIX)]
+        tests = [name for name in names if not name.startswith(VM_PREFIX)]
+        failed = self.test(tests) if tests or not names else []
+        return failed or (self.test_in_vm(cases) if cases else [])
 
     def apply(self, mutant):
         """Applies the patch. Returns what mends it, or None."""
@@ -117,17 +173,13 @@ def try_mutant(laboratory, mutant):
     if before is None:
         return None, "the patch does not apply"
     try:
-        for names in (mutant.caught_by, []) if mutant.caught_by else ([],):
-            built = laboratory.compile(names)
-            if built.returncode:
-                print("\n".join(built.stdout.splitlines()[-30:]))
-                return None, "it does not build"
-            failed = laboratory.test(names)
-            if failed is None:
-                return None, "its tests could not be run"
+        for names in mutant.rounds():
+            failed = laboratory.look(names)
             if failed:
                 return failed[0], ""
-        return None, "it survived all tests"
+        return None, f"it survived {' and '.join(mutant.caught_by) if mutant.in_vm else 'all tests'}"
+    except Problem as problem:
+        return None, str(problem)
     finally:
         laboratory.mend(before)
 
@@ -136,17 +188,16 @@ def prepare(laboratory, mutants):
     """Builds the tree unbroken and runs the tests that are named. Returns what is wrong, or nothing."""
     named = sorted({name for m in mutants for name in m.caught_by})
     done = laboratory.run("meson", "setup", laboratory.build, *MESON)
-    if done.returncode == 0 and named:
-        done = laboratory.compile(named)
     if done.returncode:
         print("\n".join(done.stdout.splitlines()[-30:]))
         return "the build failed"
-    failed = laboratory.test(named) if named else []
-    if failed:  # once more: one bad moment is not worth all mutants
-        print(laboratory.said)
-        failed = laboratory.test(named)
-    if failed is None:
-        return "the named tests could not be run"
+    try:
+        failed = laboratory.look(named) if named else []
+        if failed:  # once more: one bad moment is not worth all mutants
+            print(laboratory.said)
+            failed = laboratory.look(named)
+    except Problem as problem:
+        return f"without any mutant: {problem}"
     return f"without any mutant {failed[0]} fails" if failed else ""
 
 
@@ -169,7 +220,21 @@ def run(mutants, report):
             else:
                 print(f"FAIL {mutant.name}: {mutant.what}: {reason}", flush=True)
                 report("fail", mutant.name, reason)
+        if laboratory.vm_seconds:
+            print(f"virtual machines, and building for them: {laboratory.vm_seconds:.0f} s")
         return caught
+
+
+def leave_out_vm(mutants, report):
+    """Those that can be tried on this machine. The others are skipped, and that is said."""
+    reason = vm_unavailable() if any(mutant.in_vm for mutant in mutants) else ""
+    if not reason:
+        return mutants
+    for mutant in mutants:
+        if mutant.in_vm:
+            print(f"SKIPPED {mutant.name}: {mutant.what}: {reason}", flush=True)
+            report("skip", mutant.name, reason)
+    return [mutant for mutant in mutants if not mutant.in_vm]
 
 
 def main():
@@ -187,9 +252,11 @@ def main():
 
     if not mutants:
         report("fail", "all", "there are none")
-    caught = run(mutants, report)
-    print(f"{caught} of {len(mutants)} caught")
-    return 0 if mutants and caught == len(mutants) else 1
+    tried = leave_out_vm(mutants, report)
+    caught = run(tried, report) if tried else 0
+    skipped = f", {len(mutants) - len(tried)} skipped" if len(tried) < len(mutants) else ""
+    print(f"{caught} of {len(tried)} caught{skipped}")
+    return 0 if mutants and caught == len(tried) else 1
 
 
 if __name__ == "__main__":

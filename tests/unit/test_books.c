@@ -70,6 +70,41 @@ static void test_devices(void **state)
 	assert_null(books_free(NULL));
 }
 
+/* Books with one device, and a client of it. */
+struct small {
+	struct books *b;
+	struct device_books *d;
+	struct client *c;
+};
+
+static void small_init(struct small *s, const struct device_traits *t)
+{
+	struct limit_policy policy = {.connection.v = {9}, .uid.v = {9, [PASID_RES_CONNECTIONS] = 1}};
+	struct record open = {.kind = RECORD_CLIENT_OPEN};
+	struct refusal why = {0};
+
+	assert_int_equal(books_new(&s->b, &policy, NULL, NULL), 0);
+	assert_int_equal(books_add_device(s->b, t, &s->d), 0);
+	assert_int_equal(books_client_open(s->b, &open, &why, &s->c), 0);
+}
+
+static int small_ctx_new(struct small *s, struct refusal *why, struct context **ret)
+{
+	struct record rec = {.kind = RECORD_CTX_NEW, .client = s->c->id};
+
+	return books_ctx_new(s->b, &rec, why, ret);
+}
+
+static void small_fini(struct small *s)
+{
+	struct context *ctx, *next;
+
+	TAILQ_FOREACH_SAFE (ctx, &s->c->contexts, in_client, next)
+		books_ctx_free(s->b, ctx);
+	books_client_close(s->b, s->c);
+	books_free(s->b);
+}
+
 /* A device whose numbers are used up says how many of which kind there are. */
 static void test_ids_exhausted(void **state)
 {
@@ -85,30 +120,46 @@ static void test_ids_exhausted(void **state)
 					  .pasid_bits = v[i].pasid_bits,
 					  .asid_bits = v[i].asid_bits,
 					  .iova = {0, 0xfff}};
-		struct limit_policy policy = {.connection.v = {9}, .uid.v = {9, [PASID_RES_CONNECTIONS] = 1}};
-		struct record open = {.kind = RECORD_CLIENT_OPEN}, rec = {0};
 		struct refusal why = {0};
-		struct device_books *d;
-		struct context *ctx, *next;
-		struct client *c;
-		struct books *b;
+		struct context *ctx;
+		struct small s;
 
-		assert_int_equal(books_new(&b, &policy, NULL, NULL), 0);
-		assert_int_equal(books_add_device(b, &t, &d), 0);
-		assert_int_equal(books_client_open(b, &open, &why, &c), 0);
-		for (uint64_t k = 0; k < v[i].room; k++) {
-			rec = (struct record){.kind = RECORD_CTX_NEW, .client = c->id};
-			assert_int_equal(books_ctx_new(b, &rec, &why, &ctx), 0);
-		}
-		rec = (struct record){.kind = RECORD_CTX_NEW, .client = c->id};
-		assert_int_equal(books_ctx_new(b, &rec, &why, &ctx), -EDQUOT);
+		small_init(&s, &t);
+		for (uint64_t k = 0; k < v[i].room; k++)
+			assert_int_equal(small_ctx_new(&s, &why, &ctx), 0);
+		assert_int_equal(small_ctx_new(&s, &why, &ctx), -EDQUOT);
 		assert_int_equal(why.reason, PASID_WHY_QUOTA_IDS);
 		assert_int_equal(why.n1, v[i].room);
 		assert_int_equal(why.n2, v[i].room);
-		TAILQ_FOREACH_SAFE (ctx, &c->contexts, in_client, next)
-			books_ctx_free(b, ctx);
-		books_client_close(b, c);
-		books_free(b);
+		small_fini(&s);
+	}
+}
+
+/* A PASID or ASID that the device was told of comes back only after all that it never heard of. */
+static void test_ids_come_back_last(void **state)
+{
+	static const struct {
+		bool pasid, asid; /* told */
+		uint32_t next_pasid, next_asid;
+	} v[] = {{false, false, 1, 1}, {true, false, 2, 1}, {false, true, 1, 2}, {true, true, 2, 2}};
+	static const struct device_traits t = {.name = "x", .pasid_bits = 2, .asid_bits = 2, .iova = {0, 0xfff}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
+		struct refusal why = {0};
+		struct context *ctx;
+		struct small s;
+
+		small_init(&s, &t);
+		assert_int_equal(small_ctx_new(&s, &why, &ctx), 0);
+		if (v[i].pasid)
+			ids_installed(s.d->pasids, ctx->pasid);
+		if (v[i].asid)
+			ids_installed(s.d->asids, ctx->asid);
+		books_ctx_free(s.b, ctx);
+		assert_int_equal(small_ctx_new(&s, &why, &ctx), 0);
+		assert_int_equal(ctx->pasid, v[i].next_pasid);
+		assert_int_equal(ctx->asid, v[i].next_asid);
+		small_fini(&s);
 	}
 }
 
@@ -118,6 +169,7 @@ int main(void)
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_devices),
 		cmocka_unit_test(test_ids_exhausted),
+		cmocka_unit_test(test_ids_come_back_last),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@ import dataclasses
 import json
 
 EDU = "edu,id=edu0,dma_mask=0xffffffffffffffff"
+EDU1 = EDU.replace("edu0", "edu1")
 # QEMU's VT-d as the kernel with iommufd likes it: first-stage tables, PASIDs.
 VTD = "intel-iommu,intremap=on,scalable-mode=on,fsts=on"
 # For a device that is another process: it is told of mappings only if the guest has to announce them ("caching mode").
@@ -65,15 +66,32 @@ SYSTEM = " ".join((
     *(f"test_hang.{tests}" for tests in ("LogLines", "LongJobs", "ObeysReset", "ObeysStop"))))
 
 
+# Where a way to reach a device is tried.
+KERNELS = {"type1": "stock", "iommufd": "iommufd"}
+
+
 def on_refgpu(name, script, way, args="", **more):
-    """A case with the reference GPU, reached by "type1" on Debian's kernel or by "iommufd" on the other."""
-    return Case(f"{name}-{way}", "stock" if way == "type1" else "iommufd", script, f"{way} {args}".strip(),
-                iommu=VTD_USER, devices=[refgpu(), ROOT_PORT], companions={"refgpu0": refgpu_companion()}, python=True,
+    """A case with the reference GPU."""
+    return Case(f"{name}-{way}", KERNELS[way], script, f"{way} {args}".strip(), iommu=VTD_USER,
+                devices=[refgpu(), ROOT_PORT], companions={"refgpu0": refgpu_companion()}, python=True,
                 cmdline=STATUS_PAGE, **more)
 
 
+def bench_edu(way):
+    """In real time, without edu's 100 ms being in anything that is measured."""
+    return Case(f"bench-edu-{way}", KERNELS[way], "bench.py", f"{way} Edu", devices=[EDU, EDU1], python=True,
+                timeout=300)
+
+
+def bench_refgpu(way, classes):
+    names = ("refgpu0", "refgpu1")
+    return Case(f"bench-refgpu-{way}", KERNELS[way], "bench.py", f"{way} {classes}", iommu=VTD_USER, python=True,
+                devices=[*(refgpu(name) for name in names), EDU],
+                companions={name: refgpu_companion(name=name) for name in names}, timeout=300)
+
+
 # Two devices that share a group, one of which has a driver in either kernel.
-SHARED_GROUP = ["pcie-pci-bridge,id=bridge0", f"{EDU.replace('edu0', 'edu1')},bus=bridge0,addr=1",
+SHARED_GROUP = ["pcie-pci-bridge,id=bridge0", f"{EDU1},bus=bridge0,addr=1",
                 "pci-serial,bus=bridge0,addr=2"]
 
 # Two functions of one slot that are reset together: in one IOMMU group, and in two.
@@ -133,4 +151,8 @@ CASES = [
          companions={"refgpu0": refgpu_companion()}),
     Case("doctor-iommu-off", "stock", "doctor.sh", "iommu-off", devices=[EDU, *SHARED_GROUP],
          kernel_iommu="intel_iommu=off"),
+    bench_edu("type1"),
+    bench_edu("iommufd"),
+    bench_refgpu("type1", "Refgpu"),
+    bench_refgpu("iommufd", "Refgpu RefgpuPasid"),
 ]

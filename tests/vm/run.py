@@ -7,6 +7,7 @@
 
 Cases are in cases.py. What they run on comes from cache.sh, which this program runs first; where a machine cannot
 make it, all cases are skipped, and the reason is said. Each case's log is in DIR/vm. --keep keeps its other files, too.
+The report at the end has each case's time from the start of QEMU to the verdict, and the figures of the benchmarks.
 --results appends lines as tests/run.py does.
 """
 
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import cases
 import initramfs
+import report
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
@@ -222,6 +224,8 @@ class Machine:
         self.host = None
         self.started = 0
         self.output = []  # what the script printed
+        self.release = ""  # the guest's kernel, in its own words
+        self.figures = []  # of benchmarks: name, value, unit, limit, ratio
         self.complaints = []  # what is wrong, and a line that shows it
         self.status = None  # the script's
         self.verdict_at = None
@@ -250,7 +254,11 @@ class Machine:
         elif word == "@done":
             self.status = int(rest[0])
             self.verdict_at = time.monotonic()
-        elif word != "@run":
+        elif word == "@run":
+            self.release = rest[-1]
+        elif word == "@figure":
+            self.figures.append(rest)
+        else:
             self.output.append(line)
 
     def talk(self, process, control, until):
@@ -311,7 +319,9 @@ class Machine:
 
 def qemu_arguments(case, devices, images, run):
     memory = f"memory-backend-{'memfd,share=on' if case.shared_memory else 'ram'},id=memory,size={case.memory}"
-    cmdline = f"console=ttyS0 loglevel=5 panic=-1 {case.kernel_iommu} vm_script={case.script} {case.cmdline}"
+    # no_timer_check: on a busy host a guest may see no tick for so long that its kernel takes the timer for broken.
+    cmdline = (f"console=ttyS0 loglevel=5 panic=-1 no_timer_check {case.kernel_iommu} vm_script={case.script} "
+               f"{case.cmdline}")
     if case.args:
         cmdline += f' vm_args="{case.args}"'
     words = ["-accel", "tcg,thread=multi", "-smp", "2"]
@@ -416,6 +426,7 @@ def judge(machine, case, timed_out):
 
 
 def run_case(case, images, logs, limit, keep):
+    """Returns the machine as it was at the end, and the outcome."""
     run = Path(tempfile.mkdtemp(prefix="pasidd-vm-"))
     path = logs / f"{case.name}.log"
     try:
@@ -434,7 +445,7 @@ def run_case(case, images, logs, limit, keep):
             print(f"     {reason}")
     if outcome.count("fail"):
         print(f"     the log: {path}")
-    return outcome.lines
+    return machine, outcome
 
 
 def run_cases(chosen, args, build):
@@ -443,17 +454,19 @@ def run_cases(chosen, args, build):
     build_programs(build)
     logs = build / "vm"
     logs.mkdir(exist_ok=True)
-    print(f"QEMU {paths['qemu_version']}, Linux {paths['linux_version']}")
-    lines = []
+    lines, ran = [], []
     until = time.monotonic() + args.time_limit
     with tempfile.TemporaryDirectory(prefix="pasidd-vm-images-") as directory:
         images = Images(paths, build, Path(directory))
         for case in chosen:
             left = until - time.monotonic()
             if left > 0:
-                lines += run_case(case, images, logs, left, args.keep)
+                machine, outcome = run_case(case, images, logs, left, args.keep)
+                lines += outcome.lines
+                ran.append((case, machine, outcome))
             else:
                 lines.append(("fail", f"vm/{case.name}", f"not begun within {args.time_limit} s"))
+    report.show(paths["qemu_version"], ran)
     return lines
 
 

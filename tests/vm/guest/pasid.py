@@ -5,6 +5,8 @@
 No data moves under a PASID here, for no device in this guest can tag its accesses.
 """
 
+import errno
+import fcntl
 import os
 import re
 import sys
@@ -128,6 +130,26 @@ class Pasid(unittest.TestCase):
         self.assertEqual(len({self.client.ctx_info(ctx)["pasid"] for ctx in contexts}), 100)
         for ctx in contexts:
             self.client.ctx_free(ctx)
+
+    def test_7_its_end_unpins(self):
+        """Pages that are pinned for writing keep that seal off their file (memfd_create(2))."""
+        fd, view = pc.memfd(PAGE)
+        self.addCleanup(os.close, fd)
+        view.close()
+
+        def seal():
+            try:
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+                return True
+            except OSError as error:
+                self.assertEqual(error.errno, errno.EBUSY)
+                return False
+
+        ctx = self.client.ctx_new()
+        self.client.map(ctx, self.client.buf_import(fd)[0], 0, PAGE, pc.READ | pc.WRITE | pc.FIXED, 0x400000)
+        self.assertFalse(seal())
+        self.client.ctx_free(ctx)
+        vm.wait_for(seal)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 ARGUMENTS = sys.argv[1:]  # the script's, from the case
 PCI = Path("/sys/bus/pci/devices")
 REFGPU = (0x1234, 0x9a51)
+EDU = (0x1234, 0x11e8)
 COMMAND, CAPABILITIES, EXTENDED = 0x04, 0x34, 0x100
 COMMAND_MEMORY, COMMAND_MASTER = 2, 4
 

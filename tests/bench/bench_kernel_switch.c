@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What it costs to move a device of the kernel's from one context's address space into another's (a switch in mode
+ * exclusive), by the daemon's own translator and transport: asked for, done on the device's thread, heard of from the
+ * loop. No device's work is in it, nor the scheduler. Limit: the ioctls alone, made by this thread for another device of
+ * that kind in the same rounds.
+ *
+ *   bench_kernel_switch WAY BDF OTHER      WAY: "type1" or "iommufd"; BDF: the device; OTHER: the one for the limit
+ *
+ *   exclusive-switch-SIZE    with that much mapped in either; limit: one attach, or with type1 the unmaps and maps of it
+ */
+#include <event2/event.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bench.h"
+#include "direct.h"
+#include "translator/domain.h"
+#include "transport/transport.h"
+
+#define ROUNDS 51u
+#define WARM 5u
+#define AREA (UINT64_C(2) << 20) /* mode exclusive maps no more at once */
+#define LARGEST (8 * AREA)
+#define IOVA UINT64_C(0x1000000)
+#define DEADLINE_MS 10000u
+#define SPACES DIRECT_SPACES
+
+static const struct {
+	const char *name;
+	uint64_t bytes;
+} sizes[] = {{"64K", 64 << 10}, {"16M", LARGEST}};
+
+static struct bench {
+	struct event_base *base;
+	struct transport *t;
+	struct translator *tr;
+	struct transport_space *space[SPACES];
+	struct transport_memory *memory;
+	struct direct direct;
+	bool opened;
+} bench;
+
+/* ---- the daemon's side ---- */
+
+static void on_opened(void *owner)
+{
+	struct bench *b = owner;
+
+	b->opened = true;
+}
+
+static void on_irq(void *owner, uint32_t vector)
+{
+}
+
+static void on_room(void *owner)
+{
+}
+
+static void on_lost(void *owner, int error, const char *why)
+{
+	die("the device is lost", why);
+}
+
+static const struct transport_events events = {on_opened, on_irq, on_room, on_lost};
+
+static void on_done(void *arg, int err)
+{
+	bool *done = arg;
+
+	if (err < 0)
+		die("the kernel refused", strerror(-err));
+	*done = true;
+}
+
+static void turn(struct bench *b)
+{
+	if (event_base_loop(b->base, EVLOOP_ONCE) < 0)
+		die("the loop", "it ended");
+}
+
+static void await(struct bench *b, int r, const bool *done)
+{
+	if (r < 0)
+		die("the transport", strerror(-r));
+	while (!*done)
+		turn(b);
+}
+
+static void on_changed(void *arg)
+{
+}
+
+static void open_device(struct bench *b, const char *way, const char *bdf)
+{
+	const char *address;
+	const struct transport_ops *ops;
+	char spec[64];
+	int r;
+
+	snprintf(spec, sizeof(spec), "%s:%s", way, bdf);
+	ops = transport_find(spec, &address);
+	b->base = event_base_new();
+	if (!ops || !b->base)
+		die(spec, "no such way");
+	r = ops->open(&b->t, b->base, address, 1, DEADLINE_MS, &events, b);
+	await(b, r, &b->opened);
+	if (domain_new(&b->tr, b->t, on_changed, NULL) < 0)
+		die("a translator", "no memory");
+}
+
+/* Each of the address spaces maps the same, area by area. */
+static void make_spaces(struct bench *b, uint64_t bytes)
+{
+	const struct transport_space_ops *ops = b->t->ops->spaces;
+	bool done = false;
+
+	await(b, ops->hold(b->t, &b->memory, b->direct.fd, bytes, TRANSPORT_READ | TRANSPORT_WRITE, on_done, &done),
+	      &done);
+	for (unsigned int i = 0; i < SPACES; i++) {
+		done = false;
+		await(b, ops->make(b->t, &b->space[i], on_done, &done), &done);
+		for (uint64_t at = 0; at < bytes; at += AREA) {
+			uint64_t len = bytes - at < AREA ? bytes - at : AREA;
+
+			done = false;
+			await(b,
+			      ops->map(b->t, b->space[i], IOVA + at, len, b->memory, at,
+				       TRANSPORT_READ | TRANSPORT_WRITE, on_done, &done),
+			      &done);
+		}
+	}
+}
+
+static void move(struct bench *b, unsigned int to)
+{
+	struct translator_space s = {.kernel = b->space[to]};
+	int r = b->tr->ops->install(b->tr, 0, &s);
+
+	while (r == 1 && b->tr->ops->ready(b->tr, 0, &s) == 0)
+		turn(b);
+	if (r < 0 || b->tr->ops->ready(b->tr, 0, &s) != 1)
+		die("a switch", "the device did not get there");
+}
+
+static void end_spaces(struct bench *b, unsigned int at)
+{
+	struct translator_space s = {.kernel = b->space[at]};
+
+	while (b->tr->ops->remove(b->tr, 0, &s) != 0)
+		turn(b);
+	for (unsigned int i = 0; i < SPACES; i++)
+		if (b->t->ops->spaces->free(b->t, b->space[i]) < 0)
+			die("an address space", "it cannot be freed");
+	if (b->t->ops->spaces->release(b->t, b->memory) < 0)
+		die("memory", "it cannot be released");
+}
+
+/* ---- the limit ---- */
+
+static void map_areas(const struct direct *d, uint64_t bytes)
+{
+	for (uint64_t at = 0; at < bytes; at += AREA)
+		direct_map(d, IOVA + at, at, bytes - at < AREA ? bytes - at : AREA);
+}
+
+static void unmap_areas(const struct direct *d, uint64_t bytes)
+{
+	for (uint64_t at = 0; at < bytes; at += AREA)
+		direct_unmap(d, IOVA + at, bytes - at < AREA ? bytes - at : AREA);
+}
+
+static void move_direct(const struct direct *d, unsigned int to, uint64_t bytes)
+{
+	if (!d->type1) {
+		direct_attach(d, to);
+		return;
+	}
+	unmap_areas(d, bytes);
+	map_areas(d, bytes);
+}
+
+/* ---- both ---- */
+
+static double time_move(struct bench *b, unsigned int to)
+{
+	double t = now_ns();
+
+	move(b, to);
+	return (now_ns() - t) / 1e3;
+}
+
+static double time_move_direct(struct bench *b, unsigned int to, uint64_t bytes)
+{
+	double t = now_ns();
+
+	move_direct(&b->direct, to, bytes);
+	return (now_ns() - t) / 1e3;
+}
+
+static void measure(struct bench *b, const char *name, uint64_t bytes)
+{
+	static struct figure f;
+	unsigned int to = 0;
+	char text[64];
+
+	make_spaces(b, bytes);
+	map_areas(&b->direct, bytes);
+	move(b, to);
+	f.n = 0;
+	for (unsigned int i = 0; i < WARM + ROUNDS; i++) {
+		double direct;
+
+		if (i == WARM)
+			f.n = 0;
+		to = !to;
+		direct = time_move_direct(b, to, bytes);
+		figure_add(&f, time_move(b, to), direct);
+	}
+	unmap_areas(&b->direct, bytes);
+	end_spaces(b, to);
+	snprintf(text, sizeof(text), "exclusive-switch-%s", name);
+	f.name = text;
+	f.unit = "us";
+	figure_print(&f);
+}
+
+int main(int argc, char **argv)
+{
+	struct bench *b = &bench;
+
+	if (argc != 4)
+		die(argv[0], "WAY BDF OTHER");
+	direct_open(&b->direct, argv[1], argv[3], 0, LARGEST);
+	open_device(b, argv[1], argv[2]);
+	for (unsigned int i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+		measure(b, sizes[i].name, sizes[i].bytes);
+	b->t->ops->close(b->t);
+	domain_free(b->tr);
+	event_base_free(b->base);
+	return 0;
+}
