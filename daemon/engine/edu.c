@@ -28,7 +28,6 @@
 #define REG_DMA_DST 0x88u
 #define REG_DMA_COUNT 0x90u
 #define REG_DMA_CMD 0x98u
-#define REGS_BYTES 0x1000u
 #define ID_MASK 0xffu
 #define ID 0xedu
 #define CMD_START 1u
@@ -56,7 +55,6 @@ struct job {
 struct edu {
 	struct engine engine; /* first, so that a pointer to it is one to the edu */
 	struct engine_device *device;
-	const volatile uint8_t *regs;
 	struct range iova;
 	struct job jobs[RING_JOBS]; /* a ring: jobs put - jobs done of them, the oldest at `done` % RING_JOBS */
 	uint64_t put, rung, done; /* jobs, absolute; also their marks */
@@ -82,9 +80,12 @@ static void write64(struct edu *d, uint64_t reg, uint64_t v)
 	d->device->ops->region_write(d->device, BAR, reg, 8, v);
 }
 
-static uint32_t read32(const volatile uint8_t *regs, uint32_t reg)
+/* All ones where it cannot be read, as of a PCI device that is gone. */
+static uint32_t read32(struct engine_device *device, uint32_t reg)
 {
-	return *(const volatile uint32_t *)(regs + reg);
+	uint64_t v;
+
+	return device->ops->region_read(device, BAR, reg, 4, &v) < 0 ? UINT32_MAX : (uint32_t)v;
 }
 
 /* ---- coming and going ---- */
@@ -106,20 +107,19 @@ static void edu_restart(struct engine *e)
 	d->at = 0;
 }
 
-static int check_device(const volatile uint8_t *regs)
+static int check_device(struct engine_device *device)
 {
-	if (!regs || (read32(regs, REG_ID) & ID_MASK) != ID)
+	if ((read32(device, REG_ID) & ID_MASK) != ID)
 		return -ENODEV;
 	/* A transfer from before goes on, and until it has ended the registers take nothing. It is tried again. */
-	return read32(regs, REG_DMA_CMD) & CMD_START ? -EBUSY : 0;
+	return read32(device, REG_DMA_CMD) & CMD_START ? -EBUSY : 0;
 }
 
 static int edu_attach(struct engine **ret, struct engine_device *device, const struct engine_memory *mem,
 		      const struct engine_config *config)
 {
-	const volatile uint8_t *regs = device->ops->region_map(device, BAR, 0, REGS_BYTES);
 	struct edu *d;
-	int r = check_device(regs);
+	int r = check_device(device);
 
 	if (r < 0)
 		return r;
@@ -127,7 +127,6 @@ static int edu_attach(struct engine **ret, struct engine_device *device, const s
 	if (!d)
 		return -ENOMEM;
 	d->device = device;
-	d->regs = regs;
 	d->iova = config->iova;
 	d->engine.ops = &edu_ops;
 	edu_restart(&d->engine);
@@ -257,7 +256,7 @@ static void go_on(struct edu *d)
 	struct job *j;
 
 	if (d->running) {
-		if (read32(d->regs, REG_DMA_CMD) & CMD_START)
+		if (read32(d->device, REG_DMA_CMD) & CMD_START)
 			return;
 		d->running = false;
 		advance(d, &d->jobs[d->done % RING_JOBS]);
@@ -280,7 +279,7 @@ static void go_on(struct edu *d)
 static void edu_interrupt(struct engine *e)
 {
 	struct edu *d = of_engine(e);
-	uint32_t status = read32(d->regs, REG_IRQ_STATUS);
+	uint32_t status = read32(d->device, REG_IRQ_STATUS);
 
 	if (status)
 		d->device->ops->region_write(d->device, BAR, REG_IRQ_ACK, 4, status);

@@ -113,6 +113,13 @@ static void handle_write(struct engine_device *handle, uint32_t region, uint64_t
 	(void)d->tops->region_write(d->t, region, off, width, value);
 }
 
+static int handle_read(struct engine_device *handle, uint32_t region, uint64_t off, uint32_t width, uint64_t *value)
+{
+	struct device *d = container_of(handle, struct device, handle);
+
+	return d->tops->region_read(d->t, region, off, width, value);
+}
+
 static volatile void *handle_map(struct engine_device *handle, uint32_t region, uint64_t off, uint64_t len)
 {
 	struct device *d = container_of(handle, struct device, handle);
@@ -120,7 +127,11 @@ static volatile void *handle_map(struct engine_device *handle, uint32_t region, 
 	return d->tops->region_map(d->t, region, off, len);
 }
 
-static const struct engine_device_ops handle_ops = {.region_write = handle_write, .region_map = handle_map};
+static const struct engine_device_ops handle_ops = {
+	.region_write = handle_write,
+	.region_read = handle_read,
+	.region_map = handle_map,
+};
 
 /* The driver's translator, if it has all that page tables of ours take; else NULL. */
 static struct translator *whole_translator(struct device *d)

@@ -120,6 +120,9 @@ struct transport_ops {
 	 * stores to memory that the device maps. */
 	int (*region_write)(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value);
 
+	/* Reads a register of 4 or 8 bytes. 0, -EINVAL, -EIO; -EOPNOTSUPP where the device would have to be waited for. */
+	int (*region_read)(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t *value);
+
 	/* Maps a part of a region for plain loads, and stores if the region is writable; NULL if the device does not
 	 * offer it in a way that is safe for us. Lives as long as the transport. What it reads back may change at any
 	 * time. */

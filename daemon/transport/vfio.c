@@ -410,6 +410,13 @@ static int vfio_region_write(struct transport *t, uint32_t region, uint64_t off,
 	return r < 0 ? r : vfio_device_write(&vfio_of(t)->device, region, off, width, value);
 }
 
+static int vfio_region_read(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t *value)
+{
+	int r = vfio_life_check(vfio_of(t));
+
+	return r < 0 ? r : vfio_device_read(&vfio_of(t)->device, region, off, width, value);
+}
+
 static volatile void *vfio_region_map(struct transport *t, uint32_t region, uint64_t off, uint64_t len)
 {
 	if (vfio_life_check(vfio_of(t)) < 0)
@@ -430,10 +437,11 @@ static int vfio_reset(struct transport *t, transport_done done, void *arg)
 	return r;
 }
 
-#define VFIO_OPS                                                                                    \
-	.address_ok = vfio_address_ok, .close = vfio_close, .forget = vfio_forget, .ids = vfio_ids, \
-	.usable = vfio_usable, .dma_map = vfio_dma_map, .dma_unmap = vfio_dma_unmap,                \
-	.region_write = vfio_region_write, .region_map = vfio_region_map, .reset = vfio_reset, .spaces = &vfio_spaces
+#define VFIO_OPS                                                                                           \
+	.address_ok = vfio_address_ok, .close = vfio_close, .forget = vfio_forget, .ids = vfio_ids,        \
+	.usable = vfio_usable, .dma_map = vfio_dma_map, .dma_unmap = vfio_dma_unmap,                       \
+	.region_write = vfio_region_write, .region_read = vfio_region_read, .region_map = vfio_region_map, \
+	.reset = vfio_reset, .spaces = &vfio_spaces
 
 const struct transport_ops transport_vfio = {.scheme = "vfio", .open = open_auto, VFIO_OPS};
 const struct transport_ops transport_type1 = {.scheme = "type1", .open = open_type1, VFIO_OPS};

@@ -115,26 +115,48 @@ volatile void *vfio_device_map(struct vfio_device *d, uint32_t region, uint64_t 
 	return NULL;
 }
 
+static bool may_access(const struct vfio_device *d, uint32_t region, uint64_t off, uint32_t width, uint32_t flag)
+{
+	const struct vfio_region *r = &d->regions[region];
+
+	return region < d->n_regions && (width == 4 || width == 8) && off % width == 0 && r->flags & flag &&
+	       r->size >= width && off <= r->size - width;
+}
+
 /* Registers are little-endian, and so is every machine that this runs on (see meson.build). */
 int vfio_device_write(struct vfio_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
 {
 	volatile void *at;
+	off_t in_file;
 
-	if (region >= d->n_regions || (width != 4 && width != 8) || off % width)
-		return -EINVAL;
-	if (!(d->regions[region].flags & VFIO_REGION_INFO_FLAG_WRITE) || d->regions[region].size < width ||
-	    off > d->regions[region].size - width)
+	if (!may_access(d, region, off, width, VFIO_REGION_INFO_FLAG_WRITE))
 		return -EINVAL;
 	at = vfio_device_map(d, region, off, width);
+	in_file = (off_t)(d->regions[region].offset + off);
 	if (!at)
-		return pwrite(d->fd, &value, width, (off_t)(d->regions[region].offset + off)) == (ssize_t)width ? 0
-														: -EIO;
+		return pwrite(d->fd, &value, width, in_file) == (ssize_t)width ? 0 : -EIO;
 	/* The stores before it reach memory first. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (width == 8)
 		*(volatile uint64_t *)at = value;
 	else
 		*(volatile uint32_t *)at = (uint32_t)value;
+	return 0;
+}
+
+int vfio_device_read(struct vfio_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t *value)
+{
+	const volatile void *at;
+	off_t in_file;
+
+	if (!may_access(d, region, off, width, VFIO_REGION_INFO_FLAG_READ))
+		return -EINVAL;
+	at = vfio_device_map(d, region, off, width);
+	in_file = (off_t)(d->regions[region].offset + off);
+	*value = 0;
+	if (!at)
+		return pread(d->fd, value, width, in_file) == (ssize_t)width ? 0 : -EIO;
+	*value = width == 8 ? *(const volatile uint64_t *)at : *(const volatile uint32_t *)at;
 	return 0;
 }
 

@@ -109,6 +109,8 @@ void vfio_device_unmask(struct vfio_device *d);
  * bound to an iommufd, which does. */
 int vfio_device_reset(const struct vfio_device *d, const struct pci_place *at, int group_fd, struct vfio_why *why);
 volatile void *vfio_device_map(struct vfio_device *d, uint32_t region, uint64_t off, uint64_t len);
+/* By a mapping where the kernel allows one, else through the device's file. */
 int vfio_device_write(struct vfio_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t value);
+int vfio_device_read(struct vfio_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t *value);
 
 #endif

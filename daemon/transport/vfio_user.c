@@ -479,6 +479,24 @@ static int vfu_region_write(struct transport *t, uint32_t region, uint64_t off, 
 	return r;
 }
 
+/* A message would have to be waited for. */
+static int vfu_region_read(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t *value)
+{
+	struct vfu *v = vfu_of(t);
+	const volatile void *at;
+	int r = check_open(v);
+
+	if (r < 0)
+		return r;
+	if (region >= v->n_regions || (width != 4 && width != 8) || off % width)
+		return -EINVAL;
+	at = vfu_region_map(&v->regions[region], off, width);
+	if (!at)
+		return -EOPNOTSUPP;
+	*value = width == 8 ? *(const volatile uint64_t *)at : *(const volatile uint32_t *)at;
+	return 0;
+}
+
 static volatile void *vfu_map_region(struct transport *t, uint32_t region, uint64_t off, uint64_t len)
 {
 	struct vfu *v = vfu_of(t);
@@ -522,6 +540,7 @@ const struct transport_ops transport_vfio_user = {
 	.dma_map = vfu_dma_map,
 	.dma_unmap = vfu_dma_unmap,
 	.region_write = vfu_region_write,
+	.region_read = vfu_region_read,
 	.region_map = vfu_map_region,
 	.reset = vfu_reset,
 };

@@ -60,6 +60,10 @@ struct engine_device_ops {
 	 * It is ordered after earlier ones, and after earlier stores to memory that the device maps. If it cannot be made
 	 * the device is lost; the driver is told by `detach`, later and never from inside of this call. */
 	void (*region_write)(struct engine_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t value);
+	/* Reads `width` (4 or 8) bytes of the register at `off`, also where it cannot be mapped, as in a BAR smaller than a
+	 * page. 0 and *value; -EOPNOTSUPP where the device would have to be waited for (one that is a process and lets
+	 * nobody map it there), -EINVAL, -EIO. */
+	int (*region_read)(struct engine_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t *value);
 	/* Maps a part of a region for plain loads, and stores if the region can be written; NULL if it cannot be had in a
 	 * way that is safe. Lives until `detach`. What it reads may change at any time. */
 	volatile void *(*region_map)(struct engine_device *d, uint32_t region, uint64_t off, uint64_t len);

@@ -111,9 +111,11 @@ static int edu_write(struct transport *t, uint32_t region, uint64_t off, uint32_
 	return 0;
 }
 
-static volatile void *edu_map(struct transport *t, uint32_t region, uint64_t off, uint64_t len)
+static int edu_read(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t *value)
 {
-	return edu.regs;
+	*value = 0;
+	memcpy(value, edu.regs + off, width);
+	return 0;
 }
 
 static int edu_reset(struct transport *t, transport_done done, void *arg)
@@ -129,7 +131,7 @@ static const struct transport_ops edu_ops = {
 	.ids = edu_ids,
 	.usable = edu_usable,
 	.region_write = edu_write,
-	.region_map = edu_map,
+	.region_read = edu_read,
 	.reset = edu_reset,
 	.spaces = &kernel_spaces,
 };

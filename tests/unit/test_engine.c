@@ -175,7 +175,7 @@ static void test_abi(void **state)
 	assert_int_equal(sizeof(struct engine_ops), 176);
 	assert_int_equal(offsetof(struct engine_ops, match), 80);
 	assert_int_equal(sizeof(struct translator_ops), 56);
-	assert_int_equal(sizeof(struct engine_device_ops), 16);
+	assert_int_equal(sizeof(struct engine_device_ops), 24);
 	assert_int_equal(sizeof(struct engine_memory), 32);
 	assert_int_equal(sizeof(struct engine_config), 32);
 	assert_int_equal(sizeof(struct engine_job), 56);

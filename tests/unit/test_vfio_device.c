@@ -8,6 +8,8 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -276,9 +278,58 @@ static void test_no_reset(void **state)
 	assert_non_null(strstr(why.text, "2 devices in all: Invalid argument; bind each of them to vfio-pci"));
 }
 
+/* ---- registers ---- */
+
+#define REGS_AT 8192u /* in the device's file */
+#define REGS 4096u
+
+/* Through the file where nothing may be mapped; of what is mapped the file is not asked. */
+static void test_registers(void **state)
+{
+	const uint64_t pattern = 0x1122334455667788;
+	struct vfio_device d;
+	uint64_t v;
+
+	for (unsigned int mapped = 0; mapped < 2; mapped++) {
+		int fd = memfd_create("device", MFD_CLOEXEC);
+
+		assert_int_equal(ftruncate(fd, REGS_AT + REGS), 0);
+		vfio_device_init(&d, fd);
+		d.n_regions = 1;
+		d.regions[0] = (struct vfio_region){
+			.size = REGS,
+			.offset = REGS_AT,
+			.flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE,
+			.n_areas = mapped,
+			.areas[0].at = {0, REGS - 1},
+		};
+		assert_int_equal(vfio_device_map(&d, 0, 0, 8) != NULL, mapped);
+		assert_int_equal(vfio_device_write(&d, 0, 16, 8, pattern), 0);
+		assert_int_equal(vfio_device_write(&d, 0, REGS - 4, 4, pattern), 0);
+		v = 0;
+		assert_int_equal(pread(fd, &v, 8, REGS_AT + 16), 8);
+		assert_true(v == pattern);
+		assert_int_equal(vfio_device_read(&d, 0, 16, 8, &v), 0);
+		assert_true(v == pattern);
+		assert_int_equal(vfio_device_read(&d, 0, 20, 4, &v), 0);
+		assert_int_equal(v, pattern >> 32);
+		assert_int_equal(vfio_device_read(&d, 0, REGS - 4, 4, &v), 0);
+		assert_int_equal(v, pattern & UINT32_MAX);
+		assert_int_equal(vfio_device_read(&d, 0, 2, 4, &v), -EINVAL);
+		assert_int_equal(vfio_device_read(&d, 0, 0, 2, &v), -EINVAL);
+		assert_int_equal(vfio_device_read(&d, 0, REGS - 4, 8, &v), -EINVAL);
+		assert_int_equal(vfio_device_read(&d, 0, UINT64_MAX - 7, 8, &v), -EINVAL);
+		assert_int_equal(vfio_device_read(&d, 1, 0, 4, &v), -EINVAL);
+		d.regions[0].flags = VFIO_REGION_INFO_FLAG_WRITE;
+		assert_int_equal(vfio_device_read(&d, 0, 0, 4, &v), -EINVAL);
+		vfio_device_fini(&d);
+	}
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_registers),
 		cmocka_unit_test_setup(test_best_kind, new_kernel),
 		cmocka_unit_test_setup(test_level, new_kernel),
 		cmocka_unit_test_setup(test_none, new_kernel),

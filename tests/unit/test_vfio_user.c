@@ -480,6 +480,7 @@ static void test_find(void **state)
 
 static void test_open(void **state)
 {
+	uint64_t value;
 	char dir[] = "/tmp/test-vfio-user-XXXXXX";
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
 	struct transport_ids ids;
@@ -519,6 +520,11 @@ static void test_open(void **state)
 	assert_null((void *)w.t->ops->region_map(w.t, 2, UINT64_MAX, 2));
 	assert_null((void *)w.t->ops->region_map(w.t, 0, 0, 4));
 	assert_null((void *)w.t->ops->region_map(w.t, 99, 0, 4));
+	assert_int_equal(w.t->ops->region_read(w.t, 2, 4096 + 8, 4, &value), 0);
+	assert_int_equal(value, 'x');
+	assert_int_equal(w.t->ops->region_read(w.t, 0, 0, 4, &value), -EOPNOTSUPP);
+	assert_int_equal(w.t->ops->region_read(w.t, 2, 4096 + 8, 2, &value), -EINVAL);
+	assert_int_equal(w.t->ops->region_read(w.t, 99, 0, 4, &value), -EINVAL);
 	end(&w);
 }
 
