@@ -238,9 +238,12 @@ static void test_pasid(void **state)
 	assert_true(is_attached(PASID + 1, 0));
 }
 
+static int moved; /* what the last move said */
+
 static int move(void)
 {
-	return ops->attach(iommu, device, two);
+	moved = ops->attach(iommu, device, two);
+	return moved;
 }
 
 static void move_to_one(void)
@@ -258,9 +261,7 @@ static void move_back(void)
 /* Where a move fails the device is nowhere but in its own. */
 static void expect_moved_or_own(void)
 {
-	assert_false(is_attached(0, two->hwpt));
-	if (!is_attached(0, one->hwpt))
-		assert_true(is_attached(0, iommu->own->hwpt));
+	assert_true(is_attached(0, moved < 0 ? iommu->own->hwpt : one->hwpt));
 	move_to_one();
 }
 
