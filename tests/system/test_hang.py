@@ -263,8 +263,11 @@ class ObeysReset(HangTest):
         self.assertLess(slowest, 1.0)
 
     def test_killed_client(self):
-        ObeysStop.check_killed_client(self, HANG_OBEYS_RESET)
-        self.assertGreater(self.gained("resets"), 0)
+        for _ in range(10):  # it may be stopped in the moment before the hang is obeyed
+            ObeysStop.check_killed_client(self, HANG_OBEYS_RESET)
+            if self.gained("resets"):
+                return
+        self.fail("the device was not reset")
 
 
 class Busy(HangTest):
