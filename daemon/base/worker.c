@@ -11,6 +11,8 @@
 
 #include "base/util.h"
 
+#define MAX_DONE 32u /* in one turn of the loop, which has others to serve */
+
 STAILQ_HEAD(work_list, work);
 
 struct worker {
@@ -23,6 +25,7 @@ struct worker {
 	void *last_arg;
 	int fd; /* an eventfd: the loop has something to call done() for */
 	struct event *finished;
+	bool *left; /* the loop's: set if its owner leaves from a done() */
 };
 
 static void worker_destroy(struct worker *w)
@@ -59,9 +62,10 @@ static void piece_done(struct worker *w, struct work *work)
 	pthread_mutex_lock(&w->lock);
 	leaving = w->leaving;
 	if (!leaving) {
+		/* It is readable as long as something is there. */
+		if (STAILQ_EMPTY(&w->done))
+			(void)!write(w->fd, &one, sizeof(one));
 		STAILQ_INSERT_TAIL(&w->done, work, link);
-		/* It can only fail because the counter is full, and then it is readable. */
-		(void)!write(w->fd, &one, sizeof(one));
 	}
 	pthread_mutex_unlock(&w->lock);
 	if (leaving)
@@ -97,13 +101,18 @@ static struct work *take_done(struct worker *w)
 	return work;
 }
 
-/* One at a time, for a done() may leave; the eventfd stays readable until none is left. */
+/* Each done() may leave; then the worker may be gone. */
 static void on_finished(evutil_socket_t fd, short what, void *arg)
 {
-	struct work *work = take_done(arg);
+	struct worker *w = arg;
+	struct work *work;
+	bool left = false;
 
-	if (work)
+	w->left = &left;
+	for (unsigned int i = 0; i < MAX_DONE && !left && (work = take_done(w)); i++)
 		work->done(work);
+	if (!left)
+		w->left = NULL;
 }
 
 /* Signals are the loop's. */
@@ -175,6 +184,8 @@ struct worker *worker_leave(struct worker *w, void (*drop)(struct work *w), void
 
 	if (!w)
 		return NULL;
+	if (w->left)
+		*w->left = true;
 	event_del(w->finished);
 	event_free(w->finished);
 	w->finished = NULL;
