@@ -43,9 +43,13 @@ class Pasid(unittest.TestCase):
     def tables(self, pasid):
         """The PASID's page table: {IOVA: leaf}; None if nothing is attached under it."""
         path = DEBUG / self.device.bdf / f"{pasid:x}" / "domain_translation_struct"
-        if not path.exists():
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
             return None
-        text = path.read_text()
+        except OSError as error:  # debugfs, of a file that went after it was opened
+            self.assertEqual(error.errno, errno.EIO)
+            return None
         self.seen = text
         found = {}
         for line in text.splitlines():
