@@ -4,24 +4,12 @@
 
 #include <errno.h>
 #include <event2/event.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
 #include "base/util.h"
 
 #define RESET_MS 5000u /* at least: a function-level reset alone waits 100 ms, and other kinds take seconds */
-
-int vfio_fail(struct vfio_why *why, int error, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(why->text, sizeof(why->text), fmt, ap);
-	va_end(ap);
-	return error;
-}
 
 /* ---- lost ---- */
 
