@@ -356,5 +356,24 @@ class Stopped(GoneTest):
         settled(self.look)
 
 
+class WrongMode(unittest.TestCase):
+    """A device that lacks what its mode takes is not there, and the log says why; others are served."""
+
+    def check(self, mode, why):
+        with harness.Stack([{"mode": mode}, OTHER]) as stack, pc.Client(stack.socket) as client:
+            stack.await_device(client, "gpu1")
+            harness.wait_until(lambda: why in stack.log_tail(), f"{why} in the log")
+            self.assertFalse(client.devices()[0][2])
+            space = Space(client, device="gpu1")
+            self.addCleanup(space.close)
+            self.assertTrue(space.wait(space.submit(space.add_one())))
+
+    def test_exclusive(self):
+        self.check("exclusive", 'mode "exclusive" takes an IOMMU that the kernel drives (vfio:)')
+
+    def test_pasid(self):
+        self.check("pasid", 'mode "pasid" takes iommufd, Linux 6.15, and PASIDs of both the device and the IOMMU')
+
+
 if __name__ == "__main__":
     unittest.main()

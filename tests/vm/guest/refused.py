@@ -38,6 +38,11 @@ class Refused(DeviceCase):
         self.assert_refused_until(lambda: (self.serial.path / "driver/unbind").write_text(self.serial.bdf),
                                   NOT_VIABLE[WAY])
 
+    def test_1_wrong_mode(self):
+        for mode, why in (("gpu-mmu", 'it has no MMU: configure mode "exclusive"'),
+                          ("pasid", 'its driver knows no mode "pasid"')):
+            self.refused(f"{WAY}:{self.edu.bdf}", why, mode=mode)
+
     def test_2_not_permitted(self):
         """Root's rights on others' files are a capability, which the daemon does not have here."""
         file = Path("/dev/vfio", self.edu.group() if WAY == "type1" else f"devices/{self.edu.vfio_device()}")

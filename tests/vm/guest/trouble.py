@@ -70,6 +70,12 @@ class Trouble(DeviceCase):
             return  # this kernel has both
         self.refused(f"iommufd:{gpu.bdf}", f"this kernel has no iommufd for {gpu.bdf}")
 
+    def test_2_wrong_mode(self):
+        gpu = vm.refgpu()
+        self.refused(f"{WAY}:{gpu.bdf}", 'its driver knows no mode "exclusive": configure "gpu-mmu"', mode="exclusive")
+        if WAY == "type1":
+            self.refused(f"{WAY}:{gpu.bdf}", 'mode "pasid" takes iommufd, Linux 6.15, and PASIDs', mode="pasid")
+
     def test_2_whichever_there_is(self):
         gpu = vm.refgpu()
         stack = self.stack(f"vfio:{gpu.bdf}")
