@@ -20,12 +20,13 @@ struct worker {
 	pthread_cond_t more;
 	struct work_list todo, done; /* under the lock, as everything below but the event */
 	bool leaving;
+	bool answering; /* the loop calls done(): it frees the worker if the owner leaves from there */
+	bool ended; /* the thread has */
 	void (*drop)(struct work *w);
 	void (*last)(void *arg);
 	void *last_arg;
 	int fd; /* an eventfd: the loop has something to call done() for */
 	struct event *finished;
-	bool *left; /* the loop's: set if its owner leaves from a done() */
 };
 
 static void worker_destroy(struct worker *w)
@@ -76,13 +77,19 @@ static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 	struct work *work;
+	bool answering;
 
 	while ((work = next_piece(w))) {
 		work->run(work);
 		piece_done(w, work);
 	}
 	w->last(w->last_arg);
-	worker_destroy(w);
+	pthread_mutex_lock(&w->lock);
+	w->ended = true;
+	answering = w->answering;
+	pthread_mutex_unlock(&w->lock);
+	if (!answering)
+		worker_destroy(w);
 	return NULL;
 }
 
@@ -101,18 +108,24 @@ static struct work *take_done(struct worker *w)
 	return work;
 }
 
-/* Each done() may leave; then the worker may be gone. */
+/* Each done() may leave: then there are no more. */
 static void on_finished(evutil_socket_t fd, short what, void *arg)
 {
 	struct worker *w = arg;
 	struct work *work;
-	bool left = false;
+	bool ended;
 
-	w->left = &left;
-	for (unsigned int i = 0; i < MAX_DONE && !left && (work = take_done(w)); i++)
+	pthread_mutex_lock(&w->lock);
+	w->answering = true;
+	pthread_mutex_unlock(&w->lock);
+	for (unsigned int i = 0; i < MAX_DONE && (work = take_done(w)); i++)
 		work->done(work);
-	if (!left)
-		w->left = NULL;
+	pthread_mutex_lock(&w->lock);
+	w->answering = false;
+	ended = w->ended;
+	pthread_mutex_unlock(&w->lock);
+	if (ended)
+		worker_destroy(w);
 }
 
 /* Signals are the loop's. */
@@ -184,8 +197,6 @@ struct worker *worker_leave(struct worker *w, void (*drop)(struct work *w), void
 
 	if (!w)
 		return NULL;
-	if (w->left)
-		*w->left = true;
 	event_del(w->finished);
 	event_free(w->finished);
 	w->finished = NULL;
