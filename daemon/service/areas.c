@@ -6,25 +6,6 @@
 
 #define AREA (2ull << 20)
 
-static uint64_t count_areas(const struct mapping *m)
-{
-	return m->node.last / AREA - m->node.first / AREA + 1;
-}
-
-int64_t areas_growth(const struct plan *plan)
-{
-	struct mapping *const *made;
-	int64_t growth = 0;
-	size_t n;
-
-	for (const struct mapping *m = NULL; (m = plan_gone(plan, m));)
-		growth -= (int64_t)count_areas(m);
-	made = plan_made(plan, &n);
-	for (size_t i = 0; i < n; i++)
-		growth += made[i] ? (int64_t)count_areas(made[i]) : 0;
-	return growth;
-}
-
 /* The area of m that contains `at`. */
 static struct range area_at(const struct mapping *m, uint64_t at)
 {

@@ -12,9 +12,6 @@
 
 #include "core/aspace.h"
 
-/* How many areas there are more (or less, negative) with the plan. */
-int64_t areas_growth(const struct plan *plan);
-
 struct area_piece { /* an area that is mapped, or unmapped */
 	const struct mapping *m; /* that it is a part of */
 	struct range r;

@@ -346,23 +346,18 @@ static struct transport_memory *buffer_memory(const struct buffer *b)
 	return ((const struct buf *)e->tag)->memory;
 }
 
-/* An area costs the kernel a table page at most, and a little beside it: it is charged as one. */
-static int take_areas(struct ctx *ctx, const struct plan *plan, struct refusal *why)
+/* The tables that the kernel may need are charged until the context ends, as long as the kernel keeps them. It may have
+ * made some, too, where it refuses the plan later. */
+static int take_kernel_tables(struct ctx *ctx, const struct plan *plan, struct refusal *why)
 {
-	int64_t growth = areas_growth(plan);
+	uint64_t tables;
+	int r = footprint_note(&ctx->footprint, plan, &tables);
 
-	if (growth <= 0)
-		return 0;
-	return charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, (uint64_t)growth, why);
-}
-
-/* What was taken for nothing, or what the plan has set free. Where the context has no tables any more, nothing is charged. */
-static void return_areas(struct ctx *ctx, const struct plan *plan, bool done)
-{
-	int64_t growth = areas_growth(plan), back = done ? -growth : growth;
-
-	if (ctx->kt && back > 0)
-		charge_return(&ctx->books->c_tables, (uint64_t)back);
+	if (r < 0)
+		return refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
+	r = tables ? charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES, tables, why) : 0;
+	footprint_end(&ctx->footprint, plan, r == 0);
+	return r;
 }
 
 static void note_gone(struct ctx *ctx, const struct plan *plan, uint64_t now)
@@ -381,16 +376,9 @@ static void kernel_done(struct service_client *c, struct ctx *ctx)
 	struct verb *v = &c->verb;
 
 	note_gone(ctx, v->plan, v->begun_ns);
-	return_areas(ctx, v->plan, true);
 	books_bind_commit(c->svc->books, ctx->books, v->rec, v->plan);
 	buf_take_unused(c->svc, &v->unused);
 	finish(c, ctx);
-}
-
-static void kernel_undo(struct service_client *c, struct ctx *ctx, struct plan *plan)
-{
-	return_areas(ctx, plan, false);
-	books_bind_undo(c->svc->books, ctx->books, plan);
 }
 
 /* The kernel would not; what it had done is taken back, or the context has no tables that are true. */
@@ -398,7 +386,7 @@ static void kernel_refused(struct service_client *c, struct ctx *ctx, int error)
 {
 	uint32_t id = ctx->books->id;
 
-	kernel_undo(c, ctx, c->verb.plan);
+	books_bind_undo(c->svc->books, ctx->books, c->verb.plan);
 	let_go(c, ctx);
 	if (error == -ENOTRECOVERABLE) {
 		ctx_lose(ctx, PASID_LOST_DAEMON, 0);
@@ -416,7 +404,7 @@ static void bind_kernel_step(struct pending *p)
 	int r;
 
 	if (!ctx->kt || (d->state != DEVICE_READY && d->state != DEVICE_RESETTING)) {
-		kernel_undo(c, ctx, c->verb.plan);
+		books_bind_undo(c->svc->books, ctx->books, c->verb.plan);
 		let_go(c, ctx);
 		verb_refuse(c, PASID_WHY_CONTEXT_LOST, ctx->books->id, 0);
 		return;
@@ -435,15 +423,13 @@ static enum service_outcome bind_kernel(struct service_client *c, struct ctx *ct
 {
 	struct verb *v = &c->verb;
 
-	if (take_areas(ctx, plan, &v->why) < 0) {
+	if (take_kernel_tables(ctx, plan, &v->why) < 0) {
 		books_bind_undo(c->svc->books, ctx->books, plan);
 		return verb_refused(c, reply);
 	}
 	v->rec = record_copy(rec);
-	if (!v->rec) {
-		return_areas(ctx, plan, false);
+	if (!v->rec)
 		return no_memory(c, ctx, plan, reply);
-	}
 	ktables_change(ctx->kt, ctx->books->aspace, plan, buffer_memory);
 	v->ctx = ctx;
 	v->plan = plan;

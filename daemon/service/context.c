@@ -164,6 +164,7 @@ static void clear_begin(struct ctx *ctx)
 {
 	ctx->life = CTX_CLEARING;
 	charge_return_all(&ctx->books->c_tables);
+	footprint_fini(&ctx->footprint);
 	if (ctx->se)
 		ctx->se = sched_remove(ctx->dev->sched, ctx->se);
 	clear_step(ctx);

@@ -17,7 +17,7 @@
 #include "core/sched.h"
 #include "engine/engine.h"
 #include "pgtable/pgtable.h"
-#include "service/areas.h"
+#include "service/footprint.h"
 #include "service/ktables.h"
 #include "service/layout.h"
 #include "service/service.h"
@@ -133,6 +133,7 @@ struct ctx {
 	struct pgtable *pt; /* own, or the device's shared one; NULL where the kernel keeps the tables */
 	struct ktables *kt; /* that is, here */
 	struct shm window; /* at WINDOW_IOVA of kt */
+	struct footprint footprint; /* of kt */
 	struct sched_entity *se;
 	struct pasid_fence_line *line;
 	uint64_t fence_bus;
@@ -162,6 +163,7 @@ struct buf {
 	int fd; /* kept: the device must be given it again if it comes back */
 	struct transport_memory *memory; /* MAPPED, where the kernel keeps the tables */
 	enum buf_state state;
+	int error; /* REFUSED: why */
 	TAILQ_ENTRY(buf) in_unused;
 	struct unused *unused; /* the list it is on, or NULL */
 };

@@ -120,32 +120,36 @@ static void test_closed_amid_a_list(void **state)
 
 /* ---- what it costs ---- */
 
-static void test_areas_are_charged(void **state)
+/* A table for each 2 MiB where something ever was, and two for each GiB with such: the kernel keeps them. */
+static void test_tables_are_charged(void **state)
 {
 	struct account *account;
 	struct app *a = &apps[0];
 	uint32_t ctx, buf, why;
 	int fd;
 
-	service_begin(4);
+	service_begin(6);
 	app_begin(a);
 	account = service_client_account(a->client);
 	buf = app_import(a, bytes, &fd);
 	ctx = app_ctx(a);
-	why = app_bind(a, ctx, wire_map(buf, 0, AT + AREA / 2, 4 * AREA)); /* five of them */
+	why = app_bind(a, ctx, wire_map(buf, 0, AT + AREA / 2, 4 * AREA)); /* in five of them */
 	assert_int_equal(why, PASID_WHY_QUOTA_CONNECTION + PASID_RES_TABLES);
 	assert_int_equal(account_used(account, PASID_RES_TABLES), 0);
 	assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, AT, 3 * AREA)), 0);
-	assert_int_equal(account_used(account, PASID_RES_TABLES), 3);
-	assert_int_equal(app_bind(a, ctx, wire_unmap(AT + PAGE, PAGE)), 0); /* two rests */
-	assert_int_equal(account_used(account, PASID_RES_TABLES), 4);
-	assert_int_equal(app_bind(a, ctx, wire_unmap(AT + AREA, AREA)), 0);
-	assert_int_equal(account_used(account, PASID_RES_TABLES), 3);
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 5);
+	assert_int_equal(app_bind(a, ctx, wire_unmap(AT, 3 * AREA)), 0);
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 5);
+	assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, AT + PAGE, 2 * AREA)), 0); /* where something was */
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 5);
 	kernel.asked = 0;
 	kernel.fail_at = 1;
 	assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, 4 * AT, PAGE)), PASID_WHY_QUOTA_KERNEL);
-	assert_int_equal(account_used(account, PASID_RES_TABLES), 3);
+	assert_int_equal(account_used(account, PASID_RES_TABLES), 6); /* it may have been made */
 	kernel.fail_at = 0;
+	assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, 4 * AT, PAGE)), 0);
+	why = app_bind(a, ctx, wire_map(buf, 0, 8 * AT, PAGE));
+	assert_int_equal(why, PASID_WHY_QUOTA_CONNECTION + PASID_RES_TABLES);
 	app_call(a, PASID_OP_CTX_FREE, &(struct pasid_ctx_query){.ctx = ctx}, sizeof(struct pasid_ctx_query), -1);
 	assert_int_equal(account_used(account, PASID_RES_TABLES), 0);
 	close(fd);
@@ -400,7 +404,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lost_while_made),    cmocka_unit_test(test_lost_amid_a_list),
-		cmocka_unit_test(test_closed_amid_a_list), cmocka_unit_test(test_areas_are_charged),
+		cmocka_unit_test(test_closed_amid_a_list), cmocka_unit_test(test_tables_are_charged),
 		cmocka_unit_test(test_everything_at_once),
 	};
 
