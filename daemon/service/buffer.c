@@ -18,6 +18,7 @@ static void on_buf_mapped(void *arg, int err)
 	struct buf *b = arg;
 
 	b->state = err < 0 ? BUF_REFUSED : BUF_MAPPED;
+	b->error = err;
 	b->books->reachable = err == 0;
 	device_poke(b->dev);
 }

@@ -222,6 +222,15 @@ static enum service_outcome not_mapped(struct service_client *c, struct device *
 	return refused(c, reply, error == -ENODEV ? PASID_WHY_DEVICE_GONE : PASID_WHY_QUOTA_MEMORY, 0, 0);
 }
 
+/* The kernel, or the device, would not. */
+static void refuse_error(struct service_client *c, int error)
+{
+	if (error == -ENODEV)
+		verb_refuse(c, PASID_WHY_DEVICE_GONE, 0, 0);
+	else
+		verb_refuse(c, PASID_WHY_QUOTA_KERNEL, (uint64_t)-error, 0);
+}
+
 /* ---- contexts ---- */
 
 /* A page for the root, promised for a moment to know that it is there. */
@@ -248,7 +257,7 @@ static void ctx_new_step(struct pending *p)
 	}
 	if (made < 0) {
 		ctx_free(ctx);
-		verb_refuse(c, made == -ENODEV ? PASID_WHY_DEVICE_GONE : PASID_WHY_QUOTA_MEMORY, 0, 0);
+		refuse_error(c, made);
 		return;
 	}
 	if (ctx->dev->config->mode == PASID_MODE_PASID)
@@ -434,9 +443,11 @@ static void import_step(struct pending *p)
 		return;
 	}
 	if (b->state != BUF_MAPPED || c->closing) {
+		int error = b->state == BUF_REFUSED ? b->error : -ENODEV;
+
 		c->verb.buf = NULL;
 		import_undo(c, b->books);
-		verb_refuse(c, PASID_WHY_DEVICE_GONE, 0, 0);
+		refuse_error(c, error);
 		return;
 	}
 	out = (struct pasid_buf_import_reply){

@@ -483,8 +483,9 @@ class WhenReady(LyingTest):
         self.addCleanup(view.close)
         self.addCleanup(os.close, fd)
         for _ in range(3):
-            with self.assertRaises(pc.Refused):
+            with self.assertRaises(pc.Refused) as caught:
                 client.buf_import(fd, "RefusesMap")
+            self.assertEqual((caught.exception.reason, caught.exception.n1), (134, errno.ENOMEM))
         self.assertTrue(self.there(client, RefusesMap))
         self.assertEqual(device.connections, self.begun)
         self.honest_works(honest)
