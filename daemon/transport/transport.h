@@ -50,7 +50,8 @@ typedef void (*transport_done)(void *arg, int err);
 
 /*
  * More address spaces for a device, of which it is in one at a time: those of an IOMMU whose tables the kernel keeps.
- * As with everything here, done is called from the loop, requests finish in order, and -EBUSY is for later.
+ * As with everything here, done is called from the loop, requests finish in order, but for a move, which goes first; and
+ * -EBUSY is for later. map and unmap are told so while there still is room for everything else.
  */
 struct transport_space_ops {
 	/* *ret is set when done says 0; it must live until then. */

@@ -138,12 +138,25 @@ static void request_done(struct work *w)
 	}
 }
 
+/* Of a reset and of a move there is one at a time: they always have their place, and do not wait for memory of others. */
+static bool goes_first(const struct request *q)
+{
+	return q->what == REQUEST_RESET || q->what == REQUEST_ATTACH;
+}
+
+/* Lists of mappings, which take what they can get, leave some for what comes one by one. */
+static uint32_t places(const struct request *q)
+{
+	if (goes_first(q))
+		return UINT32_MAX;
+	return q->space && (q->what == REQUEST_MAP || q->what == REQUEST_UNMAP) ? MAX_OUT / 4 * 3 : MAX_OUT;
+}
+
 static int request_add(struct vfio *v, const struct request *from)
 {
 	struct request *q;
 
-	/* A reset, of which there is one at a time, always has its place, and does not wait for others' memory. */
-	if (v->n_out >= MAX_OUT && from->what != REQUEST_RESET) {
+	if (v->n_out >= places(from)) {
 		v->crowded = true;
 		return -EBUSY;
 	}
@@ -155,7 +168,7 @@ static int request_add(struct vfio *v, const struct request *from)
 	q->work.run = request_run;
 	q->work.done = request_done;
 	v->n_out++;
-	(q->what == REQUEST_RESET ? worker_add_first : worker_add)(v->worker, &q->work);
+	(goes_first(q) ? worker_add_first : worker_add)(v->worker, &q->work);
 	return 0;
 }
 

@@ -156,6 +156,52 @@ static void test_tables_are_charged(void **state)
 	service_end();
 }
 
+/* ---- turns ---- */
+
+static void ask_long_list(struct app *a, uint32_t ctx, uint32_t buf, bool map)
+{
+	struct pasid_wire_bind_op op[14];
+
+	for (size_t i = 0; i < ARRAY_SIZE(op); i++)
+		op[i] = map ? wire_map(buf, 0, AT + i * bytes, bytes) : wire_unmap(AT + i * bytes, bytes);
+	app_ask_bind(a, ctx, op, ARRAY_SIZE(op));
+}
+
+/* Three apps with lists that never end fill all places that the transport has; the fourth imports a buffer. */
+static void test_import_among_lists(void **state)
+{
+	const struct pasid_buf_import in = {0};
+	struct app *last = &apps[APPS - 1];
+	uint32_t ctx[APPS - 1], buf[APPS - 1];
+	bool map[APPS - 1] = {0};
+	int fd[APPS];
+
+	service_begin(UINT64_MAX);
+	app_begin(last);
+	for (size_t i = 0; i < APPS - 1; i++) {
+		app_begin(&apps[i]);
+		buf[i] = app_import(&apps[i], bytes, &fd[i]);
+		ctx[i] = app_ctx(&apps[i]);
+	}
+	fd[APPS - 1] = memfd_create("app", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(ftruncate(fd[APPS - 1], PAGE), 0);
+	assert_int_equal(fcntl(fd[APPS - 1], F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	kernel.room = MOST_OUT + MOST_OUT / 2;
+	for (unsigned int n = 0; n < 1000 && (n < 200 || last->pending); n++) {
+		if (n == 100)
+			app_ask(last, PASID_OP_BUF_IMPORT, &in, sizeof(in), fcntl(fd[APPS - 1], F_DUPFD_CLOEXEC, 0));
+		for (size_t i = 0; i < APPS - 1; i++)
+			if (!apps[i].pending)
+				ask_long_list(&apps[i], ctx[i], buf[i], map[i] = !map[i]);
+		answers(1);
+	}
+	assert_false(last->pending);
+	assert_int_equal(last->reply.reason, 0);
+	for (size_t i = 0; i < APPS; i++)
+		close(fd[i]);
+	service_end();
+}
+
 /* ---- everything at once ---- */
 
 #define SPAN_PAGES 4096u /* of IOVAs from AT */
@@ -405,7 +451,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lost_while_made),    cmocka_unit_test(test_lost_amid_a_list),
 		cmocka_unit_test(test_closed_amid_a_list), cmocka_unit_test(test_tables_are_charged),
-		cmocka_unit_test(test_everything_at_once),
+		cmocka_unit_test(test_import_among_lists), cmocka_unit_test(test_everything_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
