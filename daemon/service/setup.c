@@ -166,7 +166,7 @@ static int setup_engine(struct device *d)
 	struct engine_config config = {
 		/* The kernel has the device in one address space at a time. */
 		.slots = device_exclusive(d) ? 1 : d->config->slots,
-		.format = device_exclusive(d) ? NULL : d->config->format,
+		.format = device_kernel_tables(d) ? NULL : d->config->format,
 		.iova = d->books->traits.iova,
 	};
 	int r;
@@ -317,7 +317,12 @@ static const char *wrong_mode(const struct device *d)
 		return d->eops->translator ? NULL : "it has no MMU: configure mode \"exclusive\"";
 	if (!d->tops->spaces)
 		return "mode \"exclusive\" takes an IOMMU that the kernel drives (vfio:)";
-	return d->eops->reads ? NULL : "its driver knows no mode \"exclusive\": configure \"gpu-mmu\"";
+	if (!d->eops->reads)
+		return "its driver knows no mode \"exclusive\": configure \"gpu-mmu\"";
+	/* They are in the device's own address space, at addresses that clients map in theirs. */
+	return d->eops->ro_bytes || d->eops->rw_bytes ? "its driver has ro_bytes or rw_bytes: in mode \"exclusive\" "
+							"what the device needs is in window_bytes"
+						      : NULL;
 }
 
 /* What the books have to know of the driver. */

@@ -131,7 +131,7 @@ struct engine_ops {
 	unsigned int ring_jobs; /* the most jobs on one slot at a time, at least 1 */
 	uint64_t cmd_align; /* a power of two, at most ENGINE_PAGE */
 	uint64_t submit_max; /* bytes of one job's commands */
-	uint64_t ro_bytes, rw_bytes; /* of engine_memory; multiples of ENGINE_PAGE, or 0 */
+	uint64_t ro_bytes, rw_bytes; /* of engine_memory; multiples of ENGINE_PAGE, or 0; 0 in mode `exclusive` */
 	/* The device has no command processor: its driver is given the commands' bytes, checks every address in them, and
 	 * completes jobs itself, whose fences are then the daemon's to write. */
 	bool reads;

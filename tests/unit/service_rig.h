@@ -381,7 +381,10 @@ static void lose_device(void)
 	edu.events->lost(edu.owner, -EIO, "the test has it lost");
 }
 
-static void service_begin(uint64_t tables)
+static struct drivers drivers; /* besides those that are built in */
+
+/* The device is on its way. */
+static void service_open(uint64_t tables)
 {
 	static const struct device_config device = {
 		.name = "edu0",
@@ -395,7 +398,7 @@ static void service_begin(uint64_t tables)
 	};
 	static struct service_config config;
 
-	config = (struct service_config){.devices = &device, .n_devices = 1};
+	config = (struct service_config){.devices = &device, .n_devices = 1, .drivers = drivers};
 	for (size_t i = 0; i < PASID_RES_COUNT; i++)
 		config.limits.connection.v[i] = config.limits.uid.v[i] = UINT64_MAX;
 	config.limits.connection.v[PASID_RES_CONTEXTS] = 16;
@@ -410,6 +413,11 @@ static void service_begin(uint64_t tables)
 	base = event_base_new();
 	assert_non_null(base);
 	assert_int_equal(service_new(&service, base, &config), 0);
+}
+
+static void service_begin(uint64_t tables)
+{
+	service_open(tables);
 	await_ready();
 }
 

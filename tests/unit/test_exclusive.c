@@ -156,6 +156,26 @@ static void test_tables_are_charged(void **state)
 	service_end();
 }
 
+/* ---- drivers ---- */
+
+/* Rings would be at addresses that clients map: the device would take theirs for its own. */
+static void test_driver_with_rings(void **state)
+{
+	struct engine_ops ops = *edu_driver.engine;
+	const struct pasid_driver exports = {PASID_DRIVER_ABI, &ops, NULL};
+	struct driver driver = {.exports = &exports};
+
+	ops.ro_bytes = ENGINE_PAGE;
+	drivers = (struct drivers){&driver, 1};
+	service_open(UINT64_MAX);
+	for (unsigned int i = 0; i < 10; i++)
+		answers(UINT32_MAX);
+	assert_false(is_ready());
+	assert_non_null(strstr(service->devices[0].gone_why, "ro_bytes"));
+	service_end();
+	drivers = (struct drivers){0};
+}
+
 /* ---- turns ---- */
 
 static void ask_long_list(struct app *a, uint32_t ctx, uint32_t buf, bool map)
@@ -451,7 +471,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lost_while_made),    cmocka_unit_test(test_lost_amid_a_list),
 		cmocka_unit_test(test_closed_amid_a_list), cmocka_unit_test(test_tables_are_charged),
-		cmocka_unit_test(test_import_among_lists), cmocka_unit_test(test_everything_at_once),
+		cmocka_unit_test(test_driver_with_rings),  cmocka_unit_test(test_import_among_lists),
+		cmocka_unit_test(test_everything_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
