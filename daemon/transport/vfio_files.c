@@ -92,6 +92,11 @@ bool vfio_file_kept(const struct vfio_file *f)
 	return is;
 }
 
+bool vfio_file_there(const struct vfio_file *f)
+{
+	return vfio_file_kept(f) || access(f->path, F_OK) == 0;
+}
+
 bool vfio_file_keep(const struct vfio_file *f, int fd)
 {
 	struct kept *k;
@@ -142,10 +147,11 @@ static const char *what_to_do(int error)
 	}
 }
 
-int vfio_file_open(const struct vfio_file *f, struct vfio_why *why)
+int vfio_file_open(const struct vfio_file *f, bool *kept, struct vfio_why *why)
 {
 	int fd = take(f);
 
+	*kept = fd >= 0;
 	if (fd < 0)
 		fd = open(f->path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
@@ -153,35 +159,55 @@ int vfio_file_open(const struct vfio_file *f, struct vfio_why *why)
 	return fd;
 }
 
-/* The file by which the device of a spec is opened; as vfio_life_find() chooses. */
-static int file_of_spec(const char *spec, struct vfio_file *ret)
+void vfio_file_return(const struct vfio_file *f, int *fd, bool kept)
 {
+	if (*fd >= 0 && (!kept || !vfio_file_keep(f, *fd)))
+		close(*fd);
+	*fd = -1;
+}
+
+/* The files by which the device of a spec can be opened. */
+static size_t files_of_spec(const char *spec, struct vfio_file ret[2])
+{
+	size_t n = 0;
 	char bdf[PCI_BDF_SIZE];
 	struct pci_place at;
 	const char *address;
 	const struct transport_ops *t = transport_find(spec, &address);
 
 	if (!t || !pci_parse_bdf(address, bdf) || pci_find("/sys", bdf, &at) < 0)
-		return -ENODEV;
-	if (t == &transport_type1 || (t == &transport_vfio && !vfio_iommu_iommufd.there(&at)))
-		*ret = vfio_file_group(&at);
-	else
-		*ret = vfio_file_cdev(&at);
-	return 0;
+		return 0;
+	if (t != &transport_type1)
+		ret[n++] = vfio_file_cdev(&at);
+	if (t != &transport_iommufd)
+		ret[n++] = vfio_file_group(&at);
+	return n;
+}
+
+static const char not_it[] = "it is not the device file for that, open for reading and writing";
+
+static const char *hand_over_device(const char *spec, int fd)
+{
+	struct vfio_file file[2];
+	size_t n = files_of_spec(spec, file);
+
+	if (!n)
+		return "that is no PCI device of this machine";
+	for (size_t i = 0; i < n; i++)
+		/* A second one would keep the device from being unbound when the first is closed for that. */
+		if (vfio_file_kept(&file[i]))
+			return "there is one already";
+	for (size_t i = 0; i < n; i++)
+		if (vfio_file_keep(&file[i], fd))
+			return NULL;
+	return not_it;
 }
 
 const char *transport_hand_over(const char *what, int fd)
 {
-	struct vfio_file file;
-
 	if (!strcmp(what, "iommu"))
-		file = vfio_file_iommufd;
-	else if (!strcmp(what, "vfio"))
-		file = vfio_file_container;
-	else if (file_of_spec(what, &file) < 0)
-		return "that is no PCI device of this machine";
-	else if (vfio_file_kept(
-			 &file)) /* which would keep the device from being unbound when the first is closed for it */
-		return "there is one already";
-	return vfio_file_keep(&file, fd) ? NULL : "it is not the device file for that, open for reading and writing";
+		return vfio_file_keep(&vfio_file_iommufd, fd) ? NULL : not_it;
+	if (!strcmp(what, "vfio"))
+		return vfio_file_keep(&vfio_file_container, fd) ? NULL : not_it;
+	return hand_over_device(what, fd);
 }

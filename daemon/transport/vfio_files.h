@@ -19,11 +19,15 @@ extern const struct vfio_file vfio_file_iommufd;
 struct vfio_file vfio_file_group(const struct pci_place *at);
 struct vfio_file vfio_file_cdev(const struct pci_place *at);
 
-/* The fd that was handed over for it, or a new one; the caller's. -errno, and why. */
-int vfio_file_open(const struct vfio_file *f, struct vfio_why *why);
+/* The fd that was handed over for it, or a new one; the caller's. -errno, and why. *kept: it was handed over. */
+int vfio_file_open(const struct vfio_file *f, bool *kept, struct vfio_why *why);
+/* Nothing came of it: it may be had again if it was handed over, and is closed otherwise. Sets *fd to -1. */
+void vfio_file_return(const struct vfio_file *f, int *fd, bool kept);
 /* Keeps an fd for vfio_file_open(), of which each serves one. False, and the fd is the caller's: it is not that file, or it
  * cannot be kept. */
 bool vfio_file_keep(const struct vfio_file *f, int fd);
 bool vfio_file_kept(const struct vfio_file *f);
+/* Kept, or at its path. */
+bool vfio_file_there(const struct vfio_file *f);
 
 #endif

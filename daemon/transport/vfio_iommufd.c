@@ -31,7 +31,9 @@ static struct vfio_iommufd *of_iommu(struct vfio_iommu *m)
 static bool iommufd_there(const struct pci_place *at)
 {
 	/* /dev may be hidden from us, and its files handed over. */
-	return at->cdev[0] && access(vfio_file_iommufd.number, F_OK) == 0;
+	const struct vfio_file file = vfio_file_cdev(at);
+
+	return at->cdev[0] && vfio_file_there(&vfio_file_iommufd) && vfio_file_there(&file);
 }
 
 /* ---- address spaces ---- */
@@ -187,10 +189,30 @@ static int attach_own(struct vfio_iommufd *i, const struct pci_place *at, int de
 		     : 0;
 }
 
+/* The device and an iommufd, bound to each other. What was handed over for that may be had again after a failure: a device
+ * that is not viable now may be later. */
+static int bind_files(struct vfio_iommufd *i, const struct pci_place *at, int *device, struct vfio_why *why)
+{
+	const struct vfio_file file = vfio_file_cdev(at);
+	bool kept_device, kept_iommufd = false;
+	int r;
+
+	/* The device's first: a handed-over fd that waits keeps it from being unbound. */
+	*device = vfio_file_open(&file, &kept_device, why);
+	if (*device < 0)
+		return *device;
+	i->fd.fd = vfio_file_open(&vfio_file_iommufd, &kept_iommufd, why);
+	r = i->fd.fd < 0 ? i->fd.fd : bind_device(i, at, *device, why);
+	if (r < 0) {
+		vfio_file_return(&file, device, kept_device);
+		vfio_file_return(&vfio_file_iommufd, &i->fd.fd, kept_iommufd);
+	}
+	return r;
+}
+
 static int iommufd_open(struct vfio_iommu **ret, const struct pci_place *at, int *device_fd, struct vfio_why *why)
 {
 	__attribute__((cleanup(vfio_iommufd_closep))) struct vfio_iommufd *i = calloc(1, sizeof(*i));
-	const struct vfio_file file = vfio_file_cdev(at);
 	AUTO_CLOSE int device = -1;
 	int r;
 
@@ -198,14 +220,7 @@ static int iommufd_open(struct vfio_iommu **ret, const struct pci_place *at, int
 		return vfio_fail(why, -ENOMEM, "no memory");
 	i->iommu.ops = &vfio_iommu_iommufd;
 	iommufd_init(&i->fd, -1);
-	/* The device's first: a handed-over fd that waits keeps it from being unbound. */
-	device = vfio_file_open(&file, why);
-	if (device < 0)
-		return device;
-	i->fd.fd = vfio_file_open(&vfio_file_iommufd, why);
-	if (i->fd.fd < 0)
-		return i->fd.fd;
-	r = bind_device(i, at, device, why);
+	r = bind_files(i, at, &device, why);
 	if (r == 0)
 		r = attach_own(i, at, device, why);
 	if (r < 0)

@@ -19,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/queue.h>
+#include <sys/stat.h>
 
 #include "base/itree.h"
 #include "base/util.h"
@@ -60,24 +61,48 @@ static bool type1_there(const struct pci_place *at)
 
 /* ---- the container's one address space ---- */
 
+/* Of huge pages a part cannot be mapped into a process, only all of each. */
+struct view {
+	void *map;
+	size_t len;
+	void *at; /* what was asked for */
+};
+
+static int view_open(struct view *v, uint64_t len, int fd, uint64_t off, uint32_t prot)
+{
+	uint64_t page, first;
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	page = (uint64_t)st.st_blksize;
+	first = off / page * page;
+	v->len = (off + len - first + page - 1) / page * page;
+	v->map = util_map_shared(v->len, PROT_READ | (prot & TRANSPORT_WRITE ? PROT_WRITE : 0), fd, (off_t)first);
+	if (!v->map)
+		return -errno;
+	v->at = (uint8_t *)v->map + (off - first);
+	return 0;
+}
+
 static int dma_map(struct type1 *t, uint64_t iova, uint64_t len, int fd, uint64_t off, uint32_t prot)
 {
-	void *p = util_map_shared(len, PROT_READ | (prot & TRANSPORT_WRITE ? PROT_WRITE : 0), fd, (off_t)off);
 	struct vfio_iommu_type1_dma_map m = {
 		.argsz = sizeof(m),
 		.flags = (prot & TRANSPORT_READ ? VFIO_DMA_MAP_FLAG_READ : 0u) |
 			 (prot & TRANSPORT_WRITE ? VFIO_DMA_MAP_FLAG_WRITE : 0u),
-		.vaddr = (uintptr_t)p,
 		.iova = iova,
 		.size = len,
 	};
-	int r = 0;
+	struct view v;
+	int r = view_open(&v, len, fd, off, prot);
 
-	if (!p)
-		return -errno;
+	if (r < 0)
+		return r;
+	m.vaddr = (uintptr_t)v.at;
 	if (ioctl(t->container, VFIO_IOMMU_MAP_DMA, &m) < 0)
 		r = -errno;
-	munmap(p, len);
+	munmap(v.map, v.len);
 	return r;
 }
 
@@ -287,11 +312,8 @@ static void type1_closep(struct type1 **t)
 		type1_close(&(*t)->iommu);
 }
 
-static int open_container(struct type1 *t, struct vfio_why *why)
+static int check_container(const struct type1 *t, struct vfio_why *why)
 {
-	t->container = vfio_file_open(&vfio_file_container, why);
-	if (t->container < 0)
-		return t->container;
 	if (ioctl(t->container, VFIO_GET_API_VERSION) != VFIO_API_VERSION ||
 	    ioctl(t->container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) != 1)
 		return vfio_fail(why, -EOPNOTSUPP,
@@ -299,16 +321,13 @@ static int open_container(struct type1 *t, struct vfio_why *why)
 	return 0;
 }
 
-static int open_group(struct type1 *t, const struct pci_place *at, struct vfio_why *why)
+static int check_group(const struct type1 *t, const struct pci_place *at, struct vfio_why *why)
 {
 	struct vfio_group_status status = {.argsz = sizeof(status)};
-	const struct vfio_file file = vfio_file_group(at);
 
-	t->group = vfio_file_open(&file, why);
-	if (t->group < 0)
-		return t->group;
 	if (ioctl(t->group, VFIO_GROUP_GET_STATUS, &status) < 0)
-		return vfio_fail(why, -errno, "%s: asking for its state: %s", file.path, strerror(errno));
+		return vfio_fail(why, -errno, "group %d of %s: asking for its state: %s", at->group, at->bdf,
+				 strerror(errno));
 	if (!(status.flags & VFIO_GROUP_FLAGS_VIABLE))
 		return vfio_fail(
 			why, -EPERM,
@@ -316,6 +335,29 @@ static int open_group(struct type1 *t, const struct pci_place *at, struct vfio_w
 			"to vfio-pci, or to no driver",
 			at->group, at->bdf, at->group);
 	return 0;
+}
+
+/* The group and a container. What was handed over for that may be had again after a failure: a group that is not viable
+ * now may be later. */
+static int open_files(struct type1 *t, const struct pci_place *at, struct vfio_why *why)
+{
+	const struct vfio_file file = vfio_file_group(at);
+	bool kept_group, kept_container = false;
+	int r;
+
+	t->group = vfio_file_open(&file, &kept_group, why);
+	if (t->group < 0)
+		return t->group;
+	r = check_group(t, at, why);
+	if (r == 0)
+		r = t->container = vfio_file_open(&vfio_file_container, &kept_container, why);
+	if (r >= 0)
+		r = check_container(t, why);
+	if (r < 0) {
+		vfio_file_return(&file, &t->group, kept_group);
+		vfio_file_return(&vfio_file_container, &t->container, kept_container);
+	}
+	return r;
 }
 
 static int attach_group(struct type1 *t, const struct pci_place *at, int *device_fd, struct vfio_why *why)
@@ -342,9 +384,7 @@ static int type1_open(struct vfio_iommu **ret, const struct pci_place *at, int *
 	t->container = t->group = -1;
 	LIST_INIT(&t->spaces);
 	LIST_INIT(&t->held);
-	r = open_group(t, at, why);
-	if (r == 0)
-		r = open_container(t, why);
+	r = open_files(t, at, why);
 	if (r == 0 && type1_space_new(&t->iommu, &t->iommu.own) < 0)
 		r = vfio_fail(why, -ENOMEM, "no memory");
 	t->current = t->iommu.own;

@@ -24,6 +24,7 @@
 
 static char sysfs[] = "/tmp/pasidd-number-XXXXXX";
 static struct vfio_file file = {.path = PATH};
+static bool kept;
 
 static void number_is(const char *text)
 {
@@ -50,12 +51,32 @@ static void test_serves_one_opening(void **state)
 	assert_false(vfio_file_kept(&file));
 	assert_true(vfio_file_keep(&file, fd));
 	assert_true(vfio_file_kept(&file));
-	assert_int_equal(vfio_file_open(&file, &why), fd);
+	assert_int_equal(vfio_file_open(&file, &kept, &why), fd);
 	assert_false(vfio_file_kept(&file));
-	again = vfio_file_open(&file, &why); /* by its path */
+	assert_true(kept);
+	again = vfio_file_open(&file, &kept, &why); /* by its path */
 	assert_true(again >= 0 && again != fd);
+	assert_false(kept);
 	close(fd);
 	close(again);
+}
+
+/* Where nothing comes of it, what was handed over is there again, and what was opened is not kept. */
+static void test_returned(void **state)
+{
+	int fd = device(PATH, O_RDWR), again;
+	struct vfio_why why;
+
+	assert_true(vfio_file_keep(&file, fd));
+	again = vfio_file_open(&file, &kept, &why);
+	vfio_file_return(&file, &again, kept);
+	assert_int_equal(again, -1);
+	assert_int_equal(vfio_file_open(&file, &kept, &why), fd);
+	again = vfio_file_open(&file, &kept, &why);
+	assert_true(again >= 0);
+	vfio_file_return(&file, &again, kept);
+	assert_false(vfio_file_kept(&file));
+	close(fd);
 }
 
 static void assert_not_kept(int fd)
@@ -86,11 +107,11 @@ static void test_no_longer_what_it_was(void **state)
 	strcpy(here.path, OTHER_PATH);
 	assert_true(vfio_file_keep(&file, fd));
 	number_is(OTHER_NUMBER);
-	opened = vfio_file_open(&here, &why);
+	opened = vfio_file_open(&here, &kept, &why);
 	assert_true(opened >= 0 && opened != fd);
 	close(opened);
 	number_is(NUMBER);
-	assert_int_equal(vfio_file_open(&file, &why), fd);
+	assert_int_equal(vfio_file_open(&file, &kept, &why), fd);
 	close(fd);
 }
 
@@ -99,7 +120,7 @@ static void test_why_not(void **state)
 	const struct vfio_file none = {.path = "/dev/vfio/none"};
 	struct vfio_why why;
 
-	assert_int_equal(vfio_file_open(&none, &why), -ENOENT);
+	assert_int_equal(vfio_file_open(&none, &kept, &why), -ENOENT);
 	assert_string_equal(why.text, "/dev/vfio/none: No such file or directory; load vfio-pci");
 }
 
@@ -138,6 +159,7 @@ static int teardown(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_returned, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_serves_one_opening, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_not_what_it_is_said_to_be, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_longer_what_it_was, setup, teardown),
