@@ -118,7 +118,7 @@ static int load_config(const struct options *o, struct config **ret, char error[
 	return r;
 }
 
-/* Buffers keep an fd each: take what the hard limit gives. */
+/* Buffers keep an fd each, and another where the kernel drives the device: take what the hard limit gives. */
 static void raise_nofile(void)
 {
 	struct rlimit rl;

@@ -205,7 +205,7 @@ static int run(const struct machine *m, struct options *o)
 {
 	if (!strcmp(o->verb, "selftest"))
 		return run_selftest(m, o);
-	if (o->seed || o->selftest.socket)
+	if (o->seed || o->selftest.socket || o->selftest.driver)
 		return wrong("that option is not for this", o->verb);
 	if (!strcmp(o->verb, "doctor"))
 		return run_doctor(m, o);

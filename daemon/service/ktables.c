@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "service/areas.h"
 
+#define ATTACH_NS 1000000000ull
 #define MAX_OUT 32u /* areas asked of the kernel at a time, 64 MiB: then others have their turn */
 #define MAX_LOOKS 4096u /* pieces that were not concerned and are looked past in one go: below a millisecond */
 
@@ -32,6 +33,7 @@ struct ktables {
 	int made; /* as ktables_made() */
 	void (*again)(struct ktables *k); /* the step towards it that the transport had no room for */
 	uint32_t pasid; /* 0: none */
+	uint64_t attach_until; /* it is tried */
 	bool attached; /* under its PASID */
 	bool detaching;
 	int detach_error;
@@ -77,8 +79,9 @@ static void on_attached(void *arg, int err)
 	struct ktables *k = arg;
 
 	k->attached = err == 0;
-	if (err == -EBUSY)
-		attach(k); /* while the device is being reset, which ends */
+	/* While the device is being reset, which ends; there are other reasons, which do not. */
+	if (err == -EBUSY && util_now_ns() < k->attach_until)
+		attach(k);
 	else
 		made(k, err);
 }
@@ -87,6 +90,7 @@ static void on_window(void *arg, int err)
 {
 	struct ktables *k = arg;
 
+	k->attach_until = util_now_ns() + ATTACH_NS;
 	if (err == 0 && k->pasid)
 		attach(k);
 	else
@@ -301,11 +305,11 @@ int ktables_end(struct ktables **k)
 	const struct transport_space_ops *ops = (*k)->t->ops->spaces;
 	int r = (*k)->space ? ops->free((*k)->t, (*k)->space) : 0;
 
-	if (r == -EBUSY)
+	if (r < 0 && r != -ENODEV)
 		return r;
 	(*k)->space = NULL;
 	r = (*k)->window_memory ? ops->release((*k)->t, (*k)->window_memory) : 0;
-	if (r == -EBUSY)
+	if (r < 0 && r != -ENODEV)
 		return r;
 	*k = ktables_free(*k);
 	return 0;

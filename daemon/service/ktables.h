@@ -42,7 +42,7 @@ int ktables_go(struct ktables *k);
 
 /* Begins, or goes on, to take its PASID away, so that the device cannot reach it. 0: it cannot; 1: not yet; -errno. */
 int ktables_leave(struct ktables *k);
-/* The device is not in it, and no change is under way. 0: *k is NULL; -EBUSY: later. */
+/* The device is not in it, and no change is under way. 0: *k is NULL; -errno: later. */
 int ktables_end(struct ktables **k);
 /* The transport has forgotten, or will, all that is out. Takes NULL, returns NULL. */
 struct ktables *ktables_free(struct ktables *k);

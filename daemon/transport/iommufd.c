@@ -24,6 +24,7 @@
 #include "transport/transport.h"
 
 #define MAX_RANGES 64u
+#define MAX_BY_ADDRESS 16384u /* mappings that we keep: a process may have 65,530 (vm.max_map_count) */
 
 void iommufd_init(struct iommufd *i, int fd)
 {
@@ -162,7 +163,7 @@ static int store_file(const struct iommufd *i, struct transport_memory *m, uint6
 	return 0;
 }
 
-static int store_address(const struct iommufd *i, struct transport_memory *m, uint64_t off)
+static int store_address(struct iommufd *i, struct transport_memory *m, uint64_t off)
 {
 	int prot = PROT_READ | (m->prot & TRANSPORT_WRITE ? PROT_WRITE : 0);
 	struct kabi_iommu_ioas_map map = {
@@ -173,6 +174,8 @@ static int store_address(const struct iommufd *i, struct transport_memory *m, ui
 	};
 	int r;
 
+	if (i->n_by_address == MAX_BY_ADDRESS)
+		return -ENOSPC;
 	m->p = util_map_shared(m->len, prot, m->fd, (off_t)off);
 	if (!m->p)
 		return -errno;
@@ -183,6 +186,7 @@ static int store_address(const struct iommufd *i, struct transport_memory *m, ui
 		return r;
 	}
 	m->iova = map.iova;
+	i->n_by_address++;
 	return 0;
 }
 
@@ -227,12 +231,14 @@ static int unmap(const struct iommufd *i, uint32_t ioas, uint64_t iova, uint64_t
 	return ioctl(i->fd, KABI_IOMMU_IOAS_UNMAP, &m) < 0 ? -errno : 0;
 }
 
-void iommufd_release(const struct iommufd *i, struct transport_memory *m)
+void iommufd_release(struct iommufd *i, struct transport_memory *m)
 {
 	/* It can only fail for what is not mapped. */
 	(void)unmap(i, i->store, m->iova, m->len);
-	if (m->p)
+	if (m->p) {
 		munmap(m->p, m->len);
+		i->n_by_address--;
+	}
 	close(m->fd); /* a memfd, of which its owner has another: nothing is freed here */
 	LIST_REMOVE(m, link);
 	free(m);

@@ -34,6 +34,7 @@ struct iommufd {
 	int fd;
 	uint32_t store; /* an IOAS that no device is attached to, with all memory that is held; 0: none yet */
 	bool by_address; /* the kernel knows no MAP_FILE */
+	uint32_t n_by_address; /* memory that is held so */
 	LIST_HEAD(, transport_space) spaces;
 	LIST_HEAD(, transport_memory) held;
 };
@@ -48,7 +49,7 @@ int iommufd_space_new(struct iommufd *i, uint32_t device, bool pasid, struct tra
 void iommufd_space_free(struct iommufd *i, struct transport_space *s); /* nothing is attached to it */
 /* Memory that may be mapped into several spaces, and is pinned once, while it is mapped into any. */
 int iommufd_hold(struct iommufd *i, int fd, uint64_t off, uint64_t len, uint32_t prot, struct transport_memory **ret);
-void iommufd_release(const struct iommufd *i, struct transport_memory *m); /* no space maps of it */
+void iommufd_release(struct iommufd *i, struct transport_memory *m); /* no space maps of it */
 /* As those of struct vfio_iommu_ops. */
 int iommufd_ranges(const struct iommufd *i, const struct transport_space *s, struct range *v, size_t *n);
 int iommufd_map(struct iommufd *i, const struct transport_space *s, uint64_t iova, uint64_t len, int fd, uint64_t off,

@@ -94,6 +94,25 @@ static void test_busy_with_a_reset(void **state)
 	end(k);
 }
 
+/* ... but not for ever. */
+static void test_busy_for_good(void **state)
+{
+	struct ktables *k;
+	int made;
+
+	kernel_begin();
+	kernel.fail_at = 2;
+	kernel.fail_again = 1;
+	kernel.error = -EBUSY;
+	assert_int_equal(ktables_new(&k, &kernel_transport, &none, PASID, changed, NULL), 0);
+	while (!(made = ktables_made(k)))
+		deliver();
+	assert_int_equal(made, -EBUSY);
+	kernel.fail_at = 0;
+	assert_int_equal(await_left(k), 0);
+	end(k);
+}
+
 /* Makes, holding and mapping the window, attaching and detaching, in this order. */
 static void fail_at(unsigned int step, int error, bool in_call, unsigned int busy)
 {
@@ -188,11 +207,9 @@ static void test_freed_on_the_way(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_pasid),
-		cmocka_unit_test(test_busy_with_a_reset),
-		cmocka_unit_test(test_each_step_fails),
-		cmocka_unit_test(test_no_room),
-		cmocka_unit_test(test_freed_on_the_way),
+		cmocka_unit_test(test_pasid),         cmocka_unit_test(test_busy_with_a_reset),
+		cmocka_unit_test(test_busy_for_good), cmocka_unit_test(test_each_step_fails),
+		cmocka_unit_test(test_no_room),       cmocka_unit_test(test_freed_on_the_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
