@@ -207,7 +207,7 @@ def summarize(path):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build")
+    parser.add_argument("--build", default="")
     parser.add_argument("--label", default="")
     parser.add_argument("--results")
     parser.add_argument("--stop", action="store_true")
@@ -229,6 +229,9 @@ def main():
     args = parse_arguments()
     if args.summary:
         return summarize(args.summary)
+    if not Path(args.build, "build.ninja").exists():
+        print(f'no build directory "{args.build}"; type: ./test.sh', file=sys.stderr)
+        return 2
     tests = load_tests(args.build)
     if args.names:
         unknown = {split_name(name)[0] for name in args.names} - {t.name for t in tests}

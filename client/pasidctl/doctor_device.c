@@ -155,7 +155,8 @@ static void check_bus_reset(const struct machine *m, const struct device *d, str
 
 	if (device_neighbours(m, d, &others) < 0) {
 		report_add(r, LEVEL_WARN, "reset", NULL,
-			   "it cannot be reset: if it hangs, it is lost until the machine is started again");
+			   "it cannot be reset: if it hangs, it is closed and tried again, and may stay lost until "
+			   "the machine is started again");
 		return;
 	}
 	for (size_t i = 0; i < others.n; i++) {

@@ -96,7 +96,7 @@ static void check_driver(const struct machine *m, const struct platform *p, stru
 		report_add(r, LEVEL_BAD, "vfio", "modprobe vfio-pci", "the driver vfio-pci is not loaded");
 	else
 		report_add(r, LEVEL_BAD, "vfio", "modprobe vfio-pci",
-			   "there is no driver vfio-pci; if that finds none either: a kernel with CONFIG_VFIO_PCI");
+			   "there is no driver vfio-pci: load it, or take a kernel with CONFIG_VFIO_PCI");
 }
 
 static void check_type1(const struct platform *p, struct report *r)

@@ -37,8 +37,10 @@ static const char usage_text[] =
 	"  unbind   gives devices back to the drivers that the kernel chooses, also at each start\n"
 	"    --dry-run  says it, and does nothing\n"
 	"\n"
-	"  driver new  makes DIRECTORY (NAME, if there is none) with the skeleton of a driver for pasidd:\n"
+	"  driver new\n"
+	"           makes DIRECTORY (NAME, if there is none) with the skeleton of a driver for pasidd:\n"
 	"           NAME.c, which compiles, is loaded by pasidd and drives nothing yet, and a meson.build\n"
+	"\n"
 	"  selftest tries, through the pasidd that runs, whether the device and its driver do what they\n"
 	"           should and keep programs apart; a bank and a thief are part of it. Others may use\n"
 	"           the device meanwhile. It takes a minute at most, on most devices a few seconds. All\n"
@@ -65,7 +67,7 @@ struct options {
 	bool json, dry_run, persist, seed;
 };
 
-#define VERBS "doctor, bind, unbind, selftest or driver?"
+#define VERBS "the first word has to be doctor, bind, unbind, selftest or driver"
 
 static int wrong(const char *what, const char *word)
 {

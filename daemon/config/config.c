@@ -192,7 +192,8 @@ static int set_string(struct place *p, struct json_object *v, void *to, const st
 	return 0;
 }
 
-/* D-Bus will want it as an element of an object path, so it is one already. */
+/* D-Bus will want it as an element of an object path, so it is one already. Files that are handed over for no device have
+ * the two names that it may not have (main.c). */
 static int set_name(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
 	int r = set_string(p, v, to, key);
@@ -200,7 +201,8 @@ static int set_name(struct place *p, struct json_object *v, void *to, const stru
 
 	if (r < 0)
 		return r;
-	if (s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")])
+	if (s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] || !strcmp(s, "iommu") ||
+	    !strcmp(s, "vfio"))
 		return wrong(p, v, "%s", key->allowed);
 	return 0;
 }
@@ -281,8 +283,10 @@ static const struct key limit_keys[] = {
 #define DEVICE(field) offsetof(struct device_config, field)
 
 static const struct key device_keys[] = {
-	{"name", set_name, DEVICE(name), 1, PASID_NAME_MAX - 1, "1 to 31 letters, digits and underscores"},
-	{"spec", set_spec, DEVICE(spec), 1, SPEC_MAX, "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\""},
+	{"name", set_name, DEVICE(name), 1, PASID_NAME_MAX - 1,
+	 "1 to 31 letters, digits and underscores, not \"iommu\" or \"vfio\""},
+	{"spec", set_spec, DEVICE(spec), 1, SPEC_MAX,
+	 "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\" (also iommufd:, type1:)"},
 	{"mode", set_device_mode, DEVICE(mode), 0, 0, "\"gpu-mmu\", \"pasid\", \"exclusive\" or \"global\""},
 	{"format", set_format, DEVICE(format), 1, 16, "\"vmsa64\" or \"x86-64\""},
 	{"slots", set_u32, DEVICE(slots), 0, 64, NULL},
@@ -368,6 +372,14 @@ static bool is_driver_path(const char *s)
 	return true;
 }
 
+static bool stands_before(char *const *paths, size_t at)
+{
+	for (size_t i = 0; i < at; i++)
+		if (!strcmp(paths[i], paths[at]))
+			return true;
+	return false;
+}
+
 static int set_drivers(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
 	static const struct key path = {
@@ -388,6 +400,8 @@ static int set_drivers(struct place *p, struct json_object *v, void *to, const s
 			return r;
 		if (!is_driver_path(c->drivers[i]))
 			return wrong(p, json_object_array_get_idx(v, i), "%s", path.allowed);
+		if (stands_before(c->drivers, i))
+			return wrong(p, json_object_array_get_idx(v, i), "each path once");
 		leave(p, len);
 	}
 	return 0;

@@ -250,8 +250,9 @@ void device_fail(struct device *d, const char *why)
 		return;
 	if (was_ready || strncmp(why, d->gone_why, sizeof(d->gone_why) - 1) != 0)
 		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_ERROR,
-			  "device %s: %s: %s; its contexts are lost, it is tried again every %u ms at the latest",
-			  d->config->name, was_ready ? "lost" : "not reachable", why, BACKOFF_MAX_MS);
+			  "device %s: %s: %s; %sit is tried again every %u ms at the latest", d->config->name,
+			  was_ready ? "lost" : "not reachable", why, was_ready ? "its contexts are lost, " : "",
+			  BACKOFF_MAX_MS);
 	snprintf(d->gone_why, sizeof(d->gone_why), "%s", why);
 	d->state = DEVICE_GONE;
 	d->extending = false;

@@ -4,8 +4,9 @@
  * "iommufd:BDF" and "type1:BDF" take that one.
  *
  * What may wait in the kernel (opening, pinning, reset, closing) is done on a thread of the device's own, in the order in
- * which it was asked for; the answers come from the loop. Register writes and interrupts never go that way. Pinning has
- * no deadline, for the kernel is no device that lies; a reset has one.
+ * which it was asked for, but a reset goes first; the answers come from the loop. Register writes and interrupts never go
+ * that way. Pinning has no deadline, for the kernel is no device that lies; a reset has one, which begins again if it
+ * passes before the thread gets there.
  */
 #include "transport/vfio_life.h"
 

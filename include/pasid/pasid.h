@@ -104,7 +104,9 @@ struct pasid_bind_op {
 };
 
 enum pasid_event_type {
-	PASID_EVENT_FAULT = 1, /* a job touched what it may not; that job ended, the context goes on */
+	/* A job touched what it may not; that job ended, the context goes on. In modes exclusive and pasid nobody hears of
+	 * an access that the IOMMU refused; the job goes on. */
+	PASID_EVENT_FAULT = 1,
 	PASID_EVENT_LOST = 2, /* the context is lost: see .why; free it */
 	PASID_EVENT_RESET = 3, /* the device was reset under .job, which ended unfinished; the context is usable */
 	PASID_EVENT_RESUMED = 4, /* a new daemon took over; nothing was lost */

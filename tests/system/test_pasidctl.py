@@ -42,8 +42,8 @@ class CommandLine(unittest.TestCase):
         self.assertRegex(pasidctl("--version").stdout, r"^pasidctl \d+\.\d+\.\d+\n$")
 
     def test_wrong(self):
-        self.refuse("doctor, bind, unbind, selftest or driver?")
-        self.refuse('doctor, bind, unbind, selftest or driver?: "cure"', "cure")
+        self.refuse("doctor, bind, unbind, selftest or driver")
+        self.refuse('doctor, bind, unbind, selftest or driver: "cure"', "cure")
         self.refuse("no such option", "doctor", "--force")
         self.refuse("which device?", "bind")
         self.refuse("which device?", "unbind", "--dry-run")

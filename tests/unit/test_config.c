@@ -199,7 +199,8 @@ static void test_only_device(void **state)
 	assert_true(config_only_device(c, "tcp:/z", error) < 0);
 	assert_string_equal(
 		error,
-		"--device: devices[0].spec: found \"tcp:/z\"; allowed is \"vfio-user:/PATH\" or \"vfio:0000:01:00.0\"");
+		"--device: devices[0].spec: found \"tcp:/z\"; allowed is \"vfio-user:/PATH\" or \"vfio:0000:01:00.0\" "
+		"(also iommufd:, type1:)");
 	assert_true(config_only_device(c, "vfio-user:/\", \"slots\": \"", error) < 0);
 	memset(big, 'x', sizeof(big));
 	big[sizeof(big) - 1] = 0;
@@ -328,12 +329,13 @@ static void test_strings(void **state)
 		{"devices[0].name",
 		 "{\"devices\": [{\"name\": ",
 		 "}]}",
-		 "1 to 31 letters, digits and underscores",
-		 {"\"\"", "7", "\"a-b\"", "\"a b\"", "\"ä\"", "\"a/b\"", "\"abcdefghijklmnopqrstuvwxyz012345\""}},
+		 "1 to 31 letters, digits and underscores, not \"iommu\" or \"vfio\"",
+		 {"\"\"", "7", "\"iommu\"", "\"vfio\"", "\"a-b\"", "\"a b\"", "\"ä\"", "\"a/b\"",
+		  "\"abcdefghijklmnopqrstuvwxyz012345\""}},
 		{"devices[0].spec",
 		 "{\"devices\": [{\"spec\": ",
 		 "}]}",
-		 "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\"",
+		 "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\" (also iommufd:, type1:)",
 		 {"\"\"", "0", "\"vfio-user:/\"", "\"vfio-user:x/y\"", "\"vfio:0000:01:00\"", "\"vfio:/dev/vfio/7\"",
 		  "\"type1\"", "null"}},
 		{"drivers[0]",
@@ -386,6 +388,8 @@ static void test_missing_and_twice(void **state)
 	refused("{\"devices\": [{\"name\": \"x\", \"spec\": \"vfio-user:/x\"}, {\"name\": \"x\", \"spec\": "
 		"\"vfio-user:/y\"}]}",
 		"F: devices[1].name: found \"x\" a second time; allowed is a name of its own");
+	refused("{\"drivers\": [\"/x.so\", \"/y.so\", \"/x.so\"]}",
+		"F: drivers[2]: found \"/x.so\"; allowed is each path once");
 	refused("{\"limits\": {\"uids\": [{\"limits\": {}}]}}", "F: limits.uids[0]: found no \"uid\"; it is required");
 	refused("{\"limits\": {\"uids\": [{\"uid\": 5}, {\"uid\": 4}, {\"uid\": 5}]}}",
 		"F: limits.uids: found uid 5 more than once; allowed is one entry each");

@@ -68,7 +68,9 @@ static const struct expectation expectations[] = {
 	  "ok    vfio: the driver vfio-pci is there",
 	  "warn  iommufd: this kernel has none (CONFIG_IOMMUFD): only type1, no mode pasid",
 	  "ok    group: 1 is viable: the device is alone in it",
-	  "warn  reset: it cannot be reset: if it hangs, it is lost until the machine is started again"}},
+	  "warn  reset: it cannot be reset: if it hangs, it is closed and tried again, and may stay lost until the "
+	  "machine "
+	  "is started again"}},
 	{"iommufd, the GPU",
 	 "iommufd",
 	 "0000:00:02.0",

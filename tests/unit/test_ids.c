@@ -226,7 +226,6 @@ static void test_whole_space(void **state)
 	ids_free(s);
 }
 
-/* What the hardware may remember is not given out: not while draining, and not before the numbers nobody has had. */
 /* Fewer numbers than there are: those that may be given out go round, and those beyond come back when they may. */
 static void test_limit(void **state)
 {
@@ -260,6 +259,7 @@ static void test_limit(void **state)
 	ids_free(s);
 }
 
+/* What the hardware may remember is not given out: not while draining, and not before the numbers nobody has had. */
 static void test_lifecycle(void **state)
 {
 	struct ids *s = NULL;

@@ -169,7 +169,7 @@ static void test_bad_options(void **state)
 	       "pasidd: --log-level: found \"loud\"; allowed is error, warn, info, debug\n");
 	expect(ARGV("--device", "tcp:1"), 1, "",
 	       "pasidd: --device: devices[0].spec: found \"tcp:1\"; allowed is \"vfio-user:/PATH\" or "
-	       "\"vfio:0000:01:00.0\"\n");
+	       "\"vfio:0000:01:00.0\" (also iommufd:, type1:)\n");
 	expect(ARGV("--device", "vfio-user:/a\"b"), 1, "",
 	       "pasidd: --device: found a spec that is too long, or has quotes in it\n");
 }
