@@ -111,7 +111,7 @@ enum pasid_reason {
 	PASID_WHY_QUOTA_IDS = 131, /* the device's ASIDs or PASIDs */
 	PASID_WHY_QUOTA_TABLES = 132, /* the device's pool of table pages */
 	PASID_WHY_QUOTA_MEMORY = 133, /* the daemon has no memory */
-	PASID_WHY_QUOTA_KERNEL = 134, /* n1 the errno with which the kernel refused a mapping */
+	PASID_WHY_QUOTA_KERNEL = 134, /* n1 the errno with which the kernel, or the device, refused memory */
 };
 
 /* What is limited; see PASID_WHY_QUOTA_*. */
