@@ -19,6 +19,7 @@ import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
 
 TOP = Path(__file__).resolve().parents[2]
+DOCS = sorted((TOP / "docs").iterdir())
 # The library may be built with sanitizers; a program that links it is then, too.
 SANITIZERS = {"__asan_init": "-fsanitize=address", "__ubsan_handle": "-fsanitize=undefined"}
 
@@ -63,13 +64,14 @@ class Install(unittest.TestCase):
                      include / "pasid.h", include / "protocol.h", include / "edu.h", include / "refgpu.h",
                      include / "driver.h", include / "range.h",
                      share / "doc/pasidd/pasidd.json", share / "doc/pasidd/README.md",
+                     *(share / "doc/pasidd/docs" / path.name for path in DOCS),
                      share / "doc/libpasid/examples/fill.c"):
             self.assertTrue(path.is_file(), path)
         for path in self.programs:
             self.assertTrue(os.access(path, os.X_OK), path)
         allowed = {"pasidd", "pasidctl", "pasid-refgpu", "libpasid.so", "libpasid.so.0", "libpasid.so.0.1.0",
                    "libpasid.pc", "driver.h", "edu.h", "pasid.h", "protocol.h", "range.h", "refgpu.h", "pasidd.service",
-                   "pasidd.json", "README.md", "fill.c"}
+                   "pasidd.json", "README.md", "fill.c", *(path.name for path in DOCS)}
         installed = {p.name for p in self.root.rglob("*") if not p.is_dir()}
         self.assertEqual(installed - allowed, set(), "installed, and nobody said so")
 
