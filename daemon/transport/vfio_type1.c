@@ -94,7 +94,7 @@ static int dma_map(struct type1 *t, uint64_t iova, uint64_t len, int fd, uint64_
 		.iova = iova,
 		.size = len,
 	};
-	struct view v;
+	struct view v = {0};
 	int r = view_open(&v, len, fd, off, prot);
 
 	if (r < 0)

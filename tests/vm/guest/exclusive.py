@@ -7,6 +7,7 @@ exclusive.py iommufd|type1 [DRIVER]: a shared object in the build directory, ins
 
 import errno
 import fcntl
+import mmap
 import os
 import struct
 import sys
@@ -22,6 +23,8 @@ SWITCHES = 100
 TYPE1_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 AREAS = 64
 MANY = 4000  # mappings
+HUGE = 2 << 20
+HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
 
 
 class Exclusive(unittest.TestCase):
@@ -33,6 +36,7 @@ class Exclusive(unittest.TestCase):
         device = vm.PciDevice(vm.pci_find(0x1234, 0x11e8)[0])
         device.bind_vfio()
         more = {"drivers": [os.path.join(os.environ["SOURCE"], "build-vm", DRIVER)]} if DRIVER else {}
+        more["limits"] = {who: {"huge": 4 * HUGE} for who in ("connection", "uid")}
         cls.daemon = vm.Daemon({"name": "edu0", "spec": f"{HOW}:{device.bdf}", "mode": "exclusive", "job_limit_ms": 20000},
                                **more)
         with pc.Client(cls.daemon.socket) as client:
@@ -49,8 +53,7 @@ class Exclusive(unittest.TestCase):
         info = self.one.device_info()
         self.assertEqual((info["engine"], info["mode"], info["slots"]), ("edu", 3, 1))
         self.assertEqual(info["iova_last"], (1 << 28) - 1)
-        maps = Path(f"/proc/{self.daemon.process.pid}/maps").read_text()
-        self.assertEqual("driver-edu.so" in maps, bool(DRIVER))
+        self.assertEqual("driver-edu.so" in self.maps(), bool(DRIVER))
 
     def test_2_a_hundred_switches(self):
         """The same IOVAs, different memory; checked after each."""
@@ -231,6 +234,32 @@ class Exclusive(unittest.TestCase):
             self.two.unmap(b.ctx, LATE, PAGE)
             self.two.buf_free(buf)
         self.assertEqual(view[:], b"\x33" * PAGE)
+
+    def test_e_huge_pages(self):
+        """A part of one is mapped. type1 maps all of it into the daemon for that, and nothing of it stays there."""
+        Path(HUGE_PAGES).write_text("4")
+        self.assertGreaterEqual(int(Path(HUGE_PAGES).read_text()), 2)
+        fd = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)
+        self.addCleanup(os.close, fd)
+        os.ftruncate(fd, 2 * HUGE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        view = mmap.mmap(fd, 2 * HUGE)
+        self.addCleanup(view.close)
+        a = Space(self.one)
+        a.run(command(FILL, 1, DATA, 0, PAGE))  # the device is here
+        buf, off = self.one.buf_import(fd)[0], HUGE + 3 * PAGE
+        before = len(self.maps().splitlines())
+        for i in range(20):
+            self.one.map(a.ctx, buf, off, PAGE, pc.READ | pc.WRITE | pc.FIXED, LATE)
+            if i == 0:
+                a.run(command(FILL, 0x66666666, LATE, 0, PAGE))
+            self.one.unmap(a.ctx, LATE, PAGE)
+        self.assertEqual(view[off - PAGE:off + 2 * PAGE], bytes(PAGE) + b"\x66" * PAGE + bytes(PAGE))
+        self.assertLess(len(self.maps().splitlines()), before + 5)
+        self.one.buf_free(buf)
+
+    def maps(self):
+        return Path(f"/proc/{self.daemon.process.pid}/maps").read_text()
 
 
 if __name__ == "__main__":
