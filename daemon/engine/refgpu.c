@@ -142,9 +142,8 @@ static int refgpu_attach(struct engine **ret, struct engine_device *d, const str
 
 	if (!g)
 		return -ENOMEM;
-	if (!config->format)
-		return -EOPNOTSUPP;
-	if (!strcmp(config->format, "vmsa64"))
+	/* Where the kernel keeps the tables none come to its MMU, and it does not matter which they would be. */
+	if (!config->format || !strcmp(config->format, "vmsa64"))
 		g->format = REFGPU_FORMAT_VMSA64;
 	else if (!strcmp(config->format, "x86-64"))
 		g->format = REFGPU_FORMAT_X86_64;
