@@ -107,6 +107,14 @@ static void edu_restart(struct engine *e)
 	d->at = 0;
 }
 
+static void acknowledge(struct engine_device *device)
+{
+	uint32_t status = read32(device, REG_IRQ_STATUS);
+
+	if (status)
+		device->ops->region_write(device, BAR, REG_IRQ_ACK, 4, status);
+}
+
 static int check_device(struct engine_device *device)
 {
 	if ((read32(device, REG_ID) & ID_MASK) != ID)
@@ -129,6 +137,7 @@ static int edu_attach(struct engine **ret, struct engine_device *device, const s
 	d->device = device;
 	d->iova = config->iova;
 	d->engine.ops = &edu_ops;
+	acknowledge(device); /* a transfer from before */
 	edu_restart(&d->engine);
 	*ret = &d->engine;
 	return 0;
@@ -279,10 +288,8 @@ static void go_on(struct edu *d)
 static void edu_interrupt(struct engine *e)
 {
 	struct edu *d = of_engine(e);
-	uint32_t status = read32(d->device, REG_IRQ_STATUS);
 
-	if (status)
-		d->device->ops->region_write(d->device, BAR, REG_IRQ_ACK, 4, status);
+	acknowledge(d->device);
 	go_on(d);
 }
 

@@ -269,12 +269,12 @@ static void on_lost(void *owner, int error, const char *why)
 	device_fail(owner, why);
 }
 
-static void on_irq(void *owner, uint32_t vector)
+static bool on_irq(void *owner, uint32_t vector)
 {
 	struct device *d = owner;
 
 	if (d->state != DEVICE_READY)
-		return;
+		return false;
 	if (d->eops->interrupt)
 		d->eops->interrupt(d->engine);
 	run_faults(d);
@@ -283,9 +283,10 @@ static void on_irq(void *owner, uint32_t vector)
 	if (d->state == DEVICE_READY)
 		run_invalidated(d);
 	if (d->state != DEVICE_READY)
-		return;
+		return true;
 	step_all(d);
 	run_schedule(d);
+	return true;
 }
 
 static void on_room(void *owner)

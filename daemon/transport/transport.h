@@ -36,8 +36,9 @@ enum transport_prot { TRANSPORT_READ = 1, TRANSPORT_WRITE = 2 };
 struct transport_events {
 	/* The device is reachable: ids are known, region_map and everything else may be used. */
 	void (*opened)(void *owner);
-	/* An interrupt of `vector` came, or several did: a hint to look, never evidence. */
-	void (*irq)(void *owner, uint32_t vector);
+	/* An interrupt of `vector` came, or several did: a hint to look, never evidence. False: nobody could look, and
+	 * acknowledge it, now; where its line stays asserted until then (INTx) it is told again. */
+	bool (*irq)(void *owner, uint32_t vector);
 	/* Something was refused with -EBUSY, and may be asked again. */
 	void (*room)(void *owner);
 	/* Once. `why` is our own sentence with the numbers, never the device's text, valid during the call. Also called

@@ -19,6 +19,7 @@ static void silence(struct vfio *v)
 		if (v->lines[i].fd >= 0)
 			event_del(&v->lines[i].ev);
 	event_del(&v->ev_reset);
+	event_del(&v->ev_again);
 }
 
 void vfio_life_lose(struct vfio *v, int error)
@@ -93,13 +94,40 @@ void vfio_life_reset_over(struct vfio *v, int result)
 
 /* ---- interrupts ---- */
 
+/* The kernel has masked an INTx. It stays so until somebody has acknowledged it at the device: unmasked before that, it
+ * would come again at once. */
+static void tell(struct vfio *v, uint32_t vector)
+{
+	static const struct timeval soon = {.tv_usec = 10000};
+	bool looked = v->opened && v->events->irq(v->owner, vector);
+
+	if (v->error || v->forgotten)
+		return;
+	if (looked)
+		vfio_device_unmask(&v->device);
+	else
+		evtimer_add(&v->ev_again, &soon);
+}
+
+/* An INTx is vector 0. Of others a look too many is made. */
+static void on_again(evutil_socket_t fd, short what, void *arg)
+{
+	tell(arg, 0);
+}
+
 static void on_line(evutil_socket_t fd, short what, void *arg)
 {
 	struct vfio_line *l = arg;
 	struct vfio *v = l->v;
 	uint64_t count;
 
-	if (read(l->fd, &count, sizeof(count)) != sizeof(count) || !v->opened || v->error)
+	if (read(l->fd, &count, sizeof(count)) != sizeof(count) || v->error)
+		return;
+	if (l->vector < TRANSPORT_MAX_IRQS) {
+		tell(v, l->vector);
+		return;
+	}
+	if (!v->opened)
 		return;
 	if (l->vector == VFIO_LINE_REQUEST) {
 		vfio_life_lose(v, vfio_fail(&v->why, -ENODEV, "the kernel asks for %s back", v->at.bdf));
@@ -108,11 +136,7 @@ static void on_line(evutil_socket_t fd, short what, void *arg)
 	if (l->vector == VFIO_LINE_ERROR) {
 		vfio_life_lose(v,
 			       vfio_fail(&v->why, -EIO, "%s reports an error that it cannot recover from", v->at.bdf));
-		return;
 	}
-	v->events->irq(v->owner, l->vector);
-	if (!v->error && !v->forgotten)
-		vfio_device_unmask(&v->device);
 }
 
 static int line_open(struct vfio *v, uint32_t vector)
@@ -156,6 +180,7 @@ struct vfio *vfio_life_new(const struct transport_ops *ops, struct event_base *b
 	for (uint32_t i = 0; i < VFIO_LINES; i++)
 		v->lines[i].fd = -1;
 	event_assign(&v->ev_reset, base, -1, 0, on_reset_deadline, v);
+	event_assign(&v->ev_again, base, -1, 0, on_again, v);
 	event_assign(&v->ev_lost, base, -1, 0, on_lost, v);
 	return v;
 }

@@ -40,6 +40,7 @@ struct vfio {
 	struct vfio_line lines[VFIO_LINES];
 	struct event ev_reset; /* the deadline */
 	struct event ev_lost; /* tells the owner from the loop */
+	struct event ev_again; /* ... of an interrupt that nobody could look at */
 	bool resetting; /* the thread has begun to; both sides ask, atomically */
 	uint32_t n_out; /* requests */
 	bool crowded; /* somebody was refused */

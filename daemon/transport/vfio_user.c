@@ -270,7 +270,7 @@ static void on_irq(evutil_socket_t fd, short what, void *arg)
 	struct vfu *v = irq->device;
 
 	if (!v->conn.error)
-		v->events->irq(v->owner, irq->vector);
+		(void)v->events->irq(v->owner, irq->vector);
 }
 
 static int make_irqs(struct vfu *v, struct event_base *base, uint32_t count)

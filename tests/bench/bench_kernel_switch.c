@@ -50,8 +50,9 @@ static void on_opened(void *owner)
 	b->opened = true;
 }
 
-static void on_irq(void *owner, uint32_t vector)
+static bool on_irq(void *owner, uint32_t vector)
 {
+	return true;
 }
 
 static void on_room(void *owner)

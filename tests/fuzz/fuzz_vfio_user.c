@@ -29,8 +29,9 @@ static void on_opened(void *owner)
 {
 }
 
-static void on_irq(void *owner, uint32_t vector)
+static bool on_irq(void *owner, uint32_t vector)
 {
+	return true;
 }
 
 static void on_lost(void *owner, int error, const char *why)

@@ -66,9 +66,10 @@ static void on_opened(void *owner)
 	((struct world *)owner)->opened++;
 }
 
-static void on_irq(void *owner, uint32_t vector)
+static bool on_irq(void *owner, uint32_t vector)
 {
 	((struct world *)owner)->irqs[vector]++;
+	return true;
 }
 
 static void on_lost(void *owner, int error, const char *why)
