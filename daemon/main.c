@@ -138,7 +138,7 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 /* What such an fd is said to be for: a device by its name, or a file that is no device's. */
 static const char *find_use(const struct service_config *c, const char *name)
 {
-	if (!strcmp(name, "iommu") || !strcmp(name, "vfio"))
+	if (transport_is_file(name))
 		return name;
 	for (size_t i = 0; i < c->n_devices; i++)
 		if (!strcmp(c->devices[i].name, name))

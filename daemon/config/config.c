@@ -192,8 +192,8 @@ static int set_string(struct place *p, struct json_object *v, void *to, const st
 	return 0;
 }
 
-/* D-Bus will want it as an element of an object path, so it is one already. Files that are handed over for no device have
- * the two names that it may not have (main.c). */
+/* D-Bus will want it as an element of an object path, so it is one already. Names of files that
+ * may be handed over are taken. */
 static int set_name(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
 	int r = set_string(p, v, to, key);
@@ -201,8 +201,7 @@ static int set_name(struct place *p, struct json_object *v, void *to, const stru
 
 	if (r < 0)
 		return r;
-	if (s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] || !strcmp(s, "iommu") ||
-	    !strcmp(s, "vfio"))
+	if (s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] || transport_is_file(s))
 		return wrong(p, v, "%s", key->allowed);
 	return 0;
 }

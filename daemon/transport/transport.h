@@ -143,11 +143,12 @@ struct transport {
 };
 
 /*
- * Takes a device file that whoever started the daemon has opened for it: of the device that a spec names, or "iommu"
- * (/dev/iommu), "vfio" (/dev/vfio/vfio). The next opening that needs it uses it instead of the path. NULL, or why it is not
- * taken.
+ * Takes a device file that whoever started the daemon has opened for it: of the device that a spec names, or one that is of
+ * no device. The next opening that needs it uses it instead of the path. NULL, or why it is not taken.
  */
 const char *transport_hand_over(const char *what, int fd);
+/* Names a file that is of no device: "iommu" is /dev/iommu, "vfio" is /dev/vfio/vfio. */
+bool transport_is_file(const char *what);
 
 /* The ops for a device spec "scheme:address", and where the address begins; NULL for an unknown scheme. */
 const struct transport_ops *transport_find(const char *spec, const char **address);

@@ -203,11 +203,23 @@ static const char *hand_over_device(const char *spec, int fd)
 	return not_it;
 }
 
-const char *transport_hand_over(const char *what, int fd)
+static const struct vfio_file *file_of_no_device(const char *what)
 {
 	if (!strcmp(what, "iommu"))
-		return vfio_file_keep(&vfio_file_iommufd, fd) ? NULL : not_it;
-	if (!strcmp(what, "vfio"))
-		return vfio_file_keep(&vfio_file_container, fd) ? NULL : not_it;
-	return hand_over_device(what, fd);
+		return &vfio_file_iommufd;
+	return !strcmp(what, "vfio") ? &vfio_file_container : NULL;
+}
+
+bool transport_is_file(const char *what)
+{
+	return file_of_no_device(what);
+}
+
+const char *transport_hand_over(const char *what, int fd)
+{
+	const struct vfio_file *file = file_of_no_device(what);
+
+	if (!file)
+		return hand_over_device(what, fd);
+	return vfio_file_keep(file, fd) ? NULL : not_it;
 }
