@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* See config.h. One table a level: a key, what it may be, where it goes. */
+/* See config.h: the tables of its keys. */
 #include "config/config.h"
 
 #include <errno.h>
 #include <json-c/json.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include <pasid/pasid.h>
 #include <pasid/protocol.h>
 
 #include "base/util.h"
+#include "config/keys.h"
 #include "engine/load.h"
 #include "transport/transport.h"
 
@@ -24,195 +23,29 @@
 #define UIDS_MAX 65536u
 #define SPEC_MAX 120u
 
-struct place { /* where in the file we are, for errors */
-	const char *file;
-	char *error;
-	char path[200];
-};
-
-struct key {
-	const char *name;
-	int (*set)(struct place *p, struct json_object *v, void *to, const struct key *key);
-	size_t offset;
-	uint64_t min, max; /* numbers; lengths of strings */
-	const char *allowed; /* words for the error; numbers say their bounds themselves */
-};
-
-/* "file: path: found X; allowed is Y". */
-static void say_wrong(struct place *p, const char *found, const char *fmt, va_list ap)
-	__attribute__((format(printf, 3, 0)));
-
-static void say_wrong(struct place *p, const char *found, const char *fmt, va_list ap)
-{
-	char allowed[160];
-
-	vsnprintf(allowed, sizeof(allowed), fmt, ap);
-	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s%sfound %.79s; allowed is %s", p->file, p->path,
-		 p->path[0] ? ": " : "", found, allowed);
-}
-
-__attribute__((format(printf, 3, 4))) static int wrong_text(struct place *p, const char *found, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	say_wrong(p, found, fmt, ap);
-	va_end(ap);
-	return -EINVAL;
-}
-
-__attribute__((format(printf, 3, 4))) static int wrong(struct place *p, struct json_object *found, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	say_wrong(p, json_object_to_json_string_ext(found, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE),
-		  fmt, ap);
-	va_end(ap);
-	return -EINVAL;
-}
-
-static size_t enter(struct place *p, const char *name)
-{
-	size_t len = strlen(p->path);
-
-	snprintf(p->path + len, sizeof(p->path) - len, "%s%s", len ? "." : "", name);
-	return len;
-}
-
-static size_t enter_index(struct place *p, size_t i)
-{
-	size_t len = strlen(p->path);
-
-	snprintf(p->path + len, sizeof(p->path) - len, "[%zu]", i);
-	return len;
-}
-
-static void leave(struct place *p, size_t len)
-{
-	p->path[len] = 0;
-}
-
-static const struct key *find_key(const struct key *keys, const char *name)
-{
-	for (; keys->name; keys++)
-		if (!strcmp(keys->name, name))
-			return keys;
-	return NULL;
-}
-
-static int unknown_key(struct place *p, const struct key *keys, const char *name)
-{
-	struct json_object *shown = json_object_new_string(name); /* escapes what would break the line */
-	char list[256] = "";
-	size_t len = 0;
-
-	for (; keys->name && len < sizeof(list); keys++)
-		len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s", len ? ", " : "", keys->name);
-	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s%sfound an unknown key %.60s; allowed is %s", p->file, p->path,
-		 p->path[0] ? ": " : "", json_object_to_json_string_ext(shown, JSON_C_TO_STRING_NOSLASHESCAPE), list);
-	json_object_put(shown);
-	return -EINVAL;
-}
-
-static int parse_object(struct place *p, struct json_object *o, const struct key *keys, void *to)
-{
-	int r = 0;
-
-	if (!json_object_is_type(o, json_type_object))
-		return wrong(p, o, "an object");
-	json_object_object_foreach (o, name, value) {
-		const struct key *key = find_key(keys, name);
-		size_t len;
-
-		if (!key)
-			return unknown_key(p, keys, name);
-		len = enter(p, name);
-		r = key->set(p, value, (char *)to + key->offset, key);
-		if (r < 0)
-			return r;
-		leave(p, len);
-	}
-	return 0;
-}
-
 /* ---- kinds of values ---- */
 
-static int number(struct place *p, struct json_object *v, const struct key *key, uint64_t *ret)
-{
-	uint64_t n = json_object_get_uint64(v);
-
-	/* json-c keeps no larger number, and says that one instead. */
-	if (n == UINT64_MAX && json_object_is_type(v, json_type_int))
-		return wrong_text(p, "a number of 18446744073709551615 or more", "a whole number from %llu to %llu",
-				  (unsigned long long)key->min, (unsigned long long)key->max);
-	/* What is negative as an int64 is 0 as a uint64. */
-	if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v) < 0 || n < key->min || n > key->max)
-		return wrong(p, v, "a whole number from %llu to %llu", (unsigned long long)key->min,
-			     (unsigned long long)key->max);
-	*ret = n;
-	return 0;
-}
-
-static int set_u64(struct place *p, struct json_object *v, void *to, const struct key *key)
-{
-	return number(p, v, key, to);
-}
-
-static int set_u32(struct place *p, struct json_object *v, void *to, const struct key *key)
-{
-	uint64_t n = 0;
-	int r = number(p, v, key, &n);
-
-	if (r == 0)
-		*(uint32_t *)to = (uint32_t)n;
-	return r;
-}
-
-/* The text of a string without NULs in it; "" for anything else. */
-static const char *plain_text(struct json_object *v)
-{
-	const char *s = json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "";
-
-	return strlen(s) == (size_t)json_object_get_string_len(v) ? s : "";
-}
-
-static int set_string(struct place *p, struct json_object *v, void *to, const struct key *key)
-{
-	const char *text = plain_text(v);
-	char *s;
-
-	if (strlen(text) < key->min || strlen(text) > key->max)
-		return wrong(p, v, "%s", key->allowed);
-	s = strdup(text);
-	if (!s)
-		return -ENOMEM;
-	free(*(char **)to);
-	*(char **)to = s;
-	return 0;
-}
-
-/* D-Bus will want it as an element of an object path, so it is one already. Names of files that
- * may be handed over are taken. */
+/* D-Bus will want it as an element of an object path, so it is one already. Names of files that may be handed over are
+ * taken. */
 static int set_name(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
-	int r = set_string(p, v, to, key);
+	int r = key_string(p, v, to, key);
 	const char *s = *(char **)to;
 
 	if (r < 0)
 		return r;
 	if (s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] || transport_is_file(s))
-		return wrong(p, v, "%s", key->allowed);
+		return place_wrong(p, v, "%s", key->allowed);
 	return 0;
 }
 
 static int set_mode_bits(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
-	const char *s = plain_text(v);
+	const char *s = key_text(v);
 	unsigned long mode = strtoul(s, NULL, 8);
 
 	if (!s[0] || s[strspn(s, "01234567")] || mode > 0777)
-		return wrong(p, v, "%s", key->allowed);
+		return place_wrong(p, v, "%s", key->allowed);
 	*(mode_t *)to = (mode_t)mode;
 	return 0;
 }
@@ -225,24 +58,24 @@ static int set_device_mode(struct place *p, struct json_object *v, void *to, con
 		[PASID_MODE_EXCLUSIVE] = "exclusive",
 		[PASID_MODE_PASID] = "pasid",
 	};
-	const char *s = plain_text(v);
+	const char *s = key_text(v);
 	uint32_t i = PASID_MODE_GPU_MMU;
 
 	while (i < ARRAY_SIZE(names) && strcmp(s, names[i]) != 0)
 		i++;
 	if (i == ARRAY_SIZE(names))
-		return wrong(p, v, "%s", key->allowed);
+		return place_wrong(p, v, "%s", key->allowed);
 	*(uint32_t *)to = i;
 	return 0;
 }
 
 static int set_format(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
-	int r = set_string(p, v, to, key);
+	int r = key_string(p, v, to, key);
 	const char *s = *(char **)to;
 
 	if (r == 0 && strcmp(s, "vmsa64") != 0 && strcmp(s, "x86-64") != 0)
-		return wrong(p, v, "%s", key->allowed);
+		return place_wrong(p, v, "%s", key->allowed);
 	return r;
 }
 
@@ -250,12 +83,12 @@ static int set_spec(struct place *p, struct json_object *v, void *to, const stru
 {
 	const struct transport_ops *ops;
 	const char *address;
-	int r = set_string(p, v, to, key);
+	int r = key_string(p, v, to, key);
 
 	if (r < 0)
 		return r;
 	ops = transport_find(*(char **)to, &address);
-	return ops && ops->address_ok(address) ? 0 : wrong(p, v, "%s", key->allowed);
+	return ops && ops->address_ok(address) ? 0 : place_wrong(p, v, "%s", key->allowed);
 }
 
 /* ---- the tables ---- */
@@ -263,7 +96,7 @@ static int set_spec(struct place *p, struct json_object *v, void *to, const stru
 #define NUMBER_MAX ((uint64_t)INT64_MAX)
 #define LIMIT(name, res)                                                            \
 	{                                                                           \
-		name, set_u64, offsetof(struct limits, v[res]), 0, NUMBER_MAX, NULL \
+		name, key_u64, offsetof(struct limits, v[res]), 0, NUMBER_MAX, NULL \
 	}
 
 static const struct key limit_keys[] = {
@@ -288,11 +121,11 @@ static const struct key device_keys[] = {
 	 "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\" (also iommufd:, type1:)"},
 	{"mode", set_device_mode, DEVICE(mode), 0, 0, "\"gpu-mmu\", \"pasid\", \"exclusive\" or \"global\""},
 	{"format", set_format, DEVICE(format), 1, 16, "\"vmsa64\" or \"x86-64\""},
-	{"slots", set_u32, DEVICE(slots), 0, 64, NULL},
-	{"burst", set_u32, DEVICE(burst), 1, 16, NULL},
-	{"job_limit_ms", set_u32, DEVICE(job_limit_ms), 10, 3600000, NULL},
-	{"answer_ms", set_u32, DEVICE(answer_ms), 10, 60000, NULL},
-	{"table_pages", set_u32, DEVICE(table_pages), 64, 1u << 26, NULL},
+	{"slots", key_u32, DEVICE(slots), 0, 64, NULL},
+	{"burst", key_u32, DEVICE(burst), 1, 16, NULL},
+	{"job_limit_ms", key_u32, DEVICE(job_limit_ms), 10, 3600000, NULL},
+	{"answer_ms", key_u32, DEVICE(answer_ms), 10, 60000, NULL},
+	{"table_pages", key_u32, DEVICE(table_pages), 64, 1u << 26, NULL},
 	{0},
 };
 
@@ -333,14 +166,14 @@ static int set_devices(struct place *p, struct json_object *v, void *to, const s
 	int r;
 
 	if (!json_object_is_type(v, json_type_array) || json_object_array_length(v) > DEVICES_MAX)
-		return wrong(p, v, "an array of at most %u objects", DEVICES_MAX);
+		return place_wrong(p, v, "an array of at most %u objects", DEVICES_MAX);
 	n = json_object_array_length(v);
 	devices = calloc(n + 1, sizeof(*devices));
 	if (!devices)
 		return -ENOMEM;
 	s->devices = devices;
 	for (size_t i = 0; i < n; i++) {
-		size_t len = enter_index(p, i);
+		size_t len = place_enter_index(p, i);
 		struct device_config *d = &devices[i];
 
 		*d = (struct device_config){.mode = PASID_MODE_GPU_MMU,
@@ -349,13 +182,13 @@ static int set_devices(struct place *p, struct json_object *v, void *to, const s
 					    .answer_ms = 1000,
 					    .table_pages = 262144};
 		d->format = strdup("vmsa64");
-		r = d->format ? parse_object(p, json_object_array_get_idx(v, i), device_keys, d) : -ENOMEM;
+		r = d->format ? keys_take(p, json_object_array_get_idx(v, i), device_keys, d) : -ENOMEM;
 		if (r == 0)
 			r = check_device(p, s, d);
 		s->n_devices = i + 1;
 		if (r < 0)
 			return r;
-		leave(p, len);
+		place_leave(p, len);
 	}
 	return 0;
 }
@@ -386,33 +219,33 @@ static int set_drivers(struct place *p, struct json_object *v, void *to, const s
 	struct config *c = to;
 
 	if (!json_object_is_type(v, json_type_array) || json_object_array_length(v) > DRIVERS_MAX)
-		return wrong(p, v, "an array of at most %u paths", DRIVERS_MAX);
+		return place_wrong(p, v, "an array of at most %u paths", DRIVERS_MAX);
 	c->drivers = calloc(json_object_array_length(v) + 1, sizeof(*c->drivers));
 	if (!c->drivers)
 		return -ENOMEM;
 	for (size_t i = 0; i < json_object_array_length(v); i++) {
-		size_t len = enter_index(p, i);
-		int r = set_string(p, json_object_array_get_idx(v, i), &c->drivers[i], &path);
+		size_t len = place_enter_index(p, i);
+		int r = key_string(p, json_object_array_get_idx(v, i), &c->drivers[i], &path);
 
 		c->n_drivers = i + 1;
 		if (r < 0)
 			return r;
 		if (!is_driver_path(c->drivers[i]))
-			return wrong(p, json_object_array_get_idx(v, i), "%s", path.allowed);
+			return place_wrong(p, json_object_array_get_idx(v, i), "%s", path.allowed);
 		if (stands_before(c->drivers, i))
-			return wrong(p, json_object_array_get_idx(v, i), "each path once");
-		leave(p, len);
+			return place_wrong(p, json_object_array_get_idx(v, i), "each path once");
+		place_leave(p, len);
 	}
 	return 0;
 }
 
 static int set_limits_object(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
-	return parse_object(p, v, limit_keys, to);
+	return keys_take(p, v, limit_keys, to);
 }
 
 static const struct key uid_keys[] = {
-	{"uid", set_u32, offsetof(struct uid_limits, uid), 0, UINT32_MAX - 1, NULL},
+	{"uid", key_u32, offsetof(struct uid_limits, uid), 0, UINT32_MAX - 1, NULL},
 	{"limits", set_limits_object, offsetof(struct uid_limits, limits), 0, 0, NULL},
 	{0},
 };
@@ -445,7 +278,7 @@ static int parse_uids(struct place *p, struct json_object *v, struct limit_polic
 	int r;
 
 	if (!json_object_is_type(v, json_type_array) || json_object_array_length(v) > UIDS_MAX)
-		return wrong(p, v, "an array of at most %u objects", UIDS_MAX);
+		return place_wrong(p, v, "an array of at most %u objects", UIDS_MAX);
 	n = json_object_array_length(v);
 	uids = calloc(n + 1, sizeof(*uids));
 	if (!uids)
@@ -453,16 +286,16 @@ static int parse_uids(struct place *p, struct json_object *v, struct limit_polic
 	policy->uids = uids;
 	policy->n_uids = (uint32_t)n;
 	for (size_t i = 0; i < n; i++) {
-		size_t len = enter_index(p, i);
+		size_t len = place_enter_index(p, i);
 		struct json_object *o = json_object_array_get_idx(v, i);
 
 		uids[i].limits = policy->uid;
-		r = parse_object(p, o, uid_keys, &uids[i]);
+		r = keys_take(p, o, uid_keys, &uids[i]);
 		if (r == 0 && !json_object_object_get_ex(o, "uid", NULL))
 			r = missing(p, "uid");
 		if (r < 0)
 			return r;
-		leave(p, len);
+		place_leave(p, len);
 	}
 	return check_uids(p, uids, n);
 }
@@ -473,7 +306,7 @@ static int set_nothing(struct place *p, struct json_object *v, void *to, const s
 }
 
 static const struct key policy_keys[] = {
-	{"total_bytes", set_u64, offsetof(struct limit_policy, total_bytes), 0, NUMBER_MAX, NULL},
+	{"total_bytes", key_u64, offsetof(struct limit_policy, total_bytes), 0, NUMBER_MAX, NULL},
 	{"connection", set_limits_object, offsetof(struct limit_policy, connection), 0, 0, NULL},
 	{"uid", set_limits_object, offsetof(struct limit_policy, uid), 0, 0, NULL},
 	{"uids", set_nothing, 0, 0, 0, NULL},
@@ -485,19 +318,19 @@ static int set_limits(struct place *p, struct json_object *v, void *to, const st
 	struct limit_policy *policy = to;
 	struct json_object *uids;
 	size_t len;
-	int r = parse_object(p, v, policy_keys, policy);
+	int r = keys_take(p, v, policy_keys, policy);
 
 	if (r < 0 || !json_object_object_get_ex(v, "uids", &uids))
 		return r;
-	len = enter(p, "uids");
+	len = place_enter(p, "uids");
 	r = parse_uids(p, uids, policy);
 	if (r == 0)
-		leave(p, len);
+		place_leave(p, len);
 	return r;
 }
 
 static const struct key socket_keys[] = {
-	{"path", set_string, offsetof(struct config, socket_path), 1, sizeof(((struct sockaddr_un *)0)->sun_path) - 1,
+	{"path", key_string, offsetof(struct config, socket_path), 1, sizeof(((struct sockaddr_un *)0)->sun_path) - 1,
 	 "a path of at most 107 bytes"},
 	{"mode", set_mode_bits, offsetof(struct config, socket_mode), 0, 0, "an octal mode in a string, as \"0660\""},
 	{0},
@@ -505,7 +338,7 @@ static const struct key socket_keys[] = {
 
 static int set_socket(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
-	return parse_object(p, v, socket_keys, to);
+	return keys_take(p, v, socket_keys, to);
 }
 
 static const struct key top_keys[] = {
@@ -551,31 +384,6 @@ static int set_defaults(struct config *c)
 	return c->socket_path ? 0 : -ENOMEM;
 }
 
-/* JSON's null is a NULL of json-c's. */
-static int parse_text(const char *text, size_t len, struct place *p, struct json_object **ret)
-{
-	struct json_tokener *tok = json_tokener_new_ex(16);
-	struct json_object *o;
-	size_t end;
-	int r = 0;
-
-	if (!tok)
-		return -ENOMEM;
-	json_tokener_set_flags(tok, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-	o = json_tokener_parse_ex(tok, text, (int)len + 1); /* the NUL behind it ends the text */
-	end = json_tokener_get_parse_end(tok);
-	if (json_tokener_get_error(tok) != json_tokener_success || end < len) {
-		snprintf(p->error, CONFIG_ERROR_MAX, "%s: not JSON at byte %zu of %zu: %s", p->file, end, len,
-			 end < len && !text[end] ? "a NUL byte" : json_tokener_error_desc(json_tokener_get_error(tok)));
-		json_object_put(o);
-		r = -EINVAL;
-	} else {
-		*ret = o;
-	}
-	json_tokener_free(tok);
-	return r;
-}
-
 static int too_long(const char *file, char error[CONFIG_ERROR_MAX])
 {
 	snprintf(error, CONFIG_ERROR_MAX, "%s: found more than %u bytes; allowed is at most that", file,
@@ -602,9 +410,9 @@ int config_parse(struct config **ret, const char *text, size_t len, const char *
 		r = set_defaults(c);
 	}
 	if (r == 0)
-		r = parse_text(copy, len, &p, &o);
+		r = keys_read(copy, len, &p, &o);
 	if (r == 0)
-		r = parse_object(&p, o, top_keys, c);
+		r = keys_take(&p, o, top_keys, c);
 	json_object_put(o);
 	if (r < 0) {
 		config_free(c);
