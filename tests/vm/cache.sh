@@ -11,9 +11,11 @@
 # which is made under another name and then renamed, so that it is there whole or not at all:
 #
 #   root      a minimal Debian (trixie) with backports: the kernel's packages (fetched, not installed), a static
-#             busybox, and QEMU unless this machine has one that knows vfio-user-pci
+#             busybox, QEMU for arm64, and for amd64 unless this machine has one that knows vfio-user-pci
 #   stock     Debian's own kernel with its VFIO modules
 #   iommufd   a kernel from Debian's source with tests/vm/kernel.fragment
+#   arm64     the same for arm64, with tests/vm/kernel-arm64.fragment
+#   sysroot   what programs for arm64 are built against and run with: libraries, Python, busybox of this Debian's suite
 #
 # Its status is 2 if this machine cannot make it (no root, no mirror in reach), 1 if something went wrong.
 # The cache is $PASIDD_VM_CACHE, else $XDG_CACHE_HOME/pasidd-vm, else ~/.cache/pasidd-vm.
@@ -22,15 +24,22 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../lib.sh"
 
 SUITE=trixie
-# Raise it when what a step makes changes other than by versions and fragment.
+# Raise one when what its step makes changes other than by versions and fragment.
+ROOT_RECIPE=2
 RECIPE=1
-PACKAGES=(debootstrap debian-archive-keyring gcc libc6-dev make flex bison bc libelf-dev libssl-dev xz-utils python3)
+PACKAGES=(debootstrap debian-archive-keyring gcc libc6-dev make flex bison bc libelf-dev libssl-dev xz-utils python3
+	gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+# Of arm64, in the sysroot.
+SYSROOT_PACKAGES=(libc6-dev libevent-dev libjson-c-dev libsystemd-dev libcmocka-dev libpng-dev python3 busybox-static)
 # In the order in which they have to be loaded.
 STOCK_MODULES=(irqbypass vfio vfio_iommu_type1 vfio-pci-core vfio-pci)
 
 cache=${PASIDD_VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pasidd-vm}
-root=$cache/root-$SUITE-$RECIPE
+root=$cache/root-$SUITE-$ROOT_RECIPE
+codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+sysroot=$cache/sysroot-arm64-$codename-$RECIPE
 fragment=$here/kernel.fragment
+arm64_fragment=$here/kernel-arm64.fragment
 
 # fact NAME: what the root's making found out.
 fact() {
@@ -39,11 +48,15 @@ fact() {
 
 # Known once there is a root.
 set_paths() {
-	local hash
-	hash=$(sha256sum "$fragment")
 	linux=$cache/linux-$(fact linux_version)
+	tree=$linux/tree
 	stock=$linux/stock-$RECIPE
-	iommufd=$linux/iommufd-$RECIPE-${hash:0:12}
+	iommufd=$linux/iommufd-$RECIPE-$(hash "$fragment")
+	arm64=$linux/arm64-$RECIPE-$(hash "$arm64_fragment")
+}
+
+hash() {
+	sha256sum "$1" | cut -c 1-12
 }
 
 # The versions of what is there, for reports.
@@ -57,13 +70,13 @@ qemu_version() {
 
 print_paths() {
 	printf '%s=%s\n' root "$root" qemu "$(fact qemu)" qemu_version "$(qemu_version)" busybox "$root/packages/busybox" \
-		linux_version "$(fact linux_version)" stock "$stock" stock_modules "${STOCK_MODULES[*]}" iommufd "$iommufd"
+		linux_version "$(fact linux_version)" stock "$stock" stock_modules "${STOCK_MODULES[*]}" iommufd "$iommufd" \
+		arm64 "$arm64" sysroot "$sysroot"
 }
 
 # mirror: the address of the Debian mirror that apt is configured for. apt itself reads its files, in either format.
 mirror() {
-	local codename uri
-	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	local uri
 	# shellcheck disable=SC2016
 	uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
 		awk -v name="$codename" '($2 == name || $2 ~ /^(stable|testing|unstable|sid)$/) && $3 == "main" { print $1; exit }')
@@ -136,6 +149,7 @@ make_root() {
 		in_root "$dir" apt-get install -y --no-install-recommends qemu-system-x86
 		qemu=
 	fi
+	in_root "$dir" apt-get install -y --no-install-recommends qemu-system-arm qemu-efi-aarch64 qemu-user
 	in_root "$dir" apt-get clean
 	write_facts "$dir" "$image" "$qemu"
 }
@@ -162,36 +176,62 @@ make_stock() {
 	rm -r "$tree"
 }
 
-# The sources stay, with their objects: another fragment then takes a part of the time.
+# It is built in directories beside it, which stay with their objects: another fragment then takes a part of the time.
 make_source() {
 	dpkg-deb --fsys-tarfile "$root"/packages/linux-source-*.deb | tar -xO --wildcards './usr/src/linux-source-*.tar.xz' |
 		tar -xJ -C "$1" --strip-components=1
 }
 
-# Which lines of the fragment did "make olddefconfig" not keep?
+# check_config FRAGMENT CONFIG: which lines of the fragment did "make olddefconfig" not keep?
 check_config() {
 	local line lost=0
 	while read -r line; do
 		[[ $line == CONFIG_* ]] || continue
-		grep -qxF "$line" "$1" && continue
-		echo "kernel.fragment: make olddefconfig did not keep $line"
+		grep -qxF "$line" "$2" && continue
+		echo "${1##*/}: make olddefconfig did not keep $line"
 		lost=1
-	done <"$fragment"
+	done <"$1"
 	[[ $lost -eq 0 ]]
 }
 
-make_iommufd() {
-	local dir=$1 tree=$linux/source
+# make_kernel DIRECTORY FRAGMENT TARGET IMAGE MAKE-ARGUMENT...
+make_kernel() {
+	local dir=$1 fragment=$2 target=$3 image=$4 objects=$linux/objects-$3
+	shift 4
+	mkdir -p "$objects"
 	(
-		cd "$tree"
-		make -s tinyconfig
-		scripts/kconfig/merge_config.sh -m .config "$fragment" >/dev/null
-		make -s olddefconfig
-		check_config .config
-		nice make -s -j"$(nproc)" bzImage
+		cd "$objects"
+		make -s -C "$tree" O="$objects" "$@" tinyconfig
+		"$tree/scripts/kconfig/merge_config.sh" -m .config "$fragment" >/dev/null
+		make -s "$@" olddefconfig
+		check_config "$fragment" .config
+		nice make -s -j"$(nproc)" "$@" "$target"
 	)
-	cp "$tree/arch/x86/boot/bzImage" "$dir/vmlinuz"
-	cp "$tree/.config" "$dir/config"
+	cp "$objects/$image" "$dir/vmlinuz"
+	cp "$objects/.config" "$dir/config"
+}
+
+make_iommufd() {
+	make_kernel "$1" "$fragment" bzImage arch/x86/boot/bzImage
+}
+
+make_arm64() {
+	make_kernel "$1" "$arm64_fragment" Image arch/arm64/boot/Image ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-
+}
+
+# Packages are unpacked and not set up: nothing of arm64 is run. Links that name paths from / would leave the sysroot.
+make_sysroot() {
+	local dir=$1 include link target
+	include=$(IFS=, && echo "${SYSROOT_PACKAGES[*]}")
+	debootstrap --arch=arm64 --foreign --variant=minbase --include="$include" "$codename" "$dir" "$(mirror)"
+	for package in "$dir"/var/cache/apt/archives/*.deb; do
+		dpkg-deb -x "$package" "$dir"
+	done
+	rm -r "$dir/var/cache/apt" "$dir/debootstrap" "$dir/usr/share/doc" "$dir/usr/share/locale"
+	find "$dir/usr" -type l -lname '/*' | while read -r link; do
+		target=$(readlink "$link")
+		ln -sfnr "$dir$target" "$link"
+	done
 }
 
 # step TEXT DIRECTORY FUNCTION: calls FUNCTION with an empty directory, which then becomes DIRECTORY.
@@ -227,8 +267,10 @@ fill() {
 	step "Debian $SUITE with QEMU" "$root" make_root
 	set_paths
 	step "Debian's kernel $(fact linux_version)" "$stock" make_stock
-	step "the source of Linux $(fact linux_version)" "$linux/source" make_source
+	step "the source of Linux $(fact linux_version)" "$tree" make_source
 	step "a kernel with iommufd" "$iommufd" make_iommufd
+	step "the same for arm64" "$arm64" make_arm64
+	step "Debian $codename for arm64" "$sysroot" make_sysroot
 }
 
 missing() {
@@ -249,7 +291,7 @@ for argument; do
 		exit
 		;;
 	-h | --help)
-		sed -n '3,20s/^# \{0,1\}//p' "$here/cache.sh"
+		sed -n '3,22s/^# \{0,1\}//p' "$here/cache.sh"
 		exit 0
 		;;
 	*) die "unknown option $argument; see --help" ;;
@@ -268,4 +310,6 @@ fi
 set_paths
 [[ -d $stock ]] || missing "Debian's kernel"
 [[ -d $iommufd ]] || missing "the kernel with iommufd"
+[[ -d $arm64 ]] || missing "the kernel for arm64"
+[[ -d $sysroot ]] || missing "the sysroot for arm64"
 print_paths
