@@ -25,7 +25,7 @@ struct pgtable_format {
 	const char *name;
 	uint64_t page_sizes;
 	uint64_t iova_last;
-	int (*map)(struct pgtable *pt, struct range r, uint64_t bus, bool writable, uint32_t *budget);
+	int (*map)(struct pgtable *pt, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget);
 	uint64_t (*unmap)(struct pgtable *pt, struct range r, uint32_t *budget);
 	bool (*walk)(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret);
 	/* Puts the tables below the root and the root itself aside. */

@@ -129,11 +129,11 @@ static bool range_good(const struct pgtable *pt, struct range r)
 	return range_aligned(r, SIZE_4K) && r.first <= r.last && r.last <= pt->format->iova_last;
 }
 
-int pgtable_map(struct pgtable *pt, struct range r, uint64_t bus, bool writable, uint32_t *budget)
+int pgtable_map(struct pgtable *pt, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget)
 {
 	assert(range_good(pt, r));
 	assert(bus % SIZE_4K == 0 && bus >> 48 == 0 && (bus + (r.last - r.first)) >> 48 == 0);
-	return pt->format->map(pt, r, bus, writable, budget);
+	return pt->format->map(pt, r, bus, prot, budget);
 }
 
 uint64_t pgtable_unmap(struct pgtable *pt, struct range r, uint32_t *budget)

@@ -23,6 +23,9 @@ struct pgtable_format;
 extern const struct pgtable_format pgtable_vmsa64;
 extern const struct pgtable_format pgtable_x86_64;
 
+/* What may be done with memory beside reading it, and what memory it is: a device's registers are not cached. */
+enum pgtable_prot { PGTABLE_WRITABLE = 1, PGTABLE_DEVICE = 2 };
+
 const char *pgtable_format_name(const struct pgtable_format *f); /* "vmsa64", "x86-64" */
 uint64_t pgtable_format_page_sizes(const struct pgtable_format *f); /* bit per block size */
 uint64_t pgtable_format_iova_last(const struct pgtable_format *f); /* highest IOVA: 2^48-1; x86-64: 2^47-1 */
@@ -49,7 +52,7 @@ uint32_t pgtable_unmap_need_now(const struct pgtable *pt, struct range r);
  * table_pool_reserve() and sinks by those taken; it is enough if it was at least pgtable_map_need(). 0, or -EEXIST with
  * nothing changed and *budget as it was if any byte of r is mapped already.
  */
-int pgtable_map(struct pgtable *pt, struct range r, uint64_t bus, bool writable, uint32_t *budget);
+int pgtable_map(struct pgtable *pt, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget);
 
 /*
  * Unmaps r, page-aligned; parts that are not mapped are left alone. A block that r cuts is split: the caller has made

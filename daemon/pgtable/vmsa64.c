@@ -7,7 +7,7 @@
  *
  * What the device needs beside TTBR and ASID, the same for all tables: TCR with T0SZ 16, TG0 4 KiB, IRGN0 and ORGN0
  * write-back write-allocate, SH0 inner shareable, IPS 48 bit, EPD1 set; MAIR with attribute 0 = 0xff, normal memory,
- * write-back, read- and write-allocate.
+ * write-back, read- and write-allocate, and attribute 1 = 0x04, device memory, nGnRE.
  *
  * Leaves are unprivileged, never executable, tagged with the ASID, and have the access flag set, so that the device has
  * nothing to write into the tables. Tables add no restriction of their own.
@@ -17,6 +17,7 @@
 #define VALID (UINT64_C(1) << 0)
 #define TABLE_OR_PAGE (UINT64_C(1) << 1) /* levels 0 to 2: a table, not a block; level 3: always set */
 #define ATTR_INDEX_0 (UINT64_C(0) << 2)
+#define ATTR_INDEX_1 (UINT64_C(1) << 2)
 #define AP_UNPRIVILEGED (UINT64_C(1) << 6) /* AP[1] */
 #define AP_READ_ONLY (UINT64_C(1) << 7) /* AP[2] */
 #define SH_INNER (UINT64_C(3) << 8)
@@ -28,10 +29,11 @@
 
 #define FORMAT_TOP_BITS 48
 
-static inline uint64_t format_leaf(unsigned level, uint64_t bus, bool writable)
+static inline uint64_t format_leaf(unsigned level, uint64_t bus, uint32_t prot)
 {
-	return bus | VALID | (level == 3 ? TABLE_OR_PAGE : 0) | ATTR_INDEX_0 | AP_UNPRIVILEGED |
-	       (writable ? 0 : AP_READ_ONLY) | SH_INNER | ACCESS_FLAG | NOT_GLOBAL | PXN | UXN;
+	return bus | VALID | (level == 3 ? TABLE_OR_PAGE : 0) | (prot & PGTABLE_DEVICE ? ATTR_INDEX_1 : ATTR_INDEX_0) |
+	       AP_UNPRIVILEGED | (prot & PGTABLE_WRITABLE ? 0 : AP_READ_ONLY) | SH_INNER | ACCESS_FLAG | NOT_GLOBAL |
+	       PXN | UXN;
 }
 
 static inline uint64_t format_table(uint64_t bus)
@@ -50,9 +52,9 @@ static inline uint64_t format_bus(uint64_t entry)
 	return entry & ADDRESS;
 }
 
-static inline bool format_writable(uint64_t entry)
+static inline uint32_t format_prot(uint64_t entry)
 {
-	return !(entry & AP_READ_ONLY);
+	return (entry & AP_READ_ONLY ? 0 : PGTABLE_WRITABLE) | (entry & ATTR_INDEX_1 ? PGTABLE_DEVICE : 0);
 }
 
 #include "pgtable/walk_template.h"

@@ -5,7 +5,7 @@
  * brings its own walks; nothing but struct pgtable_format asks for these.
  *
  * Before inclusion the file defines FORMAT_TOP_BITS and format_leaf(), format_table(), format_is_table(), format_bus(),
- * format_writable().
+ * format_prot().
  *
  * What makes it fast: descriptors are only read on the way down to a table; whether entries are free, and how many were
  * mapped, is answered by the bits beside the pool, 64 entries at a time; each entry is then stored once. A table that
@@ -73,9 +73,9 @@ static inline uint32_t child_at(const struct table_pool *p, uint32_t page, unsig
 
 /* Fills n free entries from i on with leaves for bus, bus + size... */
 PER_LEVEL void leaves_fill(struct table_pool *p, uint32_t page, unsigned i, unsigned n, unsigned level, uint64_t bus,
-			   bool writable)
+			   uint32_t prot)
 {
-	uint64_t v = format_leaf(level, bus, writable);
+	uint64_t v = format_leaf(level, bus, prot);
 	uint64_t *e = table_entries(p, page) + i;
 
 	for (uint64_t *end = e + n; e < end; e++, v += LEVEL_SIZE(level))
@@ -229,9 +229,9 @@ static bool free_0(const struct table_pool *p, uint32_t page, struct range r)
 
 /* ---- Mapping a range that is known to be free ------------------------------------------------------------------ */
 
-typedef void map_fn(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, bool writable, uint32_t *budget);
+typedef void map_fn(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget);
 
-PER_LEVEL void map_level(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, bool writable,
+PER_LEVEL void map_level(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, uint32_t prot,
 			 uint32_t *budget, unsigned level, map_fn *down)
 {
 	const uint64_t size = LEVEL_SIZE(level);
@@ -247,7 +247,7 @@ PER_LEVEL void map_level(struct pgtable *pt, uint32_t page, struct range r, uint
 		part = (struct range){at, r.last};
 		if (fits && at % size == 0 && range_len(part) >= size) {
 			part.last = at + range_len(part) / size * size - 1;
-			leaves_fill(pt->pool, page, i, (unsigned)(range_len(part) / size), level, bus, writable);
+			leaves_fill(pt->pool, page, i, (unsigned)(range_len(part) / size), level, bus, prot);
 			continue;
 		}
 		if (part.last > (at | (size - 1)))
@@ -255,43 +255,42 @@ PER_LEVEL void map_level(struct pgtable *pt, uint32_t page, struct range r, uint
 		/* A whole level-3 table is stored into from end to end: no need to zero it first. */
 		whole = level + 1 == LAST_LEVEL && range_aligned(part, size);
 		child = exists ? child_at(pt->pool, page, i) : child_new(pt, budget, !whole);
-		down(pt, child, part, bus, writable, budget);
+		down(pt, child, part, bus, prot, budget);
 		if (!exists)
 			table_link(pt->pool, page, i, child);
 	}
 }
 
-static void map_3(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, bool writable, uint32_t *budget)
+static void map_3(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget)
 {
-	leaves_fill(pt->pool, page, LEVEL_INDEX(r.first, 3), (unsigned)(range_len(r) / LEVEL_SIZE(3)), 3, bus,
-		    writable);
+	leaves_fill(pt->pool, page, LEVEL_INDEX(r.first, 3), (unsigned)(range_len(r) / LEVEL_SIZE(3)), 3, bus, prot);
 }
 
-static void map_2(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, bool writable, uint32_t *budget)
+static void map_2(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget)
 {
-	map_level(pt, page, r, bus, writable, budget, 2, map_3);
+	map_level(pt, page, r, bus, prot, budget, 2, map_3);
 }
 
-static void map_1(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, bool writable, uint32_t *budget)
+static void map_1(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget)
 {
-	map_level(pt, page, r, bus, writable, budget, 1, map_2);
+	map_level(pt, page, r, bus, prot, budget, 1, map_2);
 }
 
-static void map_0(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, bool writable, uint32_t *budget)
+static void map_0(struct pgtable *pt, uint32_t page, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget)
 {
-	map_level(pt, page, r, bus, writable, budget, 0, map_1);
+	map_level(pt, page, r, bus, prot, budget, 0, map_1);
 }
 
-static __attribute__((noinline)) int map_any(struct pgtable *pt, struct range r, uint64_t bus, bool writable,
+static __attribute__((noinline)) int map_any(struct pgtable *pt, struct range r, uint64_t bus, uint32_t prot,
 					     uint32_t *budget)
 {
 	if (!free_0(pt->pool, pt->root, r))
 		return -EEXIST;
-	map_0(pt, pt->root, r, bus, writable, budget);
+	map_0(pt, pt->root, r, bus, prot, budget);
 	return 0;
 }
 
-static int format_map(struct pgtable *pt, struct range r, uint64_t bus, bool writable, uint32_t *budget)
+static int format_map(struct pgtable *pt, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget)
 {
 	/* Less than 2 MiB into a level-3 table that is there: the usual small mapping. */
 	if (r.first / LEVEL_SIZE(2) == r.last / LEVEL_SIZE(2) && range_len(r) < LEVEL_SIZE(2)) {
@@ -302,11 +301,11 @@ static int format_map(struct pgtable *pt, struct range r, uint64_t bus, bool wri
 
 			if (bits_any(&pt->pool->bits[page], first, last))
 				return -EEXIST;
-			leaves_fill(pt->pool, page, first, last - first + 1, 3, bus, writable);
+			leaves_fill(pt->pool, page, first, last - first + 1, 3, bus, prot);
 			return 0;
 		}
 	}
-	return map_any(pt, r, bus, writable, budget);
+	return map_any(pt, r, bus, prot, budget);
 }
 
 /* ---- Unmapping ------------------------------------------------------------------------------------------------- */
@@ -321,7 +320,7 @@ PER_LEVEL uint64_t block_split(struct pgtable *pt, uint32_t page, unsigned i, st
 	uint32_t child = child_new(pt, budget, false);
 	uint64_t bytes;
 
-	leaves_fill(pt->pool, child, 0, TABLE_ENTRIES, level + 1, format_bus(block), format_writable(block));
+	leaves_fill(pt->pool, child, 0, TABLE_ENTRIES, level + 1, format_bus(block), format_prot(block));
 	bytes = down(pt, child, r, budget);
 	table_link(pt->pool, page, i, child);
 	return bytes;
@@ -451,7 +450,7 @@ static bool format_walk(const struct pgtable *pt, uint64_t iova, struct pgtable_
 				.bus = format_bus(entry),
 				.entry = entry,
 				.level = level,
-				.writable = format_writable(entry),
+				.writable = format_prot(entry) & PGTABLE_WRITABLE,
 			};
 			return true;
 		}

@@ -14,6 +14,7 @@
 #define PRESENT (UINT64_C(1) << 0)
 #define WRITABLE (UINT64_C(1) << 1)
 #define USER (UINT64_C(1) << 2)
+#define UNCACHED (UINT64_C(3) << 3) /* PWT, PCD */
 #define ACCESSED (UINT64_C(1) << 5)
 #define DIRTY (UINT64_C(1) << 6)
 #define PAGE_SIZE_BIT (UINT64_C(1) << 7) /* PDPTE, PDE: a block; in a PTE the same bit is PAT */
@@ -22,10 +23,10 @@
 
 #define FORMAT_TOP_BITS 47
 
-static inline uint64_t format_leaf(unsigned level, uint64_t bus, bool writable)
+static inline uint64_t format_leaf(unsigned level, uint64_t bus, uint32_t prot)
 {
-	return bus | PRESENT | (writable ? WRITABLE : 0) | USER | ACCESSED | DIRTY | (level == 3 ? 0 : PAGE_SIZE_BIT) |
-	       NO_EXECUTE;
+	return bus | PRESENT | (prot & PGTABLE_WRITABLE ? WRITABLE : 0) | (prot & PGTABLE_DEVICE ? UNCACHED : 0) |
+	       USER | ACCESSED | DIRTY | (level == 3 ? 0 : PAGE_SIZE_BIT) | NO_EXECUTE;
 }
 
 static inline uint64_t format_table(uint64_t bus)
@@ -44,9 +45,9 @@ static inline uint64_t format_bus(uint64_t entry)
 	return entry & ADDRESS;
 }
 
-static inline bool format_writable(uint64_t entry)
+static inline uint32_t format_prot(uint64_t entry)
 {
-	return entry & WRITABLE;
+	return (entry & WRITABLE ? PGTABLE_WRITABLE : 0) | (entry & UNCACHED ? PGTABLE_DEVICE : 0);
 }
 
 #include "pgtable/walk_template.h"
