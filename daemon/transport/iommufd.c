@@ -61,21 +61,26 @@ int iommufd_pasid_bits(const struct iommufd *i, uint32_t device, unsigned int *b
 
 /* ---- address spaces ---- */
 
-static void destroy(const struct iommufd *i, uint32_t id)
+void iommufd_destroy(const struct iommufd *i, uint32_t id)
 {
 	struct kabi_iommu_destroy m = {.size = sizeof(m), .id = id};
 
 	/* It can only fail if it is in use, which would be a mistake of ours; it goes with the fd then. */
-	(void)ioctl(i->fd, KABI_IOMMU_DESTROY, &m);
+	if (id)
+		(void)ioctl(i->fd, KABI_IOMMU_DESTROY, &m);
 }
 
-int iommufd_space_new(struct iommufd *i, uint32_t device, bool pasid, struct transport_space **ret)
+int iommufd_space_new(struct iommufd *i, uint32_t device, enum iommufd_kind kind, struct transport_space **ret)
 {
+	static const uint32_t flags[] = {
+		[IOMMUFD_PASID] = KABI_IOMMU_HWPT_ALLOC_PASID,
+		[IOMMUFD_NEST_PARENT] = KABI_IOMMU_HWPT_ALLOC_NEST_PARENT,
+	};
 	struct kabi_iommu_ioas_alloc alloc = {.size = sizeof(alloc)};
 	struct kabi_iommu_hwpt_alloc hwpt = {
 		.size = sizeof(hwpt),
 		.dev_id = device,
-		.flags = pasid ? KABI_IOMMU_HWPT_ALLOC_PASID : 0,
+		.flags = flags[kind],
 	};
 	AUTO_FREE struct transport_space *s = calloc(1, sizeof(*s));
 	int r;
@@ -87,7 +92,7 @@ int iommufd_space_new(struct iommufd *i, uint32_t device, bool pasid, struct tra
 	hwpt.pt_id = alloc.out_ioas_id;
 	if (ioctl(i->fd, KABI_IOMMU_HWPT_ALLOC, &hwpt) < 0) {
 		r = -errno;
-		destroy(i, alloc.out_ioas_id);
+		iommufd_destroy(i, alloc.out_ioas_id);
 		return r;
 	}
 	s->ioas = alloc.out_ioas_id;
@@ -99,8 +104,8 @@ int iommufd_space_new(struct iommufd *i, uint32_t device, bool pasid, struct tra
 
 void iommufd_space_free(struct iommufd *i, struct transport_space *s)
 {
-	destroy(i, s->hwpt);
-	destroy(i, s->ioas);
+	iommufd_destroy(i, s->hwpt);
+	iommufd_destroy(i, s->ioas);
 	LIST_REMOVE(s, link);
 	free(s);
 }

@@ -40,12 +40,18 @@ struct iommufd {
 };
 
 void iommufd_init(struct iommufd *i, int fd); /* of /dev/iommu, which it takes; -1: none */
+void iommufd_destroy(const struct iommufd *i, uint32_t id); /* an object that nothing uses; 0: none */
 void iommufd_fini(struct iommufd *i); /* what is left of spaces and memory goes with it */
 
 /* device: its id in the iommufd. 0 bits: it has no PASIDs, or this kernel does not say. */
 int iommufd_pasid_bits(const struct iommufd *i, uint32_t device, unsigned int *bits);
-/* pasid: the device may be attached to it under a PASID, or to another under a PASID beside it. */
-int iommufd_space_new(struct iommufd *i, uint32_t device, bool pasid, struct transport_space **ret);
+enum iommufd_kind {
+	IOMMUFD_PLAIN,
+	IOMMUFD_PASID, /* the device may be attached to it under a PASID, or to another under a PASID beside it */
+	IOMMUFD_NEST_PARENT, /* a second stage, in whose addresses a first one of ours can lie (iommufd_nest.h) */
+};
+
+int iommufd_space_new(struct iommufd *i, uint32_t device, enum iommufd_kind kind, struct transport_space **ret);
 void iommufd_space_free(struct iommufd *i, struct transport_space *s); /* nothing is attached to it */
 /* Memory that may be mapped into several spaces, and is pinned once, while it is mapped into any. */
 int iommufd_hold(struct iommufd *i, int fd, uint64_t off, uint64_t len, uint32_t prot, struct transport_memory **ret);

@@ -4,7 +4,8 @@
  * 6.1): numbers and layouts of our own, under names of our own, so that this file may stand beside any <linux/vfio.h>.
  * It never meets <linux/iommufd.h>; tests/unit/test_kernel_abi.c compares the two where that header exists.
  *
- * Sources: Linux include/uapi/linux/iommufd.h (6.2; MAP_FILE 6.13), include/uapi/linux/vfio.h (cdev 6.6; PASID 6.15).
+ * Sources: Linux include/uapi/linux/iommufd.h (6.2; MAP_FILE and vIOMMUs 6.13, vEVENTQs 6.15), include/uapi/linux/vfio.h
+ * (cdev 6.6; PASID 6.15).
  */
 #ifndef TRANSPORT_KERNEL_ABI_H
 #define TRANSPORT_KERNEL_ABI_H
@@ -23,14 +24,26 @@
 #define KABI_IOMMU_IOAS_UNMAP _IO(KABI_IOMMU_TYPE, 0x86)
 #define KABI_IOMMU_HWPT_ALLOC _IO(KABI_IOMMU_TYPE, 0x89)
 #define KABI_IOMMU_GET_HW_INFO _IO(KABI_IOMMU_TYPE, 0x8a)
+#define KABI_IOMMU_HWPT_INVALIDATE _IO(KABI_IOMMU_TYPE, 0x8d)
 #define KABI_IOMMU_IOAS_MAP_FILE _IO(KABI_IOMMU_TYPE, 0x8f)
+#define KABI_IOMMU_VIOMMU_ALLOC _IO(KABI_IOMMU_TYPE, 0x90)
+#define KABI_IOMMU_VDEVICE_ALLOC _IO(KABI_IOMMU_TYPE, 0x91)
+#define KABI_IOMMU_VEVENTQ_ALLOC _IO(KABI_IOMMU_TYPE, 0x93)
 
 #define KABI_VFIO_DEVICE_BIND_IOMMUFD _IO(KABI_VFIO_TYPE, 100 + 18)
 #define KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT _IO(KABI_VFIO_TYPE, 100 + 19)
 #define KABI_VFIO_DEVICE_DETACH_IOMMUFD_PT _IO(KABI_VFIO_TYPE, 100 + 20)
 #define KABI_VFIO_DEVICE_ATTACH_PASID 1u
 #define KABI_VFIO_DEVICE_DETACH_PASID 1u
+#define KABI_IOMMU_HWPT_ALLOC_NEST_PARENT (1u << 0)
 #define KABI_IOMMU_HWPT_ALLOC_PASID (1u << 3)
+/* What an Arm SMMUv3 is called, in one enumeration after the other. */
+#define KABI_IOMMU_HW_INFO_TYPE_ARM_SMMUV3 2u
+#define KABI_IOMMU_HWPT_DATA_ARM_SMMUV3 2u
+#define KABI_IOMMU_VIOMMU_TYPE_ARM_SMMUV3 1u
+#define KABI_IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3 1u
+#define KABI_IOMMU_VEVENTQ_TYPE_ARM_SMMUV3 1u
+#define KABI_IOMMU_VEVENTQ_FLAG_LOST_EVENTS (1u << 0)
 /* In struct vfio_pci_hot_reset_info; then what older headers call group_id is a devid. */
 #define KABI_VFIO_PCI_HOT_RESET_FLAG_DEV_ID (1u << 0)
 #define KABI_VFIO_PCI_DEVID_OWNED 0u
@@ -107,7 +120,7 @@ struct kabi_iommu_hwpt_alloc {
 	uint32_t size;
 	uint32_t flags;
 	uint32_t dev_id;
-	uint32_t pt_id; /* the IOAS */
+	uint32_t pt_id; /* the IOAS, or the vIOMMU */
 	uint32_t out_hwpt_id;
 	uint32_t reserved;
 	uint32_t data_type;
@@ -125,6 +138,64 @@ struct kabi_iommu_hw_info {
 	uint8_t out_max_pasid_log2; /* 0 on kernels before 6.15, too */
 	uint8_t reserved[3];
 	uint64_t out_capabilities;
+};
+
+struct kabi_iommu_hw_info_arm_smmuv3 {
+	uint32_t flags;
+	uint32_t reserved;
+	uint32_t idr[6];
+	uint32_t iidr;
+	uint32_t aidr;
+};
+
+struct kabi_iommu_hwpt_arm_smmuv3 {
+	uint64_t ste[2];
+};
+
+struct kabi_iommu_viommu_alloc {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t type;
+	uint32_t dev_id;
+	uint32_t hwpt_id;
+	uint32_t out_viommu_id;
+	uint32_t data_len;
+	uint32_t reserved;
+	uint64_t data_uptr;
+};
+
+struct kabi_iommu_vdevice_alloc {
+	uint32_t size;
+	uint32_t viommu_id;
+	uint32_t dev_id;
+	uint32_t out_vdevice_id;
+	uint64_t virt_id;
+};
+
+struct kabi_iommu_veventq_alloc {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t viommu_id;
+	uint32_t type;
+	uint32_t veventq_depth;
+	uint32_t out_veventq_id;
+	uint32_t out_veventq_fd;
+	uint32_t reserved;
+};
+
+struct kabi_iommufd_vevent_header {
+	uint32_t flags;
+	uint32_t sequence; /* 0 to INT32_MAX, then 0 */
+};
+
+struct kabi_iommu_hwpt_invalidate {
+	uint32_t size;
+	uint32_t hwpt_id; /* or the vIOMMU's */
+	uint64_t data_uptr;
+	uint32_t data_type;
+	uint32_t entry_len;
+	uint32_t entry_num; /* on return: how many were carried out */
+	uint32_t reserved;
 };
 
 struct kabi_vfio_device_bind_iommufd {

@@ -96,3 +96,27 @@ int pci_find(const char *sysfs, const char *bdf, struct pci_place *ret)
 		ret->group = atoi(group);
 	return r == 0 ? find_cdev(device, ret->cdev, sizeof(ret->cdev)) : r;
 }
+
+int pci_msi_window(const char *sysfs, int group, struct range *ret)
+{
+	char path[PATH_MAX], line[128], type[16];
+	unsigned long long first, last;
+	int r = -ENOENT;
+	FILE *f;
+
+	if (snprintf(path, sizeof(path), "%s/kernel/iommu_groups/%d/reserved_regions", sysfs, group) >=
+	    (int)sizeof(path))
+		return -ENAMETOOLONG;
+	f = fopen(path, "re");
+	if (!f)
+		return -errno;
+	while (r < 0 && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%llx %llx %15s", &first, &last, type) != 3 || strcmp(type, "msi") != 0 ||
+		    first > last)
+			continue;
+		*ret = (struct range){first, last};
+		r = 0;
+	}
+	fclose(f);
+	return r;
+}

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include <pasid/range.h>
+
 #define PCI_BDF_SIZE 13u /* "0000:01:00.0" with its NUL */
 
 struct pci_place {
@@ -20,5 +22,7 @@ bool pci_parse_bdf(const char *text, char bdf[PCI_BDF_SIZE]);
 
 /* sysfs: "/sys" but in tests. 0, -ENODEV (there is no such device), or -errno. */
 int pci_find(const char *sysfs, const char *bdf, struct pci_place *ret);
+/* The addresses that the kernel keeps for the interrupt controller in front of an IOMMU group. 0, -ENOENT, or -errno. */
+int pci_msi_window(const char *sysfs, int group, struct range *ret);
 
 #endif

@@ -29,6 +29,7 @@ struct transport_space;
 struct transport_memory;
 
 #define TRANSPORT_MAX_IRQS ENGINE_MAX_IRQS
+#define TRANSPORT_IRQ_IOMMU TRANSPORT_MAX_IRQS
 
 enum transport_prot { TRANSPORT_READ = 1, TRANSPORT_WRITE = 2 };
 
@@ -36,7 +37,8 @@ enum transport_prot { TRANSPORT_READ = 1, TRANSPORT_WRITE = 2 };
 struct transport_events {
 	/* The device is reachable: ids are known, region_map and everything else may be used. */
 	void (*opened)(void *owner);
-	/* An interrupt of `vector` came, or several did: a hint to look, never evidence. False: nobody could look, and
+	/* An interrupt of `vector` came, or several did (TRANSPORT_IRQ_IOMMU: the IOMMU has records of faults): a hint to
+	 * look, never evidence. False: nobody could look, and
 	 * acknowledge it, now; where its line stays asserted until then (INTx) it is told again. */
 	bool (*irq)(void *owner, uint32_t vector);
 	/* Something was refused with -EBUSY, and may be asked again. */
@@ -81,6 +83,46 @@ struct transport_space_ops {
 	int (*attach_pasid)(struct transport *t, struct transport_space *s, uint32_t pasid, transport_done done,
 			    void *arg);
 	int (*detach_pasid)(struct transport *t, uint32_t pasid, transport_done done, void *arg);
+};
+
+/* What an SMMUv3 says of itself (SMMU_IDR0 to SMMU_IDR5), and where the kernel has mapped the interrupt controller for the
+ * devices behind it: their message-signalled interrupts are writes there, which the first stage has to let through. */
+struct transport_smmu {
+	uint32_t flags; /* TRANSPORT_SMMU_* */
+	uint32_t idr[6];
+	struct range msi; /* last 0: nowhere */
+};
+
+#define TRANSPORT_SMMU_REPEAT 1u /* each invalidation has to be made twice (an erratum) */
+#define TRANSPORT_SMMU_STREAM 1u /* the device's stream id, as commands and records have it */
+#define TRANSPORT_SMMU_COMMANDS 64u /* of one invalidate */
+#define TRANSPORT_SMMU_EVENTS 64u /* of one events */
+
+struct transport_smmu_command {
+	uint64_t word[2];
+};
+
+struct transport_smmu_event {
+	uint64_t word[4];
+};
+
+/*
+ * A first stage of our own, in front of the addresses that dma_map maps (Arm SMMUv3). The words are those of the SMMU's
+ * architecture (Arm IHI 0070), little-endian.
+ */
+struct transport_nested_ops {
+	/* Makes the device's own address space a second stage. Asked before anything is mapped. *ret is set when done says
+	 * 0; it must live until then. -EOPNOTSUPP from done: `why` says what is missing, and all is as before. */
+	int (*prepare)(struct transport *t, struct transport_smmu *ret, transport_done done, void *arg);
+	const char *(*why)(const struct transport *t);
+	/* From now on the device is translated by what the first two words of a stream table entry name. Once. */
+	int (*attach)(struct transport *t, const uint64_t entry[2], transport_done done, void *arg);
+	/* Has the SMMU carry out commands, and waits for it, which is a matter of microseconds: no device that is not asked
+	 * (ATS) can stretch it. At most TRANSPORT_SMMU_COMMANDS. 0: all are complete; -errno: any of them may not be. */
+	int (*invalidate)(struct transport *t, const struct transport_smmu_command *v, uint32_t n);
+	/* The SMMU's records of what the device did, up to max of them, oldest first; how many, or -errno. *lost rises by
+	 * those that there was no room for. */
+	int (*events)(struct transport *t, struct transport_smmu_event *v, uint32_t max, uint64_t *lost);
 };
 
 struct transport_ops {
@@ -131,6 +173,7 @@ struct transport_ops {
 	volatile void *(*region_map)(struct transport *t, uint32_t region, uint64_t off, uint64_t len);
 
 	const struct transport_space_ops *spaces; /* NULL: the device has one address space, its own */
+	const struct transport_nested_ops *nested; /* NULL: nobody but the kernel could translate */
 
 	/* Resets the device. DMA mappings and armed interrupts stay. When done says 0 nothing begun before still runs.
 	 * A device that cannot be reset: -EOPNOTSUPP, or done says so, or it is lost with the reason. */

@@ -30,6 +30,8 @@ enum what {
 	REQUEST_ATTACH,
 	REQUEST_ATTACH_PASID,
 	REQUEST_DETACH_PASID,
+	REQUEST_NEST,
+	REQUEST_NEST_ATTACH,
 	REQUEST_RESET,
 };
 
@@ -41,6 +43,8 @@ struct request {
 	struct transport_space **made; /* SPACE_NEW: where the answer goes */
 	struct transport_memory *memory;
 	struct transport_memory **held; /* HOLD: where the answer goes */
+	struct transport_smmu smmu, *nested; /* NEST: where the answer goes */
+	uint64_t entry[2]; /* NEST_ATTACH */
 	uint64_t bus, len, off;
 	uint32_t prot, pasid;
 	int fd; /* DMA_MAP, HOLD: a duplicate */
@@ -97,6 +101,12 @@ static void request_run(struct work *w)
 	case REQUEST_DETACH_PASID:
 		q->result = m->ops->detach_pasid(m, v->device.fd, q->pasid);
 		break;
+	case REQUEST_NEST:
+		q->result = m->ops->nest(m, &v->at, v->device.fd, &q->smmu, &v->why_no_nest);
+		break;
+	case REQUEST_NEST_ATTACH:
+		q->result = m->ops->nest_attach(m, v->device.fd, q->entry);
+		break;
 	case REQUEST_RESET:
 		q->result = vfio_life_reset(v);
 		break;
@@ -129,6 +139,10 @@ static void request_done(struct work *w)
 		*q.made = q.space;
 	if (q.what == REQUEST_HOLD && q.result == 0)
 		*q.held = q.memory;
+	if (q.what == REQUEST_NEST && q.result == 0) {
+		*q.nested = q.smmu;
+		q.result = vfio_life_nested(v);
+	}
 	if (q.what == REQUEST_OPEN)
 		vfio_life_opened(v, q.result);
 	else if (q.done)
@@ -417,6 +431,55 @@ static const struct transport_space_ops vfio_spaces = {
 	.detach_pasid = vfio_detach_pasid,
 };
 
+static int vfio_nest(struct transport *t, struct transport_smmu *ret, transport_done done, void *arg)
+{
+	struct vfio *v = vfio_of(t);
+
+	if (v->opened && !v->iommu->ops->nest)
+		return vfio_fail(&v->why_no_nest, -EOPNOTSUPP, "%s knows no second stage; it takes iommufd",
+				 v->iommu->ops->name);
+	return request_ask(t,
+			   &(struct request){.what = REQUEST_NEST, .nested = ret, .fd = -1, .done = done, .arg = arg});
+}
+
+static const char *vfio_why_no_nest(const struct transport *t)
+{
+	return container_of(t, const struct vfio, transport)->why_no_nest.text;
+}
+
+static int vfio_nest_attach(struct transport *t, const uint64_t entry[2], transport_done done, void *arg)
+{
+	return request_ask(t, &(struct request){.what = REQUEST_NEST_ATTACH,
+						.entry = {entry[0], entry[1]},
+						.fd = -1,
+						.done = done,
+						.arg = arg});
+}
+
+static int vfio_invalidate(struct transport *t, const struct transport_smmu_command *v, uint32_t n)
+{
+	struct vfio_iommu *m = vfio_of(t)->iommu;
+	int r = vfio_life_check(vfio_of(t));
+
+	return r < 0 ? r : m->ops->invalidate(m, v, n);
+}
+
+static int vfio_events(struct transport *t, struct transport_smmu_event *v, uint32_t max, uint64_t *lost)
+{
+	struct vfio_iommu *m = vfio_of(t)->iommu;
+	int r = vfio_life_check(vfio_of(t));
+
+	return r < 0 ? r : m->ops->events(m, v, max, lost);
+}
+
+static const struct transport_nested_ops vfio_nested = {
+	.prepare = vfio_nest,
+	.why = vfio_why_no_nest,
+	.attach = vfio_nest_attach,
+	.invalidate = vfio_invalidate,
+	.events = vfio_events,
+};
+
 static int vfio_region_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
 {
 	int r = vfio_life_check(vfio_of(t));
@@ -455,7 +518,7 @@ static int vfio_reset(struct transport *t, transport_done done, void *arg)
 	.address_ok = vfio_address_ok, .close = vfio_close, .forget = vfio_forget, .ids = vfio_ids,        \
 	.usable = vfio_usable, .dma_map = vfio_dma_map, .dma_unmap = vfio_dma_unmap,                       \
 	.region_write = vfio_region_write, .region_read = vfio_region_read, .region_map = vfio_region_map, \
-	.reset = vfio_reset, .spaces = &vfio_spaces
+	.reset = vfio_reset, .spaces = &vfio_spaces, .nested = &vfio_nested
 
 const struct transport_ops transport_vfio = {.scheme = "vfio", .open = open_auto, VFIO_OPS};
 const struct transport_ops transport_type1 = {.scheme = "type1", .open = open_type1, VFIO_OPS};

@@ -14,13 +14,14 @@
 #include <sys/ioctl.h>
 
 #include "base/util.h"
-#include "transport/iommufd.h"
+#include "transport/iommufd_nest.h"
 #include "transport/kernel_abi.h"
 
 struct vfio_iommufd {
 	struct vfio_iommu iommu;
 	struct iommufd fd;
 	uint32_t device; /* its id there */
+	struct iommufd_nest nest; /* fd NULL: the first stage is not ours */
 };
 
 static struct vfio_iommufd *of_iommu(struct vfio_iommu *m)
@@ -41,7 +42,8 @@ static bool iommufd_there(const struct pci_place *at)
 static int space_new(struct vfio_iommu *m, struct transport_space **ret)
 {
 	/* The device's own, too, is made for PASIDs, or none could be attached beside it. */
-	return iommufd_space_new(&of_iommu(m)->fd, of_iommu(m)->device, m->pasid_bits > 0, ret);
+	return iommufd_space_new(&of_iommu(m)->fd, of_iommu(m)->device,
+				 m->pasid_bits > 0 ? IOMMUFD_PASID : IOMMUFD_PLAIN, ret);
 }
 
 static void space_free(struct vfio_iommu *m, struct transport_space *s)
@@ -82,11 +84,16 @@ static int own_ranges(struct vfio_iommu *m, struct range *v, size_t *n)
 
 /* ---- attaching ---- */
 
-static int attach(int device, const struct transport_space *s)
+static int attach_to(int device, uint32_t hwpt)
 {
-	struct kabi_vfio_device_attach_iommufd_pt m = {.argsz = sizeof(m), .pt_id = s->hwpt};
+	struct kabi_vfio_device_attach_iommufd_pt m = {.argsz = sizeof(m), .pt_id = hwpt};
 
 	return ioctl(device, KABI_VFIO_DEVICE_ATTACH_IOMMUFD_PT, &m) < 0 ? -errno : 0;
+}
+
+static int attach(int device, const struct transport_space *s)
+{
+	return attach_to(device, s->hwpt);
 }
 
 static int iommufd_attach(struct vfio_iommu *m, int device, struct transport_space *s)
@@ -120,12 +127,77 @@ static int iommufd_detach_pasid(struct vfio_iommu *m, int device, uint32_t pasid
 	return ioctl(device, KABI_VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach) < 0 ? -errno : 0;
 }
 
+/* ---- a first stage of our own ---- */
+
+/* The device into a second stage instead of its own space, with all that a first one takes. */
+static int nest_over(struct vfio_iommufd *i, int device, struct transport_space *parent, struct vfio_why *why)
+{
+	int r = attach(device, parent);
+
+	if (r < 0)
+		return vfio_fail(why, r, "into a second stage: %s", strerror(-r));
+	r = iommufd_nest_init(&i->nest, &i->fd, i->device, parent, why);
+	if (r < 0 && attach(device, i->iommu.own) < 0)
+		return vfio_fail(why, -EIO, "back into its address space: it is in nobody's for sure");
+	return r;
+}
+
+static int iommufd_nest(struct vfio_iommu *m, const struct pci_place *at, int device, struct transport_smmu *ret,
+			struct vfio_why *why)
+{
+	struct vfio_iommufd *i = of_iommu(m);
+	struct transport_space *parent;
+	int r = iommufd_smmu_info(&i->fd, i->device, ret, why);
+
+	if (r < 0)
+		return r;
+	r = pci_msi_window("/sys", at->group, &ret->msi);
+	if (r < 0 && r != -ENOENT)
+		return vfio_fail(why, r, "/sys/kernel/iommu_groups/%d/reserved_regions: %s", at->group, strerror(-r));
+	r = iommufd_space_new(&i->fd, i->device, IOMMUFD_NEST_PARENT, &parent);
+	if (r < 0)
+		return r == -EOPNOTSUPP ? vfio_fail(why, r, "its SMMU does not translate in two stages")
+					: vfio_fail(why, r, "making a second stage: %s", strerror(-r));
+	r = nest_over(i, device, parent, why);
+	if (r < 0) {
+		space_free(m, parent);
+		return r;
+	}
+	space_free(m, m->own);
+	m->own = parent;
+	return 0;
+}
+
+static int iommufd_nest_attach(struct vfio_iommu *m, int device, const uint64_t entry[2])
+{
+	struct vfio_iommufd *i = of_iommu(m);
+	int r = iommufd_nest_entry(&i->nest, entry);
+
+	return r < 0 ? r : attach_to(device, i->nest.hwpt);
+}
+
+static int nest_events_fd(const struct vfio_iommu *m)
+{
+	return container_of(m, const struct vfio_iommufd, iommu)->nest.events;
+}
+
+static int nest_invalidate(struct vfio_iommu *m, const struct transport_smmu_command *v, uint32_t n)
+{
+	return iommufd_nest_invalidate(&of_iommu(m)->nest, v, n);
+}
+
+static int nest_events(struct vfio_iommu *m, struct transport_smmu_event *v, uint32_t max, uint64_t *lost)
+{
+	return iommufd_nest_events(&of_iommu(m)->nest, v, max, lost);
+}
+
 /* ---- opening ---- */
 
 static struct vfio_iommu *iommufd_close(struct vfio_iommu *m)
 {
 	if (!m)
 		return NULL;
+	iommufd_nest_fini(&of_iommu(m)->nest);
 	iommufd_fini(&of_iommu(m)->fd);
 	free(of_iommu(m));
 	return NULL;
@@ -246,4 +318,9 @@ const struct vfio_iommu_ops vfio_iommu_iommufd = {
 	.attach = iommufd_attach,
 	.attach_pasid = iommufd_attach_pasid,
 	.detach_pasid = iommufd_detach_pasid,
+	.nest = iommufd_nest,
+	.nest_attach = iommufd_nest_attach,
+	.events_fd = nest_events_fd,
+	.invalidate = nest_invalidate,
+	.events = nest_events,
 };

@@ -20,6 +20,8 @@ static void silence(struct vfio *v)
 			event_del(&v->lines[i].ev);
 	event_del(&v->ev_reset);
 	event_del(&v->ev_again);
+	if (v->listens_iommu)
+		event_del(&v->ev_iommu);
 }
 
 void vfio_life_lose(struct vfio *v, int error)
@@ -138,6 +140,24 @@ static void on_line(evutil_socket_t fd, short what, void *arg)
 			       vfio_fail(&v->why, -EIO, "%s reports an error that it cannot recover from", v->at.bdf));
 	}
 }
+
+/* ---- faults ---- */
+
+static void on_iommu(evutil_socket_t fd, short what, void *arg)
+{
+	struct vfio *v = arg;
+
+	v->events->irq(v->owner, TRANSPORT_IRQ_IOMMU);
+}
+
+int vfio_life_nested(struct vfio *v)
+{
+	event_assign(&v->ev_iommu, v->base, v->iommu->ops->events_fd(v->iommu), EV_READ | EV_PERSIST, on_iommu, v);
+	v->listens_iommu = event_add(&v->ev_iommu, NULL) == 0;
+	return v->listens_iommu ? 0 : -ENOMEM;
+}
+
+/* ---- lines ---- */
 
 static int line_open(struct vfio *v, uint32_t vector)
 {

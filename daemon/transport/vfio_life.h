@@ -41,6 +41,8 @@ struct vfio {
 	struct event ev_reset; /* the deadline */
 	struct event ev_lost; /* tells the owner from the loop */
 	struct event ev_again; /* ... of an interrupt that nobody could look at */
+	struct event ev_iommu; /* the IOMMU has records of faults */
+	bool listens_iommu;
 	bool resetting; /* the thread has begun to; both sides ask, atomically */
 	uint32_t n_out; /* requests */
 	bool crowded; /* somebody was refused */
@@ -50,7 +52,7 @@ struct vfio {
 	struct vfio_iommu *iommu;
 	struct vfio_device device;
 	struct vfio_why why;
-	struct vfio_why why_no_reset; /* the thread's until its answer is there */
+	struct vfio_why why_no_reset, why_no_nest; /* the thread's until its answer is there */
 };
 
 struct vfio *vfio_life_new(const struct transport_ops *ops, struct event_base *base,
@@ -70,6 +72,9 @@ int vfio_life_check(const struct vfio *v);
 void vfio_life_reset_ahead(struct vfio *v);
 int vfio_life_reset(struct vfio *v); /* on the thread */
 void vfio_life_reset_over(struct vfio *v, int result);
+
+/* Its first stage is ours: listens to what the IOMMU says of it. */
+int vfio_life_nested(struct vfio *v);
 
 /* The first reason counts. The owner hears of it from the loop. */
 void vfio_life_lose(struct vfio *v, int error);

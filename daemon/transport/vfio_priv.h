@@ -63,6 +63,13 @@ struct vfio_iommu_ops {
 	/* What the device does under that PASID goes through s. NULL: there are none. */
 	int (*attach_pasid)(struct vfio_iommu *m, int device_fd, struct transport_space *s, uint32_t pasid);
 	int (*detach_pasid)(struct vfio_iommu *m, int device_fd, uint32_t pasid);
+	/* As in struct transport_nested_ops; NULL: there is no such thing. The last three are the loop's. */
+	int (*nest)(struct vfio_iommu *m, const struct pci_place *at, int device_fd, struct transport_smmu *ret,
+		    struct vfio_why *why);
+	int (*nest_attach)(struct vfio_iommu *m, int device_fd, const uint64_t entry[2]);
+	int (*events_fd)(const struct vfio_iommu *m);
+	int (*invalidate)(struct vfio_iommu *m, const struct transport_smmu_command *v, uint32_t n);
+	int (*events)(struct vfio_iommu *m, struct transport_smmu_event *v, uint32_t max, uint64_t *lost);
 };
 
 extern const struct vfio_iommu_ops vfio_iommu_type1;

@@ -58,6 +58,31 @@ SAME_FIELD(iommu_hw_info, out_max_pasid_log2);
 SAME_FIELD(vfio_device_attach_iommufd_pt, pasid);
 SAME_FIELD(vfio_device_detach_iommufd_pt, pasid);
 #endif
+#ifdef IOMMU_VEVENTQ_ALLOC
+SAME(KABI_IOMMU_HWPT_INVALIDATE, IOMMU_HWPT_INVALIDATE);
+SAME(KABI_IOMMU_VIOMMU_ALLOC, IOMMU_VIOMMU_ALLOC);
+SAME(KABI_IOMMU_VDEVICE_ALLOC, IOMMU_VDEVICE_ALLOC);
+SAME(KABI_IOMMU_VEVENTQ_ALLOC, IOMMU_VEVENTQ_ALLOC);
+SAME(KABI_IOMMU_HWPT_ALLOC_NEST_PARENT, IOMMU_HWPT_ALLOC_NEST_PARENT);
+SAME(KABI_IOMMU_HW_INFO_TYPE_ARM_SMMUV3, IOMMU_HW_INFO_TYPE_ARM_SMMUV3);
+SAME(KABI_IOMMU_HWPT_DATA_ARM_SMMUV3, IOMMU_HWPT_DATA_ARM_SMMUV3);
+SAME(KABI_IOMMU_VIOMMU_TYPE_ARM_SMMUV3, IOMMU_VIOMMU_TYPE_ARM_SMMUV3);
+SAME(KABI_IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3, IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3);
+SAME(KABI_IOMMU_VEVENTQ_TYPE_ARM_SMMUV3, IOMMU_VEVENTQ_TYPE_ARM_SMMUV3);
+SAME(KABI_IOMMU_VEVENTQ_FLAG_LOST_EVENTS, IOMMU_VEVENTQ_FLAG_LOST_EVENTS);
+SAME(sizeof(struct kabi_iommu_hw_info_arm_smmuv3), sizeof(struct iommu_hw_info_arm_smmuv3));
+SAME_FIELD(iommu_hw_info_arm_smmuv3, idr);
+SAME(sizeof(struct kabi_iommu_hwpt_arm_smmuv3), sizeof(struct iommu_hwpt_arm_smmuv3));
+SAME_FIELD(iommu_viommu_alloc, hwpt_id);
+SAME_FIELD(iommu_viommu_alloc, out_viommu_id);
+SAME_FIELD(iommu_vdevice_alloc, out_vdevice_id);
+SAME_FIELD(iommu_vdevice_alloc, virt_id);
+SAME_FIELD(iommu_veventq_alloc, veventq_depth);
+SAME_FIELD(iommu_veventq_alloc, out_veventq_fd);
+SAME(sizeof(struct kabi_iommufd_vevent_header), sizeof(struct iommufd_vevent_header));
+SAME_FIELD(iommu_hwpt_invalidate, data_uptr);
+SAME_FIELD(iommu_hwpt_invalidate, entry_num);
+#endif
 #ifdef VFIO_PCI_HOT_RESET_FLAG_DEV_ID
 SAME(KABI_VFIO_PCI_HOT_RESET_FLAG_DEV_ID, VFIO_PCI_HOT_RESET_FLAG_DEV_ID);
 SAME(KABI_VFIO_PCI_DEVID_OWNED, VFIO_PCI_DEVID_OWNED);
