@@ -56,7 +56,8 @@ struct edu {
 	struct engine engine; /* first, so that a pointer to it is one to the edu */
 	struct engine_device *device;
 	struct range iova;
-	struct job jobs[RING_JOBS]; /* a ring: jobs put - jobs done of them, the oldest at `done` % RING_JOBS */
+	/* A ring: put - done of them, at most RING_JOBS, are to be done, the oldest at `done`; those before are remembered. */
+	struct job jobs[ENGINE_REMEMBERED];
 	uint64_t put, rung, done; /* jobs, absolute; also their marks */
 	uint64_t begun;
 	bool scrub_next; /* the next job that is put clears the device's memory first */
@@ -268,13 +269,13 @@ static void go_on(struct edu *d)
 		if (read32(d->device, REG_DMA_CMD) & CMD_START)
 			return;
 		d->running = false;
-		advance(d, &d->jobs[d->done % RING_JOBS]);
+		advance(d, &d->jobs[d->done % ENGINE_REMEMBERED]);
 	}
 	if (d->stopping)
 		drop_all(d);
 	d->settled = true;
 	while (!d->paused && d->done != d->rung) {
-		j = &d->jobs[d->done % RING_JOBS];
+		j = &d->jobs[d->done % ENGINE_REMEMBERED];
 		d->begun = d->done + 1;
 		if (step(d, j))
 			return;
@@ -298,7 +299,7 @@ static void edu_interrupt(struct engine *e)
 static int edu_submit(struct engine *e, unsigned int slot, const struct engine_job *job, uint64_t *mark)
 {
 	struct edu *d = of_engine(e);
-	struct job *j = &d->jobs[d->put % RING_JOBS];
+	struct job *j = &d->jobs[d->put % ENGINE_REMEMBERED];
 
 	if (d->put - d->done == RING_JOBS)
 		return -EAGAIN;
@@ -348,6 +349,22 @@ static int edu_look(struct engine *e, unsigned int slot, struct engine_slot *ret
 	return 0;
 }
 
+/* Marks count from 1. */
+static bool edu_touches(const struct engine *e, unsigned int slot, uint64_t mark, uint64_t addr)
+{
+	const struct edu *d = (const struct edu *)e;
+	const struct job *j = &d->jobs[(mark - 1) % ENGINE_REMEMBERED];
+
+	for (uint32_t i = 0; i < j->n; i++) {
+		const struct pasid_edu_cmd *c = &j->cmds[i];
+
+		if (is_possible(d, c) &&
+		    (addr - c->dst < c->len || (c->op == PASID_EDU_COPY && addr - c->src < c->len)))
+			return true;
+	}
+	return false;
+}
+
 /* ---- what a test program wants to know ---- */
 
 static size_t edu_fill(void *cmd, uint64_t dst, uint64_t len, uint32_t value)
@@ -388,6 +405,7 @@ static const struct engine_ops edu_ops = {
 	.kick = edu_kick,
 	.control = edu_control,
 	.look = edu_look,
+	.touches = edu_touches,
 	.interrupt = edu_interrupt,
 };
 

@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 /* Of everything in this file. A daemon takes drivers with its own number, and no others. */
-#define PASID_DRIVER_ABI 1u
+#define PASID_DRIVER_ABI 2u
 
 #define ENGINE_NAME_MAX 31u /* letters, digits, '_' and '-' */
 #define ENGINE_MAX_SLOTS 64u
@@ -39,6 +39,7 @@ extern "C" {
 #define ENGINE_MAX_MEMORY (16u << 20) /* ro_bytes and rw_bytes together */
 #define ENGINE_MAX_WINDOW 0xf000u
 #define ENGINE_MIN_IOVA_BITS 20u
+#define ENGINE_REMEMBERED 16u /* jobs of a slot, the newest ones, that engine_ops.touches is asked about */
 #define ENGINE_PAGE 4096u /* what sizes of memory are multiples of */
 
 /* ---- What a driver is given. ----------------------------------------------------------------------------------- */
@@ -171,6 +172,10 @@ struct engine_ops {
 	/* How far the slot is: 0 and *ret, or -EPROTO if what the device wrote cannot be. Called after interrupts and from a
 	 * timer, so that a lost interrupt costs time and nothing else. */
 	int (*look)(struct engine *e, unsigned int slot, struct engine_slot *ret);
+	/* For an engine that `reads`; may be NULL. Might the job of this mark have accessed the byte at addr, or access it
+	 * yet? Asked when an IOMMU tells of a fault and not whose it is; of the last ENGINE_REMEMBERED jobs put on the slot,
+	 * since the last restart. When in doubt: true. */
+	bool (*touches)(const struct engine *e, unsigned int slot, uint64_t mark, uint64_t addr);
 	/* May be NULL: looking is enough. An interrupt came, or one may have been missed: a hint, never evidence. */
 	void (*interrupt)(struct engine *e);
 };
@@ -194,6 +199,7 @@ struct translator_space {
 struct translator_fault {
 	unsigned int slot;
 	uint32_t asid;
+	uint32_t pasid; /* of the access; 0: it had none */
 	uint64_t addr; /* IOVA */
 	uint32_t access; /* 1 read, 2 write, 4 fetch */
 	uint32_t code; /* enum pasid_fault_code of <pasid/pasid.h> */

@@ -169,10 +169,10 @@ static void test_refgpu_verbs(void **state)
 /* A change of any of these is another PASID_DRIVER_ABI. */
 static void test_abi(void **state)
 {
-	assert_int_equal(PASID_DRIVER_ABI, 1);
+	assert_int_equal(PASID_DRIVER_ABI, 2);
 	if (sizeof(void *) != 8)
 		return;
-	assert_int_equal(sizeof(struct engine_ops), 176);
+	assert_int_equal(sizeof(struct engine_ops), 184);
 	assert_int_equal(offsetof(struct engine_ops, match), 80);
 	assert_int_equal(sizeof(struct translator_ops), 56);
 	assert_int_equal(sizeof(struct engine_device_ops), 24);
@@ -181,7 +181,7 @@ static void test_abi(void **state)
 	assert_int_equal(sizeof(struct engine_job), 56);
 	assert_int_equal(sizeof(struct engine_slot), 24);
 	assert_int_equal(sizeof(struct translator_space), 24);
-	assert_int_equal(sizeof(struct translator_fault), 40);
+	assert_int_equal(sizeof(struct translator_fault), 48);
 	assert_int_equal(sizeof(struct transport_ids), 8);
 	assert_int_equal(sizeof(struct pasid_driver_verbs), 16);
 	assert_int_equal(sizeof(struct pasid_driver), 24);
