@@ -10,9 +10,8 @@
 static const char *mode_name(uint32_t mode)
 {
 	static const char *const names[] = {
-		[PASID_MODE_GPU_MMU] = "gpu-mmu",
-		[PASID_MODE_GLOBAL] = "global (no isolation)",
-		[PASID_MODE_EXCLUSIVE] = "exclusive",
+		[PASID_MODE_GPU_MMU] = "gpu-mmu",     [PASID_MODE_GLOBAL] = "global (no isolation)",
+		[PASID_MODE_EXCLUSIVE] = "exclusive", [PASID_MODE_NESTED] = "nested",
 		[PASID_MODE_PASID] = "pasid",
 	};
 

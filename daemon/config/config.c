@@ -50,22 +50,29 @@ static int set_mode_bits(struct place *p, struct json_object *v, void *to, const
 	return 0;
 }
 
+static const char *const mode_names[] = {
+	[PASID_MODE_GPU_MMU] = "gpu-mmu", [PASID_MODE_GLOBAL] = "global", [PASID_MODE_EXCLUSIVE] = "exclusive",
+	[PASID_MODE_PASID] = "pasid",     [PASID_MODE_NESTED] = "nested",
+};
+
 static int set_device_mode(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
-	static const char *const names[] = {
-		[PASID_MODE_GPU_MMU] = "gpu-mmu",
-		[PASID_MODE_GLOBAL] = "global",
-		[PASID_MODE_EXCLUSIVE] = "exclusive",
-		[PASID_MODE_PASID] = "pasid",
-	};
 	const char *s = key_text(v);
 	uint32_t i = PASID_MODE_GPU_MMU;
 
-	while (i < ARRAY_SIZE(names) && strcmp(s, names[i]) != 0)
+	while (i < ARRAY_SIZE(mode_names) && strcmp(s, mode_names[i]) != 0)
 		i++;
-	if (i == ARRAY_SIZE(names))
+	if (i == ARRAY_SIZE(mode_names))
 		return place_wrong(p, v, "%s", key->allowed);
 	*(uint32_t *)to = i;
+	return 0;
+}
+
+static int set_fallback(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	if (strcmp(key_text(v), "exclusive") != 0)
+		return place_wrong(p, v, "%s", key->allowed);
+	*(uint32_t *)to = PASID_MODE_EXCLUSIVE;
 	return 0;
 }
 
@@ -119,7 +126,9 @@ static const struct key device_keys[] = {
 	 "1 to 31 letters, digits and underscores, not \"iommu\" or \"vfio\""},
 	{"spec", set_spec, DEVICE(spec), 1, SPEC_MAX,
 	 "\"vfio-user:/PATH\" or \"vfio:0000:01:00.0\" (also iommufd:, type1:)"},
-	{"mode", set_device_mode, DEVICE(mode), 0, 0, "\"gpu-mmu\", \"pasid\", \"exclusive\" or \"global\""},
+	{"mode", set_device_mode, DEVICE(mode), 0, 0,
+	 "\"gpu-mmu\", \"nested\", \"pasid\", \"exclusive\" or \"global\""},
+	{"fallback", set_fallback, DEVICE(fallback), 0, 0, "\"exclusive\""},
 	{"format", set_format, DEVICE(format), 1, 16, "\"vmsa64\" or \"x86-64\""},
 	{"slots", key_u32, DEVICE(slots), 0, 64, NULL},
 	{"burst", key_u32, DEVICE(burst), 1, 16, NULL},
@@ -135,12 +144,24 @@ static int missing(struct place *p, const char *key)
 	return -EINVAL;
 }
 
+/* A key that has no meaning in the device's mode. */
+static int wrong_with_mode(struct place *p, const struct device_config *d, const char *key, const char *allowed)
+{
+	snprintf(p->error, CONFIG_ERROR_MAX, "%s: %s.%s: found with mode \"%s\"; allowed is %s", p->file, p->path, key,
+		 mode_names[d->mode], allowed);
+	return -EINVAL;
+}
+
 static int check_device(struct place *p, const struct service_config *s, const struct device_config *d)
 {
 	if (!d->name)
 		return missing(p, "name");
 	if (!d->spec)
 		return missing(p, "spec");
+	if (d->fallback && d->mode != PASID_MODE_NESTED)
+		return wrong_with_mode(p, d, "fallback", "it with mode \"nested\"");
+	if (d->mode == PASID_MODE_NESTED && strcmp(d->format, "vmsa64") != 0)
+		return wrong_with_mode(p, d, "format", "\"vmsa64\"");
 	for (size_t i = 0; i < s->n_devices; i++)
 		if (!strcmp(s->devices[i].name, d->name)) {
 			snprintf(p->error, CONFIG_ERROR_MAX,

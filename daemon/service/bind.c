@@ -207,10 +207,12 @@ static void commit(struct service_client *c, struct ctx *ctx, const struct recor
 static bool forgotten(struct ctx *ctx, struct verb *v)
 {
 	struct device *d = ctx->dev;
+	int r = v->ticket ? 0 : run_invalidate(d, ctx->books->asid, NULL, 0, &v->ticket);
 
-	if (!v->ticket && run_invalidate(d, ctx->books->asid, NULL, 0, &v->ticket) < 0)
-		return false;
-	return v->ticket <= d->ticket_done;
+	/* It may go on reaching what was unmapped, which stays pinned until it cannot. */
+	if (r == -EIO && ctx->life == CTX_ALIVE)
+		ctx_lose(ctx, PASID_LOST_DAEMON, 0);
+	return r == 0 && v->ticket <= d->ticket_done;
 }
 
 static void wind_up(struct service_client *c, struct ctx *ctx)
@@ -310,6 +312,18 @@ static enum service_outcome no_memory(struct service_client *c, struct ctx *ctx,
 	return verb_refused(c, reply);
 }
 
+/* Whoever translates has answered while it was asked. */
+static enum service_outcome at_once(struct service_client *c, struct ctx *ctx, struct service_reply *reply)
+{
+	size_t size;
+
+	wind_up(c, ctx);
+	reply_iovas(c, c->verb.rec, &size);
+	let_go(c, ctx);
+	*reply = reply_ok(c->svc, &c->verb.msg, reply_body(c), size);
+	return SERVICE_REPLY;
+}
+
 /* The list has to wait, or may have to: for a slot to be still, for its next slice, for the invalidation. */
 static enum service_outcome bind_pending(struct service_client *c, struct ctx *ctx, const struct record *rec,
 					 struct plan *plan, bool hold, struct service_reply *reply)
@@ -331,6 +345,8 @@ static enum service_outcome bind_pending(struct service_client *c, struct ctx *c
 		commit(c, ctx, rec, plan, v->invalidate);
 	else
 		v->sliced = true;
+	if (v->committed && (!v->invalidate || forgotten(ctx, v)))
+		return at_once(c, ctx, reply);
 	verb_wait(c, ctx->dev, bind_step);
 	if (!v->committed || !v->invalidate)
 		device_poke(ctx->dev); /* nothing of the device is waited for, or it may have happened */

@@ -42,6 +42,18 @@ static int kernel_tables(struct ctx *ctx)
 	return r;
 }
 
+static int own_tables(struct ctx *ctx)
+{
+	struct device *d = ctx->dev;
+	int r = pgtable_new(&ctx->pt, d->format, d->pool);
+
+	if (r == 0 && device_nested(d))
+		r = nest_fill(d, ctx->pt);
+	if (r < 0)
+		ctx->pt = pgtable_free(ctx->pt);
+	return r;
+}
+
 int ctx_start(struct service_client *c, struct device *d, struct context *books, struct fence_map *fence,
 	      struct ctx **ret)
 {
@@ -67,7 +79,7 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 		ctx->pt = d->shared_pt;
 		sched_hold(d->sched, ctx->se, d->shared_held);
 	} else {
-		r = device_kernel_tables(d) ? kernel_tables(ctx) : pgtable_new(&ctx->pt, d->format, d->pool);
+		r = device_kernel_tables(d) ? kernel_tables(ctx) : own_tables(ctx);
 		if (r < 0) {
 			sched_remove(d->sched, ctx->se);
 			return r;
@@ -192,7 +204,7 @@ static bool stop_done(struct ctx *ctx)
 	if (ctx->slot >= 0) {
 		if (!run_settled(d, (unsigned int)ctx->slot))
 			return false;
-		run_faults(d);
+		faults_look(d);
 		if (d->state != DEVICE_READY)
 			return false;
 		run_stopped(d, (unsigned int)ctx->slot);
@@ -244,6 +256,19 @@ static bool leave(struct ctx *ctx)
 	return true;
 }
 
+/* Whoever translates has no way to its tables any more. False: not yet. */
+static bool removed(struct ctx *ctx)
+{
+	const struct translator_space space = {
+		.pasid = ctx->books->pasid, .asid = ctx->books->asid, .root = pgtable_root(ctx->pt)};
+	struct device *d = ctx->dev;
+
+	if (!d->tr->ops->remove || d->tr->ops->remove(d->tr, 0, &space) == 0)
+		return true;
+	run_refused(d);
+	return false;
+}
+
 static bool invalidate_begin(struct ctx *ctx)
 {
 	struct device *d = ctx->dev;
@@ -256,7 +281,7 @@ static bool invalidate_begin(struct ctx *ctx)
 		ctx->ticket = d->ticket_done;
 		return true;
 	}
-	return run_invalidate(d, ctx->books->asid, NULL, 0, &ctx->ticket) == 0;
+	return removed(ctx) && run_invalidate(d, ctx->books->asid, NULL, 0, &ctx->ticket) == 0;
 }
 
 static void invalidate_done(struct ctx *ctx)

@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "translator/domain.h"
 
 #define BACKOFF_MAX_MS 2000u
 #define EXTEND_PAUSE_NS 1000000000ull /* after table pages that could not be had: what was short may be back */
@@ -232,9 +231,7 @@ static void drop_everything(struct device *d)
 	d->sched = sched_free(d->sched);
 	if (d->engine)
 		d->engine = d->eops->detach(d->engine);
-	if (device_exclusive(d))
-		domain_free(d->tr);
-	d->tr = NULL;
+	setup_drop_translator(d);
 	step_all(d);
 	/* Closing clients that waited for their fence memory. */
 	d->reap_later = false;
@@ -277,7 +274,7 @@ static bool on_irq(void *owner, uint32_t vector)
 		return false;
 	if (d->eops->interrupt)
 		d->eops->interrupt(d->engine);
-	run_faults(d);
+	faults_look(d);
 	if (d->state == DEVICE_READY)
 		run_progress(d);
 	if (d->state == DEVICE_READY)
@@ -345,6 +342,7 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 
 	d->svc = s;
 	d->config = config;
+	d->mode = config->mode;
 	d->backoff_ms = BACKOFF_FIRST_MS;
 	TAILQ_INIT(&d->pending);
 	TAILQ_INIT(&d->unmap_later);

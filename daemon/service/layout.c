@@ -10,6 +10,8 @@
 #define MOST_BITS 47u /* more than any table format reaches would be of no use */
 #define LEAST_BITS 36u /* 64 GiB, of which seven eighths are for buffers */
 #define ENGINE_FIRST 0x100000ull
+#define NEST_FIRST (ENGINE_FIRST + ENGINE_MAX_MEMORY)
+#define NEST_BYTES (16ull << 20)
 
 /* Bits of the largest power of two that ends at or below the last usable address. */
 static unsigned int address_bits(const struct bus_layout *l)
@@ -42,10 +44,21 @@ int layout_make(struct bus_layout *l)
 	if (bits < LEAST_BITS)
 		return -ERANGE;
 	l->engine = (struct range){ENGINE_FIRST, ENGINE_FIRST + ENGINE_MAX_MEMORY - 1};
+	l->nest = (struct range){NEST_FIRST, NEST_FIRST + NEST_BYTES - 1};
 	l->tables = power_range(bits - 9, bits - 8);
 	l->fences = power_range(bits - 8, bits - 7);
 	l->buffers = power_range(bits - 3, bits);
-	return is_usable(l, l->engine) && is_usable(l, l->tables) ? 0 : -ERANGE;
+	return is_usable(l, l->engine) && is_usable(l, l->nest) && is_usable(l, l->tables) ? 0 : -ERANGE;
+}
+
+void layout_clip(struct bus_layout *l, unsigned int bits)
+{
+	uint64_t last = (1ull << bits) - 1;
+
+	while (l->n_usable && l->usable[l->n_usable - 1].first > last)
+		l->n_usable--;
+	if (l->n_usable && l->usable[l->n_usable - 1].last > last)
+		l->usable[l->n_usable - 1].last = last;
 }
 
 void layout_holes(const struct bus_layout *l, struct range within, void (*fn)(void *arg, struct range hole), void *arg)

@@ -20,6 +20,7 @@ struct bus_layout {
 	struct range usable[LAYOUT_MAX_RANGES]; /* ascending */
 	size_t n_usable;
 	struct range engine; /* rings, marks, queues */
+	struct range nest; /* context descriptors, and the window */
 	struct range tables;
 	struct range fences;
 	struct range buffers;
@@ -27,6 +28,8 @@ struct bus_layout {
 
 /* l->usable is the caller's. 0; -ERANGE: there is not enough, or a hole is in the way. */
 int layout_make(struct bus_layout *l);
+/* Leaves of l->usable what fits into so many bits. */
+void layout_clip(struct bus_layout *l, unsigned int bits);
 /* Calls fn for each range between first and last that is not usable. */
 void layout_holes(const struct bus_layout *l, struct range within, void (*fn)(void *arg, struct range hole), void *arg);
 

@@ -2,7 +2,8 @@
 /*
  * What the files of the service share: the running side of devices, contexts, buffers and clients, whose books are in
  * core. service.c: clients and their end. verbs.c, bind.c: requests. context.c: a context's life. buffer.c: memory that
- * devices map. device.c, setup.c: a device's life. run.c: slots and jobs. events.c: what clients hear.
+ * devices map. device.c, setup.c: a device's life; nest.c: what of it is behind an SMMU that walks our tables. run.c: slots
+ * and jobs. faults.c: whose a fault is. events.c: what clients hear.
  */
 #ifndef SERVICE_PRIVATE_H
 #define SERVICE_PRIVATE_H
@@ -22,7 +23,7 @@
 #include "service/layout.h"
 #include "service/service.h"
 #include "transport/transport.h"
-#include "translator/translator.h"
+#include "translator/smmu.h"
 
 /* What a device without an MMU needs in every address space, and behind that what clients may map. Below it nothing is
  * mapped, so that null pointers of GPU programs fault. */
@@ -57,6 +58,26 @@ struct run { /* one slot */
 	bool installing; /* its context's address space is on the way: nothing may begin */
 };
 
+/* The jobs that were put on a slot last, done or not, by their marks: put[mark % ENGINE_REMEMBERED]. */
+struct past {
+	struct past_job {
+		uint64_t mark; /* 0: none */
+		uint64_t number;
+		uint32_t ctx;
+	} put[ENGINE_REMEMBERED];
+};
+
+/* What a device has in mode `nested` beside what all have. */
+struct nest {
+	struct transport_smmu smmu;
+	struct smmu_traits traits;
+	struct cdtable table;
+	struct shm descriptors; /* of table */
+	struct shm window; /* at WINDOW_IOVA of the address space that runs */
+	uint64_t window_bus;
+	bool attached; /* the SMMU uses the table */
+};
+
 enum device_state {
 	DEVICE_GONE, /* not reachable; tried again from time to time */
 	DEVICE_OPENING, /* the transport talks to it */
@@ -72,6 +93,7 @@ TAILQ_HEAD(unused, buf);
 struct device {
 	struct service *svc;
 	const struct device_config *config;
+	uint32_t mode; /* enum pasid_mode: the configured one, or what it falls back to */
 	struct device_books *books;
 	enum device_state state;
 	const struct transport_ops *tops;
@@ -93,11 +115,13 @@ struct device {
 	bool shared_busy; /* `global`: a bind or a clearing is changing it */
 	bool shared_held; /* `global`: nothing may run meanwhile */
 	struct shm rings, marks; /* engine_memory: ro, rw */
+	struct nest nest;
 	uint32_t setup_left; /* answers about the daemon's own memory that SETUP waits for */
 	bool setup_failed;
 	unsigned int n_slots;
 	struct sched *sched;
 	struct run runs[ENGINE_MAX_SLOTS];
+	struct past past[ENGINE_MAX_SLOTS];
 	struct event *tick; /* deadlines of jobs and controls, while there are any */
 	struct event *reopen; /* while GONE */
 	struct event *poke; /* steps whoever waits, from the loop */
@@ -113,6 +137,7 @@ struct device {
 	uint64_t ticket_asked; /* translator's, the last one */
 	uint64_t ticket_done; /* ... that is complete, as last looked at */
 	uint64_t ticket_since; /* when ticket_done last moved, or stood still for something newly asked */
+	uint64_t refused_since; /* since when the translator has not carried out what it was asked; 0: it does */
 	struct log_limit stray; /* faults that belong to nobody */
 	struct log_limit hung; /* jobs that are stopped, and resets: clients cause them */
 	struct log_limit came_and_went; /* lost and ready again: the device causes them */
@@ -138,6 +163,7 @@ struct ctx {
 	struct pasid_fence_line *line;
 	uint64_t fence_bus;
 	uint64_t put; /* number of the last job put on a slot */
+	struct translator_fault told; /* the last fault that was charged, for others like it */
 	enum ctx_life life;
 	bool busy; /* a bind is changing its address space: clearing waits */
 	bool free_asked; /* cleared means freed */
@@ -240,19 +266,24 @@ struct service {
 
 static inline bool device_exclusive(const struct device *d)
 {
-	return d->config->mode == PASID_MODE_EXCLUSIVE;
+	return d->mode == PASID_MODE_EXCLUSIVE;
+}
+
+static inline bool device_nested(const struct device *d)
+{
+	return d->mode == PASID_MODE_NESTED;
 }
 
 /* Does the kernel keep the tables? */
 static inline bool device_kernel_tables(const struct device *d)
 {
-	return d->config->mode == PASID_MODE_EXCLUSIVE || d->config->mode == PASID_MODE_PASID;
+	return d->mode == PASID_MODE_EXCLUSIVE || d->mode == PASID_MODE_PASID;
 }
 
 /* Does each context have page tables of its own that we build? */
 static inline bool device_private_tables(const struct device *d)
 {
-	return d->config->mode == PASID_MODE_GPU_MMU;
+	return d->mode == PASID_MODE_GPU_MMU || d->mode == PASID_MODE_NESTED;
 }
 
 /* ---- service.c ---- */
@@ -288,11 +319,27 @@ int device_reserve_tables(struct device *d, uint32_t n, struct refusal *why);
 void setup_opened(void *owner); /* transport_events.opened */
 void setup_go_on(struct device *d); /* while SETUP: looks whether something is left to wait for */
 void setup_drop_memory(struct device *d);
+void setup_drop_translator(struct device *d);
+void setup_begin(struct device *d, const char *why); /* its mode is settled; why: it cannot be had in that */
+/* Maps memory of our own for the device; SETUP waits for the answer. */
+int setup_map(struct device *d, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot);
+
+/* ---- nest.c ---- */
+void nest_prepare(struct device *d); /* then setup_begin() */
+int nest_make_memory(struct device *d);
+int nest_map_memory(struct device *d); /* setup_map() */
+void nest_drop_memory(struct device *d);
+int nest_attach(struct device *d); /* then setup_go_on() */
+int nest_translator(struct device *d);
+bool nest_choose_iova(struct device *d);
+uint32_t nest_tables(const struct device *d); /* pages of each context's tables that nest_fill() takes */
+int nest_fill(struct device *d, struct pgtable *pt);
 
 /* ---- run.c ---- */
 void run_schedule(struct device *d);
 void run_progress(struct device *d); /* looks at all slots */
-void run_faults(struct device *d);
+bool run_is_on(const struct device *d, unsigned int slot, uint32_t asid, uint64_t job);
+void run_end_job(struct device *d, unsigned int slot); /* that stalled on a fault; soon, if it is held */
 /* As translator_invalidate(); the device has answer_ms for the next step of what it owes. */
 int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, uint64_t *ticket);
 void run_invalidated(struct device *d); /* looks how far that is */
@@ -309,6 +356,13 @@ void run_forget(struct device *d); /* the device is gone */
 void run_tick(struct device *d);
 void run_jobs_changed(struct ctx *ctx);
 void run_installed(struct device *d); /* looks whether those that are installing are there */
+
+/* The translator did not carry out what it was asked. It is asked again from time to time, but not for ever. */
+void run_refused(struct device *d);
+
+/* ---- faults.c ---- */
+void faults_look(struct device *d);
+void faults_charge(struct ctx *ctx, const struct translator_fault *f);
 
 /* ---- context.c ---- */
 int ctx_start(struct service_client *c, struct device *d, struct context *books, struct fence_map *fence,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What runs on a device's slots: jobs are put there when the scheduler says so, their marks are watched, jobs beyond
- * their limit are stopped, faults are taken to whoever made them. The device's words are checked by the engine; what
+ * their limit are stopped. The device's words are checked by the engine; what
  * they claim is believed only about the device itself.
  */
 #include "service/private.h"
@@ -9,12 +9,12 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/util.h"
 
 #define NOWHERE_SURE "it is in nobody's address space for sure"
-#define FAULTS_A_LOOK 64u /* then the loop goes on, so that a device that floods starves nobody */
 
 static void run_control(struct device *d, unsigned int slot, enum engine_control what);
 static void run_arm_tick(struct device *d);
@@ -45,16 +45,23 @@ static struct translator_space space_of(const struct ctx *ctx)
 static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 {
 	const struct translator_space space = space_of(ctx);
-	int r = d->tr->ops->install(d->tr, slot, &space);
+	int r;
+
+	/* What the last context's work left there. */
+	if (d->nest.window.bytes)
+		memset(d->nest.window.p, 0, d->nest.window.bytes);
+	r = d->tr->ops->install(d->tr, slot, &space);
 
 	d->runs[slot].installing = r > 0;
-
+	/* What failed in the middle may be remembered all the same. */
+	if (r >= 0 || r == -ECANCELED) {
+		ids_installed(d->books->pasids, ctx->books->pasid);
+		ids_installed(d->books->asids, ctx->books->asid);
+	}
 	if (r >= 0)
 		r = d->eops->scrub(d->engine, slot);
 	if (r < 0)
 		return r;
-	ids_installed(d->books->pasids, ctx->books->pasid);
-	ids_installed(d->books->asids, ctx->books->asid);
 	ctx->switches++;
 	return 0;
 }
@@ -85,8 +92,6 @@ static bool read_commands(struct ctx *ctx, const struct job *job, uint64_t *at)
 	return true;
 }
 
-static void fault_charge(struct ctx *ctx, const struct translator_fault *f);
-
 /* What only a driver that reads the commands has to be given. A job whose commands are not there faults and is empty. */
 static void prepare_job(struct ctx *ctx, const struct job *job, struct engine_job *ej)
 {
@@ -94,12 +99,12 @@ static void prepare_job(struct ctx *ctx, const struct job *job, struct engine_jo
 
 	ej->fence = 0;
 	ej->commands = ctx->dev->commands;
-	ej->window = ctx->window.p;
+	ej->window = device_nested(ctx->dev) ? ctx->dev->nest.window.p : ctx->window.p;
 	ej->window_iova = WINDOW_IOVA;
 	if (read_commands(ctx, job, &f.addr))
 		return;
 	ej->len = 0;
-	fault_charge(ctx, &f);
+	faults_charge(ctx, &f);
 }
 
 static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
@@ -123,6 +128,7 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 	if (r < 0)
 		return r;
 	put->number = job->number;
+	d->past[slot].put[put->mark % ENGINE_REMEMBERED] = (struct past_job){put->mark, job->number, ctx->books->id};
 	if (!run->count++)
 		run->head_since = util_now_ns();
 	run->ctx = ctx;
@@ -140,9 +146,11 @@ static bool take_turn(struct device *d, const struct sched_turn *turn)
 	/* An idle slot has done all its words, so that its ring has room, unless the device lies about it. */
 	if (turn->switched)
 		r = switch_to(d, turn->slot, ctx);
-	if (r == -EAGAIN && d->tr->ops->ready) {
+	if (r == -ECANCELED || (r == -EAGAIN && d->tr->ops->ready)) {
 		/* Nobody is there, and nobody is believed to be. */
 		sched_slot_service(d->sched, turn->slot, true);
+		if (r == -ECANCELED)
+			ctx_lose(ctx, PASID_LOST_DAEMON, 0);
 		return false;
 	}
 	if (r < 0) {
@@ -269,14 +277,28 @@ void run_progress(struct device *d)
 int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, uint64_t *ticket)
 {
 	int ret = translator_invalidate(d->tr, asid, r, n, ticket);
+	uint64_t done;
 
+	if (ret == -EIO)
+		run_refused(d);
 	if (ret < 0)
 		return ret;
+	d->refused_since = 0;
 	if (d->ticket_asked <= d->ticket_done)
 		d->ticket_since = util_now_ns();
 	d->ticket_asked = *ticket;
+	/* Some answer at once. One that makes no sense is looked at again, when that can be dealt with. */
+	if (d->tr->ops->invalidated(d->tr, &done) == 0 && done >= *ticket)
+		d->ticket_done = done;
 	run_arm_tick(d);
 	return 0;
+}
+
+void run_refused(struct device *d)
+{
+	if (!d->refused_since)
+		d->refused_since = util_now_ns();
+	run_arm_tick(d);
 }
 
 void run_invalidated(struct device *d)
@@ -334,6 +356,28 @@ void run_stop(struct device *d, unsigned int slot)
 	run_control(d, slot, ENGINE_STOP);
 }
 
+bool run_is_on(const struct device *d, unsigned int slot, uint32_t asid, uint64_t job)
+{
+	const struct run *run = &d->runs[slot];
+
+	if (!run->ctx || run->stopping || run->ctx->books->asid != asid)
+		return false;
+	for (uint32_t i = 0; i < run->count; i++)
+		if (run->jobs[(run->head + i) % RUN_JOBS].number == job)
+			return true;
+	return false;
+}
+
+void run_end_job(struct device *d, unsigned int slot)
+{
+	struct run *run = &d->runs[slot];
+
+	if (run->held_by)
+		run->owes_terminate = true;
+	else
+		run_control(d, slot, ENGINE_TERMINATE);
+}
+
 void run_stopped(struct device *d, unsigned int slot)
 {
 	d->runs[slot] = (struct run){0};
@@ -358,7 +402,7 @@ static void run_arm_tick(struct device *d)
 {
 	uint32_t ms = d->config->job_limit_ms < d->config->answer_ms ? d->config->job_limit_ms : d->config->answer_ms;
 	struct timeval tv;
-	bool any = d->ticket_asked > d->ticket_done;
+	bool any = d->ticket_asked > d->ticket_done || d->refused_since;
 
 	if (evtimer_pending(d->tick, NULL))
 		return;
@@ -402,7 +446,7 @@ void run_tick(struct device *d)
 
 	if (d->state != DEVICE_READY)
 		return;
-	run_faults(d);
+	faults_look(d);
 	if (d->state == DEVICE_READY)
 		run_progress(d);
 	if (d->state == DEVICE_READY)
@@ -410,6 +454,9 @@ void run_tick(struct device *d)
 	if (d->state == DEVICE_READY && d->ticket_asked > d->ticket_done && now > d->ticket_since &&
 	    now - d->ticket_since > d->config->answer_ms * 1000000ull)
 		device_reset(d, "it does not finish an invalidation");
+	if (d->state == DEVICE_READY && d->refused_since && now > d->refused_since &&
+	    now - d->refused_since > d->config->answer_ms * 1000000ull)
+		device_fail(d, "its IOMMU does not forget what it was told to");
 	for (unsigned int s = 0; s < d->n_slots && d->state == DEVICE_READY; s++) {
 		struct run *run = &d->runs[s];
 
@@ -474,8 +521,10 @@ void run_after_reset(struct device *d)
 		sort_out(d, s);
 	if (d->state != DEVICE_RESETTING)
 		return;
-	for (unsigned int s = 0; s < d->n_slots; s++)
+	for (unsigned int s = 0; s < d->n_slots; s++) {
 		d->runs[s] = (struct run){0};
+		d->past[s] = (struct past){0};
+	}
 	forget_stopping(d);
 	sched_reset(d->sched);
 	d->eops->restart(d->engine);
@@ -489,82 +538,10 @@ void run_forget(struct device *d)
 		if (d->runs[s].ctx)
 			d->runs[s].ctx->books->line_retired = true;
 		d->runs[s] = (struct run){0};
+		d->past[s] = (struct past){0};
 	}
+	d->refused_since = 0;
 	if (d->sched)
 		sched_reset(d->sched); /* nothing runs any more, so that contexts may go */
 	evtimer_del(d->tick);
-}
-
-/* ---- faults ---- */
-
-/* Does the fault come from what we know to be on its slot: that address space, one of these jobs? If not, it is a record
- * of somebody who was stopped, or a lie. */
-static bool fault_is_current(const struct device *d, const struct translator_fault *f)
-{
-	const struct run *run = &d->runs[f->slot];
-
-	if (!run->ctx || run->stopping || run->ctx->books->asid != f->asid)
-		return false;
-	for (uint32_t i = 0; i < run->count; i++)
-		if (run->jobs[(run->head + i) % RUN_JOBS].number == f->job)
-			return true;
-	return false;
-}
-
-static void fault_charge(struct ctx *ctx, const struct translator_fault *f)
-{
-	struct mapping *near = aspace_nearest(ctx->books->aspace, ctx->books->id, f->addr);
-	struct pasid_wire_fault w = {
-		.job = f->job,
-		.addr = f->addr,
-		.access = f->access,
-		.code = f->code,
-		.near_first = near ? near->node.first : 0,
-		.near_last = near ? near->node.last : 0,
-	};
-
-	fault_log_add(&ctx->books->faults, &w, util_now_ns());
-	event_fault(ctx);
-	__atomic_add_fetch(&ctx->line->disrupted, 1, __ATOMIC_RELEASE);
-}
-
-/* A fault is charged to a context only if it can be nobody else's: its slot waits for us, and is where the context's job
- * is. Only then is there something to end. */
-static void fault_route(struct device *d, const struct translator_fault *f)
-{
-	struct run *run = &d->runs[f->slot];
-
-	if (!f->stalled || !fault_is_current(d, f)) {
-		log_about(&(struct log_about){.device = d->config->name}, &d->stray, LOG_WARN,
-			  "device %s: fault at %#" PRIx64 " on slot %u, asid %u, job %" PRIu64
-			  " belongs to no running context; nobody is charged",
-			  d->config->name, f->addr, f->slot, f->asid, f->job);
-		return;
-	}
-	fault_charge(run->ctx, f);
-	if (run->held_by)
-		run->owes_terminate = true;
-	else
-		run_control(d, f->slot, ENGINE_TERMINATE);
-}
-
-void run_faults(struct device *d)
-{
-	struct translator_fault f;
-	uint64_t lost = 0;
-	int r = 0;
-
-	if (!d->tr->ops->next_fault)
-		return;
-	for (uint32_t i = 0; i < FAULTS_A_LOOK; i++) {
-		r = d->tr->ops->next_fault(d->tr, &f, &lost);
-		if (r <= 0)
-			break;
-		fault_route(d, &f);
-	}
-	if (lost)
-		log_about(&(struct log_about){.device = d->config->name}, &d->stray, LOG_WARN,
-			  "device %s: %" PRIu64 " faults lost, its queue was full", d->config->name, lost);
-	if (r < 0)
-		device_fail(d, "its fault queue makes no sense");
 }

@@ -26,6 +26,7 @@ struct device_config {
 	const char *name; /* at most PASID_NAME_MAX - 1 bytes */
 	const char *spec; /* transport.h: "vfio-user:/path" */
 	uint32_t mode; /* enum pasid_mode */
+	uint32_t fallback; /* ... instead of `nested` where that cannot be had; 0: then the device cannot, either */
 	const char *format; /* pgtable_format_name() */
 	uint32_t slots; /* the most to use; 0: all */
 	uint32_t burst; /* jobs that a context may begin in one turn while others wait */

@@ -18,8 +18,19 @@ void setup_drop_memory(struct device *d)
 	d->pool = table_pool_free(d->pool);
 	shm_fini(&d->rings);
 	shm_fini(&d->marks);
+	nest_drop_memory(d);
 	free(d->commands);
 	d->commands = NULL;
+}
+
+/* A driver's is the driver's. */
+void setup_drop_translator(struct device *d)
+{
+	if (device_exclusive(d))
+		domain_free(d->tr);
+	else if (device_nested(d))
+		smmu_free(d->tr);
+	d->tr = NULL;
 }
 
 static uint32_t table_pages(const struct device *d)
@@ -41,12 +52,14 @@ static int device_make_memory(struct device *d)
 	}
 	if (r == 0 && !device_kernel_tables(d))
 		r = table_pool_new(&d->pool, d->layout.tables.first, table_pages(d));
+	if (r == 0 && device_nested(d))
+		r = nest_make_memory(d);
 	return r;
 }
 
 static void on_setup_answer(void *arg, int err);
 
-static int setup_map(struct device *d, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot)
+int setup_map(struct device *d, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot)
 {
 	int r = d->tops->dma_map(d->t, bus, len, fd, off, prot, on_setup_answer, d);
 
@@ -72,6 +85,8 @@ static int setup_memory(struct device *d)
 	if (r == 0 && d->pool)
 		r = setup_map(d, d->layout.tables.first, (uint64_t)first_chunk(d) * TABLE_PAGE,
 			      table_pool_device_fd(d->pool), 0, TRANSPORT_READ);
+	if (r == 0 && device_nested(d))
+		r = nest_map_memory(d);
 	return r;
 }
 
@@ -155,6 +170,11 @@ static int take_slots(struct device *d, unsigned int most)
 	return 0;
 }
 
+static bool one_space(const struct device *d)
+{
+	return device_exclusive(d) || (device_nested(d) && !d->nest.table.bits);
+}
+
 static int setup_engine(struct device *d)
 {
 	struct engine_memory mem = {
@@ -164,9 +184,9 @@ static int setup_engine(struct device *d)
 		.rw_bus = d->layout.engine.first + d->rings.bytes,
 	};
 	struct engine_config config = {
-		/* The kernel has the device in one address space at a time. */
-		.slots = device_exclusive(d) ? 1 : d->config->slots,
-		.format = device_kernel_tables(d) ? NULL : d->config->format,
+		/* The IOMMU has the device in one address space at a time. */
+		.slots = one_space(d) ? 1 : d->config->slots,
+		.format = device_kernel_tables(d) || device_nested(d) ? NULL : d->config->format,
 		.iova = d->books->traits.iova,
 	};
 	int r;
@@ -180,6 +200,8 @@ static int setup_engine(struct device *d)
 		return r;
 	if (device_exclusive(d))
 		r = domain_new(&d->tr, d->t, changed, d);
+	else if (device_nested(d))
+		r = nest_translator(d);
 	else
 		r = (d->tr = whole_translator(d)) ? 0 : -EPROTO;
 	if (r == 0)
@@ -192,13 +214,11 @@ static int setup_engine(struct device *d)
 static const char *mode_name(const struct device *d)
 {
 	static const char *const names[] = {
-		[PASID_MODE_GPU_MMU] = "gpu-mmu",
-		[PASID_MODE_GLOBAL] = "global",
-		[PASID_MODE_EXCLUSIVE] = "exclusive",
-		[PASID_MODE_PASID] = "pasid",
+		[PASID_MODE_GPU_MMU] = "gpu-mmu", [PASID_MODE_GLOBAL] = "global", [PASID_MODE_EXCLUSIVE] = "exclusive",
+		[PASID_MODE_PASID] = "pasid",     [PASID_MODE_NESTED] = "nested",
 	};
 
-	return names[d->config->mode];
+	return names[d->mode];
 }
 
 static const char *why_not_started(int r)
@@ -241,8 +261,10 @@ void setup_go_on(struct device *d)
 	r = setup_clients(d);
 	if (r < 0)
 		device_fail(d, "what clients have there cannot be mapped again");
-	else if (r == 0)
+	else if (r == 0 && (!device_nested(d) || d->nest.attached))
 		device_ready(d);
+	else if (r == 0 && nest_attach(d) < 0)
+		device_fail(d, "it cannot be asked to use our context descriptors");
 }
 
 static void on_setup_answer(void *arg, int err)
@@ -276,6 +298,8 @@ static bool lay_out(struct device *d)
 
 	if (d->tops->usable(d->t, l.usable, &l.n_usable) < 0)
 		return false;
+	if (device_nested(d))
+		layout_clip(&l, d->nest.traits.address_bits);
 	if (d->layout.n_usable)
 		return l.n_usable == d->layout.n_usable &&
 		       !memcmp(l.usable, d->layout.usable, l.n_usable * sizeof(l.usable[0]));
@@ -307,22 +331,23 @@ static bool choose_iova(struct device *d)
 /* Why the device cannot be had in the configured mode; NULL: it can. */
 static const char *wrong_mode(const struct device *d)
 {
-	if (d->config->mode == PASID_MODE_PASID)
+	if (d->mode == PASID_MODE_PASID)
 		return !d->eops->translator ? "its driver knows no mode \"pasid\""
 		       : d->tops->spaces && d->tops->spaces->pasid_bits(d->t)
 			       ? NULL
 			       : "mode \"pasid\" takes iommufd, Linux 6.15, and PASIDs of both the device and the "
 				 "IOMMU";
-	if (!device_exclusive(d))
-		return d->eops->translator ? NULL : "it has no MMU: configure mode \"exclusive\"";
+	if (!device_exclusive(d) && !device_nested(d))
+		return d->eops->translator ? NULL : "it has no MMU: configure mode \"nested\" or \"exclusive\"";
 	if (!d->tops->spaces)
 		return "mode \"exclusive\" takes an IOMMU that the kernel drives (vfio:)";
 	if (!d->eops->reads)
-		return "its driver knows no mode \"exclusive\": configure \"gpu-mmu\"";
+		return "its driver knows no mode \"nested\" or \"exclusive\": configure \"gpu-mmu\"";
 	/* They are in the device's own address space, at addresses that clients map in theirs. */
-	return d->eops->ro_bytes || d->eops->rw_bytes ? "its driver has ro_bytes or rw_bytes: in mode \"exclusive\" "
-							"what the device needs is in window_bytes"
-						      : NULL;
+	return d->eops->ro_bytes || d->eops->rw_bytes
+		       ? "its driver has ro_bytes or rw_bytes: in its mode what the device "
+			 "needs is in window_bytes"
+		       : NULL;
 }
 
 /* What the books have to know of the driver. */
@@ -362,12 +387,30 @@ void setup_opened(void *owner)
 		return;
 	}
 	d->eops = d->driver->exports->engine;
-	take_traits(d);
-	if (wrong_mode(d)) {
-		device_fail(d, wrong_mode(d));
+	if (device_nested(d))
+		nest_prepare(d);
+	else
+		setup_begin(d, NULL);
+}
+
+/* What clients may map. */
+static bool choose_client_iova(struct device *d)
+{
+	if (device_nested(d))
+		return nest_choose_iova(d);
+	return !device_kernel_tables(d) || choose_iova(d);
+}
+
+void setup_begin(struct device *d, const char *why)
+{
+	if (!why)
+		why = wrong_mode(d);
+	if (why) {
+		device_fail(d, why);
 		return;
 	}
-	if (d->config->mode == PASID_MODE_PASID)
+	take_traits(d);
+	if (d->mode == PASID_MODE_PASID)
 		limit_pasids(d);
 	d->state = DEVICE_SETUP;
 	d->setup_left = 0;
@@ -376,7 +419,7 @@ void setup_opened(void *owner)
 		device_fail(d, "the addresses that its DMA can use are too few, or not those from before");
 		return;
 	}
-	if (device_kernel_tables(d) && !choose_iova(d)) {
+	if (!choose_client_iova(d)) {
 		device_fail(d, "its IOMMU leaves no addresses to clients");
 		return;
 	}

@@ -170,7 +170,7 @@ static enum service_outcome hello(struct service_client *c, const void *body, si
 
 static uint32_t mode_of(const struct device *d)
 {
-	return d->config->mode;
+	return d->mode;
 }
 
 static enum service_outcome devices(struct service_client *c, const void *body, size_t size, int *fds,
@@ -233,13 +233,19 @@ static void refuse_error(struct service_client *c, int error)
 
 /* ---- contexts ---- */
 
-/* A page for the root, promised for a moment to know that it is there. */
+/* Table pages of a context that has no mappings yet: the root, and what the device itself needs there. */
+static uint32_t first_tables(const struct device *d)
+{
+	return 1 + (device_nested(d) ? nest_tables(d) : 0);
+}
+
+/* Promised for a moment to know that they are there. */
 static int root_page(struct device *d, struct refusal *why)
 {
-	int r = device_private_tables(d) ? device_reserve_tables(d, 1, why) : 0;
+	int r = device_private_tables(d) ? device_reserve_tables(d, first_tables(d), why) : 0;
 
 	if (r == 0 && device_private_tables(d))
-		table_pool_unreserve(d->pool, 1);
+		table_pool_unreserve(d->pool, first_tables(d));
 	return r;
 }
 
@@ -260,7 +266,7 @@ static void ctx_new_step(struct pending *p)
 		refuse_error(c, made);
 		return;
 	}
-	if (ctx->dev->config->mode == PASID_MODE_PASID)
+	if (ctx->dev->mode == PASID_MODE_PASID)
 		ids_installed(ctx->dev->books->pasids, ctx->books->pasid);
 	out = (struct pasid_ctx_new_reply){
 		.ctx = ctx->books->id,
@@ -291,7 +297,7 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 		return refused(c, reply, PASID_WHY_RESERVED, 0, 0);
 	if (!device_usable(d, &c->verb.why, &later))
 		return later ? verb_later(c, d) : verb_refused(c, reply);
-	r = device_exclusive(d) ? 0 : fence_map_get(c, d, &fence);
+	r = d->eops->reads ? 0 : fence_map_get(c, d, &fence);
 	if (r < 0)
 		return not_mapped(c, d, r, reply);
 	if (fence && fence->state == BUF_REFUSED) {
@@ -308,7 +314,7 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 	if (books_ctx_new(c->svc->books, rec, &c->verb.why, &books) < 0)
 		return verb_refused(c, reply);
 	r = device_private_tables(d)
-		    ? charge_take(&books->c_tables, c->books->account, PASID_RES_TABLES, 1, &c->verb.why)
+		    ? charge_take(&books->c_tables, c->books->account, PASID_RES_TABLES, first_tables(d), &c->verb.why)
 		    : 0;
 	if (r < 0) {
 		books_ctx_free(c->svc->books, books);
@@ -541,7 +547,7 @@ static enum service_outcome submit(struct service_client *c, const void *body, s
 		return refused(c, reply, PASID_WHY_RESERVED, 0, 0);
 	if (ctx->life != CTX_ALIVE || ctx->books->lost)
 		return refused(c, reply, PASID_WHY_CONTEXT_LOST, in->ctx, 0);
-	if (ctx->dev->config->mode == PASID_MODE_PASID && !ctx->dev->eops->tags_pasid)
+	if (ctx->dev->mode == PASID_MODE_PASID && !ctx->dev->eops->tags_pasid)
 		return refused(c, reply, PASID_WHY_NO_PASID, 0, 0);
 	rec->ctx = in->ctx;
 	rec->iova = in->iova;

@@ -37,6 +37,7 @@ enum pasid_mode {
 		2, /* one address space for all contexts of the device: checked and accounted, NOT isolated */
 	PASID_MODE_EXCLUSIVE = 3, /* the IOMMU keeps the device in one context's address space at a time */
 	PASID_MODE_PASID = 4, /* the IOMMU tells contexts apart by the PASID of each access */
+	PASID_MODE_NESTED = 5, /* the IOMMU walks a private io-pgtable per context */
 };
 
 /* Features of a device, bits of pasid_device_info.features. */

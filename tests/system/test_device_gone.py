@@ -371,6 +371,9 @@ class WrongMode(unittest.TestCase):
     def test_exclusive(self):
         self.check("exclusive", 'mode "exclusive" takes an IOMMU that the kernel drives (vfio:)')
 
+    def test_nested(self):
+        self.check("nested", 'mode "nested" takes an IOMMU that the kernel drives (vfio:)')
+
     def test_pasid(self):
         self.check("pasid", 'mode "pasid" takes iommufd, Linux 6.15, and PASIDs of both the device and the IOMMU')
 

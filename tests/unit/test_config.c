@@ -212,7 +212,7 @@ static void test_only_device(void **state)
 /* ---- what is wrong ---- */
 
 #define LIMITS "contexts, buffers, mappings, bytes, huge, tables, jobs, rate, connections"
-#define DEVICE_KEYS "name, spec, mode, format, slots, burst, job_limit_ms, answer_ms, table_pages"
+#define DEVICE_KEYS "name, spec, mode, fallback, format, slots, burst, job_limit_ms, answer_ms, table_pages"
 
 static void test_unknown_keys(void **state)
 {
@@ -346,8 +346,13 @@ static void test_strings(void **state)
 		{"devices[0].mode",
 		 "{\"devices\": [{\"mode\": ",
 		 "}]}",
-		 "\"gpu-mmu\", \"pasid\", \"exclusive\" or \"global\"",
-		 {"\"\"", "1", "\"Global\"", "\"nested\"", "\"global\\u0000\"", "null"}},
+		 "\"gpu-mmu\", \"nested\", \"pasid\", \"exclusive\" or \"global\"",
+		 {"\"\"", "1", "\"Global\"", "\"nestde\"", "\"global\\u0000\"", "null"}},
+		{"devices[0].fallback",
+		 "{\"devices\": [{\"fallback\": ",
+		 "}]}",
+		 "\"exclusive\"",
+		 {"\"\"", "1", "\"nested\"", "\"pasid\"", "\"exclusive\\u0000\"", "null"}},
 		{"devices[0].format",
 		 "{\"devices\": [{\"format\": ",
 		 "}]}",
@@ -388,6 +393,11 @@ static void test_missing_and_twice(void **state)
 	refused("{\"devices\": [{\"name\": \"x\", \"spec\": \"vfio-user:/x\"}, {\"name\": \"x\", \"spec\": "
 		"\"vfio-user:/y\"}]}",
 		"F: devices[1].name: found \"x\" a second time; allowed is a name of its own");
+	refused("{\"devices\": [{\"name\": \"x\", \"spec\": \"vfio:00:01.0\", \"fallback\": \"exclusive\"}]}",
+		"F: devices[0].fallback: found with mode \"gpu-mmu\"; allowed is it with mode \"nested\"");
+	refused("{\"devices\": [{\"name\": \"x\", \"spec\": \"vfio:00:01.0\", \"mode\": \"nested\", \"format\": "
+		"\"x86-64\"}]}",
+		"F: devices[0].format: found with mode \"nested\"; allowed is \"vmsa64\"");
 	refused("{\"drivers\": [\"/x.so\", \"/y.so\", \"/x.so\"]}",
 		"F: drivers[2]: found \"/x.so\"; allowed is each path once");
 	refused("{\"limits\": {\"uids\": [{\"limits\": {}}]}}", "F: limits.uids[0]: found no \"uid\"; it is required");

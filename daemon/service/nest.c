@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a device behind an SMMU that walks our tables (mode `nested`) has beside what all have: a second stage, which is the
+ * device's bus addresses; context descriptors in it; and in every address space, outside of what clients may map, what the
+ * device itself needs: the driver's window, and where its message-signalled interrupts are written.
+ *
+ * One window serves all contexts. It is at the same address in all of them, and is cleared when another one is installed.
+ */
+#include "service/private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/util.h"
+
+/* ---- its mode is settled ---- */
+
+static void settle(struct device *d, const char *why)
+{
+	if (why && d->config->fallback) {
+		d->mode = d->config->fallback;
+		log_about(
+			&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
+			"device %s: mode \"nested\" cannot be had: %s; it is used in the mode that it may fall back to",
+			d->config->name, why);
+		why = NULL;
+	}
+	setup_begin(d, why);
+}
+
+static void on_prepared(void *arg, int err)
+{
+	struct device *d = arg;
+
+	if (err == -ENODEV)
+		return; /* gone: lost follows */
+	if (err == 0)
+		settle(d, smmu_judge(&d->nest.smmu, &d->nest.traits));
+	else if (err == -EOPNOTSUPP)
+		settle(d, d->tops->nested->why(d->t));
+	else
+		setup_begin(d, d->tops->nested->why(d->t));
+}
+
+void nest_prepare(struct device *d)
+{
+	int r;
+
+	if (!d->tops->nested) {
+		settle(d, "mode \"nested\" takes an IOMMU that the kernel drives (vfio:)");
+		return;
+	}
+	r = d->tops->nested->prepare(d->t, &d->nest.smmu, on_prepared, d);
+	if (r < 0)
+		on_prepared(d, r);
+}
+
+/* ---- memory ---- */
+
+/* Of PASIDs that the device's accesses carry; 0: they carry none, and there is one descriptor. */
+static unsigned int substream_bits(const struct device *d)
+{
+	unsigned int bits = d->eops->tags_pasid ? d->tops->spaces->pasid_bits(d->t) : 0;
+
+	return bits < d->nest.traits.substream_bits ? bits : d->nest.traits.substream_bits;
+}
+
+int nest_make_memory(struct device *d)
+{
+	struct nest *n = &d->nest;
+	unsigned int bits = substream_bits(d);
+	int r = shm_init(&n->descriptors, "pasidd-descriptors", cdtable_bytes(bits, n->traits.two_levels));
+
+	if (r == 0 && d->eops->window_bytes)
+		r = shm_init(&n->window, "pasidd-window", d->eops->window_bytes);
+	if (r < 0)
+		return r;
+	n->attached = false;
+	n->window_bus = d->layout.nest.first + n->descriptors.bytes;
+	n->table = (struct cdtable){
+		.p = n->descriptors.p,
+		.bus = d->layout.nest.first,
+		.bits = bits,
+		.two_levels = n->traits.two_levels,
+		.address_bits = n->traits.address_bits,
+	};
+	if (bits) {
+		d->books->traits.pasid_bits = bits;
+		ids_limit(d->books->pasids, bits);
+	}
+	ids_limit(d->books->asids, n->traits.asid_bits);
+	return 0;
+}
+
+int nest_map_memory(struct device *d)
+{
+	struct nest *n = &d->nest;
+	int r = setup_map(d, n->table.bus, n->descriptors.bytes, n->descriptors.ro_fd, 0, TRANSPORT_READ);
+
+	if (r == 0 && n->window.bytes)
+		r = setup_map(d, n->window_bus, n->window.bytes, n->window.fd, 0, TRANSPORT_READ | TRANSPORT_WRITE);
+	return r;
+}
+
+void nest_drop_memory(struct device *d)
+{
+	shm_fini(&d->nest.descriptors);
+	shm_fini(&d->nest.window);
+}
+
+static void on_attached(void *arg, int err)
+{
+	struct device *d = arg;
+	char why[96];
+
+	if (err == -ENODEV || d->state != DEVICE_SETUP)
+		return;
+	d->nest.attached = err == 0;
+	if (err == 0) {
+		device_poke(d);
+		return;
+	}
+	snprintf(why, sizeof(why), "the kernel does not take our context descriptors: %s", strerror(-err));
+	device_fail(d, why);
+}
+
+int nest_attach(struct device *d)
+{
+	uint64_t entry[2];
+
+	cdtable_entry(&d->nest.table, entry);
+	return d->tops->nested->attach(d->t, entry, on_attached, d);
+}
+
+int nest_translator(struct device *d)
+{
+	struct translator *device = d->nest.table.bits ? d->eops->translator(d->engine) : NULL;
+
+	return smmu_new(&d->tr, d->t, &d->nest.traits, &d->nest.table, device);
+}
+
+/* ---- address spaces ---- */
+
+/* What clients may map: all that the tables and the device reach, but not where interrupts are written; the larger part. */
+bool nest_choose_iova(struct device *d)
+{
+	const struct range msi = d->nest.smmu.msi;
+	uint64_t last = pgtable_format_iova_last(d->format);
+	struct range r;
+
+	if (d->eops->iova_bits && (1ull << d->eops->iova_bits) - 1 < last)
+		last = (1ull << d->eops->iova_bits) - 1;
+	r = (struct range){IOVA_FIRST, last};
+	if (msi.last > r.first && msi.first <= last) {
+		uint64_t below = msi.first > r.first ? msi.first - r.first : 0;
+		uint64_t above = msi.last < last ? last - msi.last : 0;
+
+		r = above > below ? (struct range){msi.last + 1, last} : (struct range){r.first, msi.first - 1};
+		if (!above && !below)
+			return false;
+	}
+	d->books->traits.iova = r;
+	return true;
+}
+
+static struct range window_range(const struct device *d)
+{
+	return (struct range){WINDOW_IOVA, WINDOW_IOVA + d->nest.window.bytes - 1};
+}
+
+uint32_t nest_tables(const struct device *d)
+{
+	uint32_t n = 0;
+
+	if (d->nest.window.bytes)
+		n += pgtable_map_need(window_range(d), d->nest.window_bus);
+	if (d->nest.smmu.msi.last)
+		n += pgtable_map_need(d->nest.smmu.msi, d->nest.smmu.msi.first);
+	return n;
+}
+
+/* The second stage has interrupt controllers in that range alone, and lets devices only write there; the first stage knows no
+ * such permission. */
+int nest_fill(struct device *d, struct pgtable *pt)
+{
+	const struct range msi = d->nest.smmu.msi;
+	uint32_t budget = nest_tables(d);
+	int r = table_pool_reserve(d->pool, budget);
+
+	if (r < 0)
+		return r;
+	if (d->nest.window.bytes)
+		r = pgtable_map(pt, window_range(d), d->nest.window_bus, PGTABLE_WRITABLE, &budget);
+	if (r == 0 && msi.last)
+		r = pgtable_map(pt, msi, msi.first, PGTABLE_WRITABLE | PGTABLE_DEVICE, &budget);
+	table_pool_unreserve(d->pool, budget);
+	return r;
+}
