@@ -229,6 +229,8 @@ make_sysroot() {
 	for package in "$dir"/var/cache/apt/archives/*.deb; do
 		dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$dir"
 	done
+	# What Debian's packages do when they are set up; Python of this suite is of the same version.
+	/usr/bin/python3 -m compileall -q -s "$dir" -x '/(lib2to3/tests|test)/' "$dir"/usr/lib/python3.*
 	rm -r "$dir/var/cache/apt" "$dir/debootstrap" "$dir/usr/share/doc" "$dir/usr/share/locale"
 	find "$dir/usr" -type l -lname '/*' | while read -r link; do
 		target=$(readlink "$link")
