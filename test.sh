@@ -3,8 +3,9 @@
 # Builds pasidd with sanitizers and runs its tests.
 #
 #   ./test.sh              gcc with ASan (and its leak checks) and UBSan: unit tests, system tests, the demo both ways
-#   ./test.sh --all        also: the same with clang, each fuzzer for $FUZZ_SECONDS (60), the tests in virtual machines,
-#                          the mutants
+#   ./test.sh --all        also: the same with clang, unit tests for arm64, each fuzzer for $FUZZ_SECONDS (60), the tests in
+#                          virtual machines, the mutants
+#   ./test.sh --arm64      only the unit tests of a build for arm64, see docs/arm64.md
 #   ./test.sh --vm         only the tests in virtual machines; the first time takes some ten minutes, see docs/vm.md
 #   ./test.sh --mutants    only the mutants: breaks of the daemon, each of which a test has to notice
 #   ... --no-setup         installs no packages, even as root
@@ -19,11 +20,12 @@ setup=1
 for argument; do
 	case $argument in
 	--all) what=all ;;
+	--arm64) what=arm64 ;;
 	--mutants) what=mutants ;;
 	--vm) what=vm ;;
 	--no-setup) setup=0 ;;
 	-h | --help)
-		sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]##*/}"
+		sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]##*/}"
 		exit 0
 		;;
 	*) die "unknown option $argument; see --help" ;;
@@ -42,10 +44,12 @@ result() {
 	printf '%s\t%s\t%s\n' "$@" >>"$results"
 }
 
-# run_tests LABEL DIRECTORY: all tests of a build directory.
+# run_tests LABEL DIRECTORY [ARGUMENT...]: all tests of a build directory, or those that arguments of tests/run.py choose.
 run_tests() {
-	echo "== tests, $1"
-	python3 tests/run.py --build "$2" --label "$1" --results "$results" || true
+	local label=$1 dir=$2
+	shift 2
+	echo "== tests, $label"
+	python3 tests/run.py --build "$dir" --label "$label" --results "$results" "$@" || true
 }
 
 # with_compiler LABEL CC CXX DIRECTORY
@@ -104,12 +108,35 @@ run_fuzzers() {
 	wait
 }
 
-# What they run on is made on the way, where that can be: as root, with Debian's packages within reach.
+# What the next two run on is made on the way, where that can be: as root, with Debian's packages within reach.
+cache_options=()
+
+# Unit tests of a build for arm64, in an emulator of single programs. Another machine than amd64 makes no cache.
+run_arm64() {
+	local status=0 said root sysroot
+	echo "== build, arm64"
+	bash tests/vm/cache.sh "${cache_options[@]}" 2>&1 | tee "$work/cache" || status=$?
+	said=$(tail -n 1 "$work/cache")
+	if [[ $status -eq 2 ]]; then
+		echo "SKIPPED: the tests of a build for arm64: $said"
+		result skip arm64 "$said"
+		return
+	fi
+	root=$(sed -n 's/^root=//p' "$work/cache")
+	sysroot=$(sed -n 's/^sysroot=//p' "$work/cache")
+	if [[ $status -ne 0 ]]; then
+		result fail arm64/cache "$said"
+	elif build_arm64 build-arm64 "$sysroot"; then
+		run_tests arm64 build-arm64 unit --wrapper "$(printf '%q ' "$root/lib64/ld-linux-x86-64.so.2" --library-path \
+			"$root/usr/lib/x86_64-linux-gnu" "$root/usr/bin/qemu-aarch64" -L "$sysroot")"
+	else
+		result fail arm64/build "the build failed"
+	fi
+}
+
 run_vm() {
-	local options=()
-	[[ $setup -eq 1 ]] || options=(--no-setup)
 	echo "== virtual machines"
-	python3 tests/vm/run.py --results "$results" "${options[@]}" || true
+	python3 tests/vm/run.py --results "$results" "${cache_options[@]}" || true
 	grep -q $'\tvm' "$results" || result fail vm "there were no results"
 }
 
@@ -127,6 +154,8 @@ if [[ $what == all ]]; then
 	need_packages "$setup" "$(clang_runtime_package)"
 fi
 
+[[ $setup -eq 1 ]] || cache_options=(--no-setup)
+
 case $what in
 tests | all) timed "tests, gcc" with_compiler gcc gcc g++ build-test ;;
 esac
@@ -134,6 +163,9 @@ if [[ $what == all ]]; then
 	timed "tests, clang" with_compiler clang clang clang++ build-test-clang
 	timed fuzzers run_fuzzers
 fi
+case $what in
+arm64 | all) timed "tests, arm64" run_arm64 ;;
+esac
 case $what in
 vm | all) timed "virtual machines" run_vm ;;
 esac

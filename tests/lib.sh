@@ -72,3 +72,11 @@ build() {
 	fi
 	rm -f "$log"
 }
+
+# build_arm64 DIRECTORY SYSROOT [MESON-OPTION...]: the same for arm64, with a sysroot of tests/vm/cache.sh.
+build_arm64() {
+	local dir=$1 sysroot=$2
+	shift 2
+	build "$dir" --cross-file <(printf "[constants]\nsysroot = '%s'\n" "$sysroot") \
+		--cross-file tests/arm64/aarch64-linux-gnu.ini "$@"
+}

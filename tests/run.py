@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: MIT
 """Runs the tests that a build directory knows, and counts them one by one.
 
-    run.py --build DIR [--label TEXT] [--results FILE] [--stop] [SUITE/NAME[:CLASS.TEST]...]
+    run.py --build DIR [--label TEXT] [--results FILE] [--stop] [--wrapper COMMAND] [SUITE[/NAME[:CLASS.TEST]]...]
     run.py --summary FILE
 
 Which tests there are is meson's knowledge ("meson introspect"). Programs that print TAP (cmocka's, if asked; the system
 tests) count once per test, others count as one. --results appends lines of three fields: pass, fail or skip; a name; a
 reason. --stop ends at the first failure, in the middle of a program. Of a file of Python tests one can be named alone,
 as in system/test_sharing.py:Unmapping.test_replace_never_shows_the_gap. A test's processes are its own process group,
-which is killed by its number when the time is up.
+which is killed by its number when the time is up. --wrapper starts programs that lie in the build directory by another
+one, such as an emulator of their processor; tests that start such programs themselves find it in $PASID_TEST_WRAPPER.
 """
 
 import argparse
@@ -17,9 +18,11 @@ import concurrent.futures
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -31,6 +34,7 @@ SANITIZERS = {
     "LSAN_OPTIONS": "exitcode=99",
 }
 TAP = re.compile(r"^(not ok|ok)\s+\d+\s*(?:-\s*)?([^#\n]*?)\s*(?:#\s*(\w+)\s*(.*))?$")
+SKIPPED = "# skipped: "  # the reason, where the line that says "SKIP" has no room for one
 KEPT_LINES = 60
 
 
@@ -61,19 +65,26 @@ class Outcome:
 
     def judge(self, status, timed_out):
         name = self.test.name
+        why = "no reason given"
         for line in self.output.splitlines():
+            if line.startswith(SKIPPED):
+                why = line.removeprefix(SKIPPED)
             match = TAP.match(line)
             if not match:
                 continue
             ok, what, directive, reason = match.groups()
             if directive and directive.upper().startswith("SKIP"):
-                self.lines.append(("skip", f"{name}: {what}", reason or "no reason given"))
+                if not what:  # cmocka's: "ok 1 # SKIP name"
+                    what, reason = reason, ""
+                self.lines.append(("skip", f"{name}: {what}", reason or why))
             else:
                 self.lines.append(("pass" if ok == "ok" else "fail", f"{name}: {what}", ""))
+            why = "no reason given"
         if timed_out:
             self.lines.append(("fail", name, f"not done after {self.test.timeout} s"))
         elif status == 77 and not self.lines:
-            self.lines.append(("skip", name, (self.output.strip().splitlines() or ["no reason given"])[-1]))
+            last = (self.output.strip().splitlines() or [why])[-1]
+            self.lines.append(("skip", name, last.removeprefix(SKIPPED)))
         elif status and not self.count("fail"):
             self.lines.append(("fail", name, f"ended with status {status}"))
         elif not self.lines:
@@ -85,6 +96,27 @@ def load_tests(build):
     return [Test(described) for described in json.loads(done.stdout)]
 
 
+def wrap(tests, build, wrapper, directory):
+    """Programs of the build are started by the wrapper; what is of the machine's own, such as Python, is not. Where the
+    environment names one that a test is to start, it names a script in that directory instead."""
+    build = Path(build).resolve()
+
+    def is_program(word):
+        path = Path(word)
+        return path.is_absolute() and build in path.resolve().parents and path.is_file() and os.access(path, os.X_OK)
+
+    for test in tests:
+        for name, value in test.env.items():
+            if is_program(value):
+                script = Path(directory, name)
+                script.write_text(f'#!/bin/sh\nexec {wrapper} {shlex.quote(value)} "$@"\n')
+                script.chmod(0o755)
+                test.env[name] = str(script)
+        if is_program(test.argv[0]):
+            test.argv = shlex.split(wrapper) + test.argv
+        test.env["PASID_TEST_WRAPPER"] = wrapper
+
+
 def split_name(name):
     """system/test_x.py:Class.test_y: the test that meson knows, and which of its tests; "" is all."""
     program, _, one = name.partition(":")
@@ -92,10 +124,11 @@ def split_name(name):
 
 
 def select(tests, names):
-    """The tests of these names, each with those of its own tests that are named."""
+    """The tests of these names, each with those of its own tests that are named. A suite's name is all of its tests."""
     parts = {}
     for program, one in map(split_name, names):
-        parts.setdefault(program, []).append(one)
+        for name in [test.name for test in tests if test.name.startswith(f"{program}/")] or [program]:
+            parts.setdefault(name, []).append(one)
     tests = [test for test in tests if test.name in parts]
     for test in tests:
         if "" not in parts[test.name]:
@@ -211,6 +244,7 @@ def parse_arguments():
     parser.add_argument("--label", default="")
     parser.add_argument("--results")
     parser.add_argument("--stop", action="store_true")
+    parser.add_argument("--wrapper", default="")
     parser.add_argument("--summary")
     parser.add_argument("names", nargs="*")
     return parser.parse_args()
@@ -234,12 +268,16 @@ def main():
         return 2
     tests = load_tests(args.build)
     if args.names:
-        unknown = {split_name(name)[0] for name in args.names} - {t.name for t in tests}
+        known = {t.name for t in tests} | {t.name.split("/")[0] for t in tests}
+        unknown = {split_name(name)[0] for name in args.names} - known
         if unknown:
             print(f"no such test: {', '.join(sorted(unknown))}", file=sys.stderr)
             return 2
         tests = select(tests, args.names)
-    outcomes = run_all(tests, args.label, args.stop)
+    with tempfile.TemporaryDirectory(prefix="pasidd-wrapped-") as directory:
+        if args.wrapper:
+            wrap(tests, args.build, args.wrapper, directory)
+        outcomes = run_all(tests, args.label, args.stop)
     lines = [line for outcome in outcomes for line in outcome.lines]
     return record(args.results, f"{args.label}/" if args.label else "", lines)
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What libpasid exports is what pasid.h declares, no more and no less: test_symbols.py LIBRARY HEADER [CC]
 
-Every declared call is also linked into a program, through its address.
+Every declared call is also linked into a program, through its address; $PASID_TEST_WRAPPER starts it, if there is one.
 """
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -34,5 +35,6 @@ with tempfile.TemporaryDirectory() as tmp:
         f.write("};\nint main(void)\n{\n\treturn all[0] ? 0 : 1;\n}\n")
     subprocess.run([*cc, "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror",
                     "-I" + os.path.dirname(os.path.dirname(header)), source, library, "-o", program], check=True)
-    subprocess.run([program], check=True, env={**os.environ, "LD_LIBRARY_PATH": os.path.dirname(library)})
+    subprocess.run([*shlex.split(os.environ.get("PASID_TEST_WRAPPER", "")), program], check=True,
+                   env={**os.environ, "LD_LIBRARY_PATH": os.path.dirname(library)})
 print(f"{len(declared)} symbols")

@@ -26,6 +26,7 @@ source "$here/../lib.sh"
 SUITE=trixie
 # Raise one when what its step makes changes other than by versions and fragment.
 ROOT_RECIPE=2
+SYSROOT_RECIPE=2
 RECIPE=1
 PACKAGES=(debootstrap debian-archive-keyring gcc libc6-dev make flex bison bc libelf-dev libssl-dev xz-utils python3
 	gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
@@ -37,7 +38,7 @@ STOCK_MODULES=(irqbypass vfio vfio_iommu_type1 vfio-pci-core vfio-pci)
 cache=${PASIDD_VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pasidd-vm}
 root=$cache/root-$SUITE-$ROOT_RECIPE
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-sysroot=$cache/sysroot-arm64-$codename-$RECIPE
+sysroot=$cache/sysroot-arm64-$codename-$SYSROOT_RECIPE
 fragment=$here/kernel.fragment
 arm64_fragment=$here/kernel-arm64.fragment
 
@@ -219,14 +220,17 @@ make_arm64() {
 	make_kernel "$1" "$arm64_fragment" Image arch/arm64/boot/Image ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-
 }
 
-# Packages are unpacked and not set up: nothing of arm64 is run. Links that name paths from / would leave the sysroot.
+# Packages are unpacked and not set up: nothing of arm64 is run. /lib stays the link to /usr/lib that debootstrap made.
+# Links that name paths from / would leave the sysroot.
 make_sysroot() {
-	local dir=$1 include link target
+	local dir=$1 include package link target
 	include=$(IFS=, && echo "${SYSROOT_PACKAGES[*]}")
 	debootstrap --arch=arm64 --foreign --variant=minbase --include="$include" "$codename" "$dir" "$(mirror)"
 	for package in "$dir"/var/cache/apt/archives/*.deb; do
-		dpkg-deb -x "$package" "$dir"
+		dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$dir"
 	done
+	# What Debian's packages do when they are set up; Python of this suite is of the same version.
+	/usr/bin/python3 -m compileall -q -s "$dir" -x '/(lib2to3/tests|test)/' "$dir"/usr/lib/python3.*
 	rm -r "$dir/var/cache/apt" "$dir/debootstrap" "$dir/usr/share/doc" "$dir/usr/share/locale"
 	find "$dir/usr" -type l -lname '/*' | while read -r link; do
 		target=$(readlink "$link")

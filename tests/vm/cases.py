@@ -17,6 +17,7 @@ EDU_SPARE = {"edu0": {"driver": "edu", "id": "edu0", "bus": "port0"}}
 # Debian's kernel lets nobody map a PCI device's memory that a driver has claimed, which is how a status page is read.
 STATUS_PAGE = "iomem=relaxed"
 DMA_FAULT = r"DMAR: .*(fault|DMA (Read|Write))"
+SMMU_FAULT = r"arm-smmu-v3 \S+ (event |event: F_|(un)?priv (inst|data) )"
 # What QEMU prints once a companion has ended.
 QEMU_LOST = r"vfio_user_\w+: |vfio_container_dma|vfio_pci_(read|write)_config"
 
@@ -32,10 +33,12 @@ class Case:
     """One boot of one guest. In devices and companions $run is a directory of the case's own, $build the programs'."""
 
     name: str
-    kernel: str  # "stock" or "iommufd"
+    kernel: str  # "stock", "iommufd", or "arm64"
     script: str  # in tests/vm/guest
     args: str = ""
-    iommu: str = VTD
+    machine: str = "amd64"  # or "arm64"
+    iommu: str = VTD  # of an amd64 machine; an arm64 one has an SMMUv3
+    nested: bool = False  # may user space of an arm64 machine have the first stage of the SMMU?
     devices: list = dataclasses.field(default_factory=list)  # each an argument of QEMU's -device
     companions: dict = dataclasses.field(default_factory=dict)  # name: command line; it makes $run/NAME.socket
     spares: dict = dataclasses.field(default_factory=dict)  # name: properties, for "host device_add NAME"
@@ -75,6 +78,15 @@ def on_refgpu(name, script, way, args="", **more):
     return Case(f"{name}-{way}", KERNELS[way], script, f"{way} {args}".strip(), iommu=VTD_USER,
                 devices=[refgpu(), ROOT_PORT], companions={"refgpu0": refgpu_companion()}, python=True,
                 cmdline=STATUS_PAGE, **more)
+
+
+def on_arm(name, script, args="", kernel_iommu="", **more):
+    """A case on an arm64 machine with edu."""
+    return Case(name, "arm64", script, args, machine="arm64", kernel_iommu=kernel_iommu, devices=[EDU], **more)
+
+
+# Not a case: asks for the table that cases with nested=True need a changed one of.
+IORT = on_arm("iort-arm64", "iort.sh")
 
 
 def bench_edu(way):
@@ -151,6 +163,13 @@ CASES = [
          companions={"refgpu0": refgpu_companion()}),
     Case("doctor-iommu-off", "stock", "doctor.sh", "iommu-off", devices=[EDU, *SHARED_GROUP],
          kernel_iommu="intel_iommu=off"),
+    on_arm("boot-arm64", "boot.sh", "iommufd smmu3"),
+    on_arm("boot-arm64-nested", "nested.py", nested=True, python=True),
+    on_arm("exclusive-arm64", "exclusive.py", "iommufd", python=True, virtual_time=True, allowed=[SMMU_FAULT]),
+    on_arm("handed-arm64", "handed.py", "iommufd", python=True, virtual_time=True),
+    on_arm("msi-arm64", "interrupts.py", "iommufd vfio-msi[0]", python=True, virtual_time=True),
+    on_arm("selftest-edu-arm64", "selftest.py", "iommufd edu exclusive 0", python=True, virtual_time=True,
+           allowed=[SMMU_FAULT]),
     bench_edu("type1"),
     bench_edu("iommufd"),
     bench_refgpu("type1", "Refgpu"),

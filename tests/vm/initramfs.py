@@ -3,25 +3,31 @@
 """Makes the initial file system of a guest: busybox, programs with the libraries they need, files, kernel modules.
 
     initramfs.py --output FILE --busybox FILE [--module FILE]... [--program FILE]... [--tree DIRECTORY=PATH]...
-                 [--build DIRECTORY=PATH] [--python]
+                 [--build DIRECTORY=PATH] [--python] [--sysroot DIRECTORY] [--iort FILE]
 
 It is a cpio archive (the kernel's "newc"), written here so that device nodes need no root, and not compressed: a guest
 without KVM takes longer to unpack it than QEMU takes to load it. Programs lie in the guest where they lie here, so
 that Debian's Python and all libraries find their own; --tree and --build name a path of their own.
+
+--sysroot: for another architecture; busybox, Python and libraries are those there, and --busybox, which can be run here,
+only says which commands there are. --iort puts a table where the kernel takes it instead of the firmware's.
 """
 
 import argparse
 import functools
 import os
+import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PYTHON = Path("/usr/bin/python3")
+PYTHON = "usr/bin/python3"
+BUSYBOX = "usr/bin/busybox"
 # The guest's init loads what "order" there lists.
 MODULES = "/lib/modules/vfio"
+IORT = "/kernel/firmware/acpi/IORT.aml"
 # Of Python's library, what no test imports and takes most of the space.
 PYTHON_WITHOUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "tkinter", "turtledemo", "pydoc_data",
                   "distutils", "dist-packages", "__phello__"}
@@ -29,6 +35,7 @@ PYTHON_WITHOUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "tkinter",
 
 # Merged as on Debian: libraries and loaders are named either way.
 MERGED = ("bin", "sbin", "lib", "lib64")
+SYSROOT_LIBRARIES = ("usr/lib/aarch64-linux-gnu", "usr/lib")
 
 
 def is_elf(path):
@@ -51,13 +58,57 @@ def libraries(path):
     return found
 
 
+@functools.cache
+def elf_needs(path):
+    """The libraries and the loader that it names, and its run path."""
+    done = subprocess.run(["readelf", "-dlW", path], stdout=subprocess.PIPE, text=True, check=True)
+    found = {"needed": [], "runpath": []}
+    for line in done.stdout.splitlines():
+        if match := re.search(r"\(NEEDED\).*\[(.*)\]|interpreter: (.*)\]", line):
+            found["needed"].append(match[1] or match[2])
+        elif match := re.search(r"\(RUNPATH\).*\[(.*)\]", line):
+            found["runpath"] = match[1].replace("$ORIGIN", str(path.parent)).split(":")
+    return found
+
+
+def sysroot_libraries(path, sysroot):
+    """As libraries() for a program that this machine's loader cannot load."""
+    places = [sysroot / directory for directory in SYSROOT_LIBRARIES]
+    found, left = {}, [Path(path)]
+    while left:
+        needs = elf_needs(left.pop())
+        for name in needs["needed"]:
+            candidates = [Path(place, name) for place in (*needs["runpath"], *places)]
+            if name.startswith("/"):  # the loader
+                candidates = [sysroot / name.lstrip("/")]
+            library = next((candidate for candidate in candidates if candidate.exists()), None)
+            if not library:
+                raise SystemExit(f"{path} needs {name}, which is not in {sysroot}")
+            if library not in found:
+                found[library] = True
+                left.append(library.resolve())
+    return list(found)
+
+
 class Archive:
     """Files by their path in the guest; a directory is there once something lies in it. Written in one go."""
 
-    def __init__(self, build=None):
-        """build: a directory whose libraries are not those of the system."""
+    def __init__(self, build=None, sysroot=None):
+        """build: a directory whose libraries are not those of the system; sysroot: the system, if it is not this one."""
         self.build = Path(build).resolve() if build else None
+        self.sysroot = Path(sysroot).resolve() if sysroot else None
         self.entries = {name: (stat.S_IFLNK | 0o777, f"usr/{name}".encode(), (0, 0)) for name in MERGED}
+
+    def system(self, path):
+        """A file of the system, from its path there."""
+        return Path(self.sysroot or "/", path)
+
+    def inside(self, path):
+        """Where a file of the system lies in the guest."""
+        return Path("/", path.relative_to(self.sysroot or "/"))
+
+    def libraries(self, path):
+        return sysroot_libraries(path, self.sysroot) if self.sysroot else libraries(path)
 
     def _add(self, path, mode, data=b"", rdev=(0, 0)):
         path = str(path).lstrip("/")
@@ -98,14 +149,15 @@ class Archive:
     def program(self, source, path=None):
         """A program or a library, and the libraries it needs."""
         self.file(source, path)
-        for library in libraries(os.path.realpath(source)):
+        for library in self.libraries(os.path.realpath(source)):
             # By its real name once, and by the name that the loader looks for.
             real = library.resolve()
             if self.build and self.build in real.parents:
                 continue
-            self.file(real, library.parent / real.name)
-            if real.name != library.name:
-                self.symlink(library, real.name)
+            path = self.inside(library)
+            self.file(real, path.parent / real.name)
+            if real.name != path.name:
+                self.symlink(path, real.name)
 
     def tree(self, source, path, skip=lambda file: False):
         source, path = Path(source), Path(path)
@@ -142,7 +194,7 @@ def write_entry(out, number, path, mode, data, rdev):
 
 
 def add_busybox(archive, busybox):
-    archive.file(busybox, "/bin/busybox")
+    archive.file(archive.system(BUSYBOX) if archive.sysroot else busybox, "/bin/busybox")
     listed = subprocess.run([busybox, "--list"], check=True, stdout=subprocess.PIPE, text=True)
     for applet in listed.stdout.split():
         if applet != "busybox":
@@ -177,17 +229,20 @@ def add_build(archive, build, path):
 
 
 def add_python(archive):
-    if not PYTHON.exists():
-        raise SystemExit(f"{PYTHON} is not there: apt-get install python3")
-    program = PYTHON.resolve()
-    archive.program(program)
-    archive.symlink(PYTHON, program.name)
+    python = archive.system(PYTHON)
+    if not python.exists():
+        raise SystemExit(f"{python} is not there: apt-get install python3")
+    program = python.resolve()
+    archive.program(program, archive.inside(program))
+    archive.symlink(archive.inside(python), program.name)
     # glibc loads it when a thread ends early.
-    for library in libraries(program):
-        if library.name == "libc.so.6" and (library.parent / "libgcc_s.so.1").exists():
-            archive.program(library.parent / "libgcc_s.so.1")
-    library = Path("/usr/lib") / program.name
-    archive.tree(library, library, lambda entry: entry.name in PYTHON_WITHOUT or entry.name.startswith("config-"))
+    for library in archive.libraries(program):
+        extra = library.parent / "libgcc_s.so.1"
+        if library.name == "libc.so.6" and extra.exists():
+            archive.program(extra, archive.inside(extra))
+    library = archive.system("usr/lib") / program.name
+    archive.tree(library, archive.inside(library),
+                 lambda entry: entry.name in PYTHON_WITHOUT or entry.name.startswith("config-"))
 
 
 def from_to(word):
@@ -197,7 +252,9 @@ def from_to(word):
 
 
 def build_archive(args):
-    archive = Archive(from_to(args.build)[0] if args.build else None)
+    archive = Archive(from_to(args.build)[0] if args.build else None, args.sysroot)
+    if args.iort:
+        archive.file(args.iort, IORT)
     add_system(archive)
     add_busybox(archive, args.busybox)
     for module in args.module:
@@ -224,6 +281,8 @@ def parse_arguments(argv):
     parser.add_argument("--tree", action="append", default=[])
     parser.add_argument("--build")
     parser.add_argument("--python", action="store_true")
+    parser.add_argument("--sysroot")
+    parser.add_argument("--iort")
     return parser.parse_args(argv)
 
 

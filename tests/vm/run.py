@@ -21,6 +21,7 @@ import shutil
 import signal
 import socket
 import string
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from pathlib import Path
 
 import cases
 import initramfs
+import iort
+import qemu
 import report
 
 HERE = Path(__file__).resolve().parent
@@ -38,6 +41,7 @@ GUEST_SOURCE = "/src"
 COMPLAINT = re.compile(r"WARNING:|BUG:|BUG at|Oops|[Cc]all [Tt]race|general protection|Kernel panic|UBSAN:|"
                        r"blocked for more|self-detected stall|refcount_t:|unable to handle|"
                        r"DMAR: .*(fault|DMA (Read|Write))|"
+                       r"arm-smmu-v3 .*(event|priv (inst|data)|[Ee]rror|timeout|overflow|aborted|unsupported|[Ff]ailed)|"
                        # QEMU's, on the same stream: the device did not do what the guest's IOMMU asked for.
                        r"error reply|vfio_container_dma|vfio_user_\w+: ")
 POWEROFF_SECONDS = 15
@@ -234,7 +238,7 @@ class Machine:
             name: Companion(name, [string.Template(word).substitute(substitutes) for word in command], run, log)
             for name, command in case.companions.items()}
         devices = [string.Template(device).substitute(substitutes) for device in case.devices]
-        self.command = images.qemu + qemu_arguments(case, devices, images, run)
+        self.command = qemu.command(images.paths, case.machine) + qemu.arguments(case, devices, images, run)
 
     def write_log(self, port, line):
         self.log.write(f"{time.monotonic() - self.started:7.2f} {port} {line}\n".encode())
@@ -317,47 +321,28 @@ class Machine:
                 process.kill()
 
 
-def qemu_arguments(case, devices, images, run):
-    memory = f"memory-backend-{'memfd,share=on' if case.shared_memory else 'ram'},id=memory,size={case.memory}"
-    # no_timer_check: on a busy host a guest may see no tick for so long that its kernel takes the timer for broken.
-    cmdline = (f"console=ttyS0 loglevel=5 panic=-1 no_timer_check {case.kernel_iommu} vm_script={case.script} "
-               f"{case.cmdline}")
-    if case.args:
-        cmdline += f' vm_args="{case.args}"'
-    words = ["-accel", "tcg,thread=multi", "-smp", "2"]
-    if case.virtual_time:
-        words = ["-accel", "tcg,thread=single", "-icount", "shift=3,sleep=off", "-smp", "1"]
-    words += ["-machine", "q35,kernel-irqchip=split,memory-backend=memory", "-object", memory, "-m", case.memory,
-              "-cpu", "max", "-display", "none", "-nodefaults", "-no-reboot",
-              "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-              "-chardev", f"socket,id=control,path={run}/control", "-serial", "chardev:control",
-              "-qmp", f"unix:{run}/qmp,server=off",
-              "-kernel", images.kernel(case.kernel), "-initrd", images.initramfs(case), "-append", cmdline]
-    for device in [case.iommu, *devices]:
-        words += ["-device", device]
-    return [str(word) for word in words]
-
-
 class Images:
-    """What cache.sh made, and initial file systems made of the build."""
+    """What cache.sh made, and initial file systems made of the builds."""
 
     def __init__(self, paths, build, directory):
         self.paths = paths
         self.build = build
         self.directory = directory
-        self.qemu = qemu_command(paths)
         self.made = {}
+        self.iort = None
 
     def kernel(self, which):
         return Path(self.paths[which]) / "vmlinuz"
 
     def initramfs(self, case):
         """One for each kind, shared by the cases of a run."""
-        kind = (case.kernel, case.python)
+        kind = (case.kernel, case.python, case.nested)
         if kind not in self.made:
-            output = self.directory / f"{case.kernel}{'-python' if case.python else ''}.cpio"
+            output = self.directory / f"{'-'.join(str(word) for word in kind)}.cpio"
             words = ["--output", output, "--busybox", self.paths["busybox"],
-                     "--build", f"{self.build}={GUEST_SOURCE}/build-vm"]
+                     "--build", f"{build_of(case.machine, self.build)}={GUEST_SOURCE}/build-vm"]
+            words += ["--sysroot", self.paths["sysroot"]] if case.machine == "arm64" else []
+            words += ["--iort", self.changed_iort()] if case.nested else []
             for tree in ("tests", "configs", "include"):
                 words += ["--tree", f"{TOP}/{tree}={GUEST_SOURCE}/{tree}"]
             if case.kernel == "stock":
@@ -368,15 +353,20 @@ class Images:
             self.made[kind] = output
         return self.made[kind]
 
-
-def qemu_command(paths):
-    """The machine's own, or that of the Debian root, run with the root's libraries and without a chroot."""
-    if paths["qemu"]:
-        return [paths["qemu"]]
-    root = Path(paths["root"])
-    words = [root / "lib64/ld-linux-x86-64.so.2", "--library-path", root / "usr/lib/x86_64-linux-gnu",
-             root / "usr/bin/qemu-system-x86_64", "-L", root / "usr/share/qemu", "-L", root / "usr/share/seabios"]
-    return [str(word) for word in words]
+    def changed_iort(self):
+        """The firmware's, from a boot of its own, with the flag that it lacks."""
+        if not self.iort:
+            self.iort = self.directory / "IORT.aml"
+            log = self.directory / "iort.log"
+            with open(log, "wb", buffering=0) as file:
+                machine = Machine(cases.IORT, self, self.directory, file)
+                machine.boot(time.monotonic() + cases.IORT.timeout)
+            try:
+                self.iort.write_bytes(iort.with_canwbs(bytes.fromhex("".join(machine.output))))
+            except (ValueError, struct.error) as error:
+                said = log.read_text(errors="replace")[-1000:]
+                raise Broken(f"the firmware's IORT: {error}: {said}") from error
+        return self.iort
 
 
 def fill_cache(setup):
@@ -397,12 +387,18 @@ def fill_cache(setup):
     return paths
 
 
-def build_programs(build):
+def build_of(machine, build):
+    """Of an arm64 machine: the directory beside it."""
+    return build if machine == "amd64" else build.with_name(f"{build.name}-{machine}")
+
+
+def build_programs(build, machine="amd64", sysroot=""):
     """Without sanitizers, which are too slow in an emulated processor."""
-    script = 'source tests/lib.sh; build "$@"'
-    words = ["bash", "-c", script, "bash", str(build), "-Dbuildtype=debugoptimized"]
+    directory = build_of(machine, build)
+    function = {"amd64": ["build", directory], "arm64": ["build_arm64", directory, sysroot]}[machine]
+    words = ["bash", "-c", 'source tests/lib.sh; "$@"', "bash", *function, "-Dbuildtype=debugoptimized"]
     if subprocess.run(words, cwd=TOP, check=False).returncode:
-        raise Broken(f"the build in {build} failed")
+        raise Broken(f"the build in {directory} failed")
 
 
 class Described:
@@ -451,9 +447,10 @@ def run_case(case, images, logs, limit, keep):
 def run_cases(chosen, args, build):
     """Returns lines for the results."""
     paths = fill_cache(not args.no_setup)
-    build_programs(build)
+    for machine in sorted({case.machine for case in chosen}):
+        build_programs(build, machine, paths["sysroot"])
     logs = build / "vm"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
     lines, ran = [], []
     until = time.monotonic() + args.time_limit
     with tempfile.TemporaryDirectory(prefix="pasidd-vm-images-") as directory:

@@ -69,8 +69,8 @@ pci_group() {
 
 # host VERB [ARGUMENT...]: asks the runner on the machine outside for something, see docs/vm.md; fails if it did.
 host() {
-	echo "@host $*" >/dev/ttyS1
-	read -r host_word host_answer </dev/ttyS1 || return 1
+	echo "@host $*" >"$VM_CONTROL"
+	read -r host_word host_answer <"$VM_CONTROL" || return 1
 	[ "$host_word" = ok ] && return
 	echo "the host answered: $host_word $host_answer" >&2
 	return 1
