@@ -349,20 +349,23 @@ static int edu_look(struct engine *e, unsigned int slot, struct engine_slot *ret
 	return 0;
 }
 
-/* Marks count from 1. */
-static bool edu_touches(const struct engine *e, unsigned int slot, uint64_t mark, uint64_t addr)
+/* Marks count from 1. A command may read and write: even numbers are what it writes. */
+static bool edu_names(const struct engine *e, unsigned int slot, uint64_t mark, uint32_t i, struct engine_access *ret)
 {
 	const struct edu *d = (const struct edu *)e;
 	const struct job *j = &d->jobs[(mark - 1) % ENGINE_REMEMBERED];
+	const struct pasid_edu_cmd *c = &j->cmds[i / 2];
+	bool reads = i % 2;
 
-	for (uint32_t i = 0; i < j->n; i++) {
-		const struct pasid_edu_cmd *c = &j->cmds[i];
-
-		if (is_possible(d, c) &&
-		    (addr - c->dst < c->len || (c->op == PASID_EDU_COPY && addr - c->src < c->len)))
-			return true;
+	if (i / 2 >= j->n)
+		return false;
+	/* Those that are skipped, and fills, read nothing. */
+	if (!is_possible(d, c) || (reads && c->op != PASID_EDU_COPY)) {
+		*ret = (struct engine_access){.access = 0};
+		return true;
 	}
-	return false;
+	ret->access = reads ? 1 : 2;
+	return range_make(&ret->at, reads ? c->src : c->dst, c->len);
 }
 
 /* ---- what a test program wants to know ---- */
@@ -405,7 +408,7 @@ static const struct engine_ops edu_ops = {
 	.kick = edu_kick,
 	.control = edu_control,
 	.look = edu_look,
-	.touches = edu_touches,
+	.names = edu_names,
 	.interrupt = edu_interrupt,
 };
 

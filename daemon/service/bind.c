@@ -167,6 +167,7 @@ static bool change_tables(struct ctx *ctx, struct verb *v, const struct plan *pl
 		}
 		pgtable_unmap(ctx->pt, step[v->next].iova, &v->budget);
 		fault_log_gone(&ctx->books->faults, step[v->next].iova, v->begun_ns);
+		faults_unmapped(ctx, step[v->next].iova);
 		ctx->dev->svc->ranges[v->n_gone++] = step[v->next++].iova;
 	}
 	return true;

@@ -5,9 +5,9 @@
  *
  * A GPU's own MMU stalls the slot and names address space and job, so that it is enough to look whether that is what runs
  * there. An IOMMU that walks tables of ours names the device and the address, and its records come late: the context may
- * have been moved away by then. With a PASID in the record the context follows. Without, what the last jobs on the slot
- * have to do with that address tells (engine_ops.touches): if those of one context do, and its tables refuse the access, it
- * is that one.
+ * have been moved away by then. With a PASID in the record the context follows. Without, a driver that reads the commands
+ * knows what the last jobs access (engine_ops.names). One whose accesses were all mapped for as long as it was on the slot
+ * has not faulted. If there are others that make this very access, and they are one context's, it is that one.
  */
 #include "service/private.h"
 
@@ -15,6 +15,7 @@
 
 #include "base/util.h"
 
+#define LOOKS_A_JOB 256u /* at mappings, when it is put on a slot */
 #define FAULTS_A_LOOK 64u /* then the loop goes on, so that a device that floods starves nobody */
 
 void faults_charge(struct ctx *ctx, const struct translator_fault *f)
@@ -67,16 +68,72 @@ static struct ctx *context_of(const struct device *d, uint32_t id, uint32_t pasi
 	return NULL;
 }
 
-/* Would its tables refuse it? If not it was somebody else, or it is too late to know. */
-static bool refuses(const struct ctx *ctx, const struct translator_fault *f)
+/* Is all of an access mapped, so that it cannot fault? Looks at a few mappings, and takes what is behind them for refused. */
+static bool granted(const struct ctx *ctx, const struct engine_access *a, uint32_t *looks)
 {
-	struct pgtable_leaf leaf;
+	uint64_t at = a->at.first;
 
-	return ctx->pt &&
-	       (!pgtable_walk(ctx->pt, f->addr, &leaf) || f->access == 4 || (f->access == 2 && !leaf.writable));
+	while (*looks) {
+		const struct mapping *m = aspace_find(ctx->books->aspace, at);
+
+		--*looks;
+		if (!m || m->owner != ctx->books->id || (a->access == 2 && !m->writable))
+			return false;
+		if (m->node.last >= a->at.last)
+			return true;
+		at = m->node.last + 1;
+	}
+	return false;
 }
 
-/* The newest of the last jobs that may have made that access; NULL: none, or those of several contexts. */
+static void refuse_part(struct past_job *p, struct range r)
+{
+	p->refused.first = r.first < p->refused.first ? r.first : p->refused.first;
+	p->refused.last = r.last > p->refused.last ? r.last : p->refused.last;
+}
+
+static struct past_job *past_of(struct device *d, unsigned int slot, uint64_t mark)
+{
+	return &d->past[slot].put[mark % ENGINE_REMEMBERED];
+}
+
+void faults_put(struct device *d, unsigned int slot, const struct ctx *ctx, const struct put_job *put)
+{
+	struct past_job *p = past_of(d, slot, put->mark);
+	uint32_t looks = LOOKS_A_JOB;
+	struct engine_access a;
+
+	*p = (struct past_job){put->mark, put->number, ctx->books->id, {UINT64_MAX, 0}};
+	if (!device_nested(d) || !d->eops->names)
+		return;
+	for (uint32_t i = 0; d->eops->names(d->engine, slot, put->mark, i, &a); i++)
+		if (a.access && !granted(ctx, &a, &looks))
+			refuse_part(p, a.at);
+}
+
+void faults_unmapped(const struct ctx *ctx, struct range r)
+{
+	struct device *d = ctx->dev;
+
+	for (unsigned int s = 0; device_nested(d) && s < d->n_slots; s++) {
+		struct run *run = &d->runs[s];
+
+		for (uint32_t i = 0; run->ctx == ctx && i < run->count; i++)
+			refuse_part(past_of(d, s, run->jobs[(run->head + i) % RUN_JOBS].mark), r);
+	}
+}
+
+static bool makes_access(const struct device *d, const struct past_job *p, const struct translator_fault *f)
+{
+	struct engine_access a;
+
+	for (uint32_t i = 0; d->eops->names(d->engine, f->slot, p->mark, i, &a); i++)
+		if (a.access == f->access && f->addr >= a.at.first && f->addr <= a.at.last)
+			return true;
+	return false;
+}
+
+/* The newest of the last jobs that may have made that access and been refused; NULL: none, or those of several contexts. */
 static const struct past_job *suspect(const struct device *d, const struct translator_fault *f)
 {
 	const struct past_job *found = NULL;
@@ -84,7 +141,7 @@ static const struct past_job *suspect(const struct device *d, const struct trans
 	for (uint32_t i = 0; i < ENGINE_REMEMBERED; i++) {
 		const struct past_job *p = &d->past[f->slot].put[i];
 
-		if (!p->mark || !d->eops->touches(d->engine, f->slot, p->mark, f->addr))
+		if (!p->mark || f->addr < p->refused.first || f->addr > p->refused.last || !makes_access(d, p, f))
 			continue;
 		if (found && found->ctx != p->ctx)
 			return NULL;
@@ -104,18 +161,16 @@ static bool told(const struct ctx *ctx, const struct translator_fault *f)
 static struct ctx *whose(struct device *d, struct translator_fault *f)
 {
 	const struct past_job *p;
-	struct ctx *ctx;
 
 	if (f->code == PASID_FAULT_OTHER)
 		return NULL;
 	if (f->pasid)
 		return context_of(d, 0, f->pasid);
-	p = d->eops->touches ? suspect(d, f) : NULL;
+	p = d->eops->names ? suspect(d, f) : NULL;
 	if (!p)
 		return NULL;
 	f->job = p->number;
-	ctx = context_of(d, p->ctx, 0);
-	return ctx && refuses(ctx, f) ? ctx : NULL;
+	return context_of(d, p->ctx, 0);
 }
 
 static void route_late(struct device *d, struct translator_fault *f)

@@ -64,6 +64,7 @@ struct past {
 		uint64_t mark; /* 0: none */
 		uint64_t number;
 		uint32_t ctx;
+		struct range refused; /* what it names and tables may have refused while it was there; first > last: nothing */
 	} put[ENGINE_REMEMBERED];
 };
 
@@ -362,6 +363,9 @@ void run_refused(struct device *d);
 
 /* ---- faults.c ---- */
 void faults_look(struct device *d);
+/* A job was put on a slot; a range was unmapped under those of a context that are there. */
+void faults_put(struct device *d, unsigned int slot, const struct ctx *ctx, const struct put_job *put);
+void faults_unmapped(const struct ctx *ctx, struct range r);
 void faults_charge(struct ctx *ctx, const struct translator_fault *f);
 
 /* ---- context.c ---- */

@@ -128,7 +128,7 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 	if (r < 0)
 		return r;
 	put->number = job->number;
-	d->past[slot].put[put->mark % ENGINE_REMEMBERED] = (struct past_job){put->mark, job->number, ctx->books->id};
+	faults_put(d, slot, ctx, put);
 	if (!run->count++)
 		run->head_since = util_now_ns();
 	run->ctx = ctx;

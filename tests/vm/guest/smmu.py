@@ -53,6 +53,44 @@ class Nested(unittest.TestCase):
         self.assertGreaterEqual(self.one.ctx_info(a.ctx)["switches"], SWITCHES // 2)
         self.assertGreaterEqual(self.two.ctx_info(b.ctx)["switches"], SWITCHES // 2)
 
+    def faults(self, client, least=1):
+        """Of the next event; (job, address, access, code) of each."""
+        ctx, dropped, faults = client.next_fault(30)
+        self.assertGreaterEqual(len(faults), least)
+        return ctx, dropped, [fault[:4] for fault in faults]
+
+    def test_3_each_transfer_interrupts(self):
+        """Its interrupts are writes that go through the context's tables."""
+        a, b = Space(self.one), Space(self.two)
+        for space in (a, b):
+            before = self.device.interrupts()
+            self.assertEqual(list(before), ["vfio-msi[0]"])
+            space.run(command(COPY, 0, DATA + 4 * PAGE, DATA, 4 * PAGE))
+            self.assertGreaterEqual(self.device.interrupts()["vfio-msi[0]"] - before["vfio-msi[0]"], 8)
+
+    def test_4_unmapped(self):
+        """What was just used, so that the SMMU remembers it; the fault comes with its address and what was there."""
+        a = Space(self.one)
+        a.data[:PAGE] = b"\x11" * PAGE
+        a.run(command(COPY, 0, DATA + PAGE, DATA, PAGE))
+        self.one.unmap(a.ctx, DATA + PAGE, PAGE)
+        before = a.page(1)
+        job = a.run(command(FILL, 0x22222222, DATA + PAGE, 0, PAGE), command(COPY, 0, DATA + 2 * PAGE, DATA, PAGE))
+        self.assertEqual(a.page(1), before)
+        self.assertEqual(a.page(2), a.page(0))
+        ctx, _, faults = self.faults(self.one)
+        self.assertEqual((ctx, faults), (a.ctx, [(job, DATA + PAGE, WRITE, UNMAPPED)]))
+
+    def test_5_read_only(self):
+        a = Space(self.one)
+        fd, view = pc.memfd(PAGE)
+        view[:] = b"\x33" * PAGE
+        self.one.map(a.ctx, self.one.buf_import(fd)[0], 0, PAGE, pc.READ | pc.FIXED, LATE)
+        job = a.run(command(COPY, 0, DATA, LATE, PAGE), command(FILL, 0x44444444, LATE, 0, PAGE))
+        self.assertEqual(a.page(0), b"\x33" * PAGE)
+        self.assertEqual(view[:], b"\x33" * PAGE)
+        self.assertEqual(self.faults(self.one)[2], [(job, LATE, WRITE, PERMISSION)])
+
 
 if __name__ == "__main__":
     vm.main(sys.argv)
