@@ -3,6 +3,7 @@
 """Mode `nested` on QEMU's edu device behind an SMMUv3, by a daemon of this guest."""
 
 import os
+import random
 import struct
 import sys
 import unittest
@@ -18,7 +19,7 @@ UNMAPPED, PERMISSION = 1, 2
 READ, WRITE = 1, 2
 
 
-class Nested(unittest.TestCase):
+class NestedCase(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.device = vm.PciDevice(vm.pci_find(*EDU)[0])
@@ -32,6 +33,8 @@ class Nested(unittest.TestCase):
     def tearDownClass(cls):
         cls.daemon.stop()
 
+
+class Nested(NestedCase):
     def setUp(self):
         self.one, self.two = (self.enterContext(pc.Client(self.daemon.socket)) for _ in range(2))
 
@@ -90,6 +93,144 @@ class Nested(unittest.TestCase):
         self.assertEqual(a.page(0), b"\x33" * PAGE)
         self.assertEqual(view[:], b"\x33" * PAGE)
         self.assertEqual(self.faults(self.one)[2], [(job, LATE, WRITE, PERMISSION)])
+
+
+    def test_6_unmapped_while_another_runs(self):
+        """The SMMU forgets what it knew of a context also while the device is elsewhere."""
+        a, b = Space(self.one), Space(self.two)
+        a.data[:] = b"\x11" * len(a.data)
+        a.run(command(COPY, 0, DATA + PAGE, DATA, 2 * PAGE))
+        b.run(command(FILL, 0x22222222, DATA, 0, 4 * PAGE))
+        self.one.unmap(a.ctx, DATA, 2 * PAGE)
+        b.run(command(FILL, 0x33333333, DATA, 0, 4 * PAGE))
+        self.one.map(a.ctx, a.buf, 4 * PAGE, 2 * PAGE, pc.READ | pc.WRITE | pc.FIXED, DATA)
+        a.run(command(FILL, 0x44444444, DATA, 0, 2 * PAGE))
+        self.assertEqual(a.data[:4 * PAGE], b"\x11" * 4 * PAGE)
+        self.assertEqual(a.data[4 * PAGE:6 * PAGE], b"\x44" * 2 * PAGE)
+        self.assertEqual(b.data[:4 * PAGE], b"\x33" * 4 * PAGE)
+        self.assertEqual((self.one.events, self.two.events), ([], []))
+
+    def test_7_contexts_come_and_go(self):
+        """Tables of one that ended serve the next one, at the same addresses."""
+        for i in range(1, 12):
+            a = Space(self.one)
+            value = 0x01010101 * i
+            a.run(command(FILL, value, DATA, 0, PAGE), command(COPY, 0, DATA + PAGE, DATA, PAGE))
+            self.assertEqual(a.data[:3 * PAGE], struct.pack("<I", value) * (PAGE // 2) + bytes(PAGE))
+            self.one.ctx_free(a.ctx)
+        self.assertEqual(self.one.events, [])
+
+    def test_8_a_flood(self):
+        """More faults than anybody keeps are lost, and counted; they are nobody else's, and slow nobody down."""
+        a, b = Space(self.one), Space(self.two)
+        for _ in range(3):
+            job = a.run(*(command(COPY, 0, DATA, LATE + i * PAGE, PAGE) for i in range(16)))
+            b.run(command(FILL, 0x22222222, DATA, 0, PAGE))
+            self.assertEqual(b.page(0), b"\x22" * PAGE)
+        ctx, _, faults = self.faults(self.one)
+        self.assertEqual(ctx, a.ctx)
+        for fault in faults:
+            self.assertEqual(fault[2:], (READ, UNMAPPED))
+            self.assertIn(fault[1] & -PAGE, range(LATE, LATE + 16 * PAGE, PAGE))
+        self.assertLessEqual(faults[-1][0], job)
+        self.daemon.await_log("faults lost, its queue was full")
+        self.assertEqual(self.two.events, [])
+        self.assertEqual(self.two.ctx_info(b.ctx)["faults"], 0)
+
+
+class Memory:
+    """A buffer whose 8-byte words are all different, and what of it a context has mapped where."""
+
+    BYTES = 16 << 20
+
+    def __init__(self, client, ctx):
+        self.client, self.ctx = client, ctx
+        self.fd, self.view = pc.memfd(self.BYTES)
+        self.buf = client.buf_import(self.fd)[0]
+        self.view[:] = struct.pack(f"<{self.BYTES // 8}Q", *range(1 << 40, (1 << 40) + self.BYTES // 8))
+        self.pages = {}  # page of IOVA: (page of the buffer, writable)
+
+    def map(self, rng, aligned):
+        pages = rng.choice((1, 2, 16, 100, 512, 513, 1024, 2048))
+        step = 512 if aligned else 1
+        first = rng.randrange((IOVA_LAST + 1) // PAGE // step - pages // step - 16) * step
+        at = rng.randrange((self.BYTES // PAGE - pages) // step + 1) * step
+        first = max(first, 0x400)
+        if any(page in self.pages for page in range(first, first + pages)):
+            return
+        writable = rng.random() < 0.7
+        self.client.map(self.ctx, self.buf, at * PAGE, pages * PAGE, pc.READ | pc.FIXED | (pc.WRITE if writable else 0),
+                        first * PAGE)
+        self.pages.update({first + i: (at + i, writable) for i in range(pages)})
+
+    def unmap(self, rng):
+        """A range that begins or ends in what is mapped."""
+        if not self.pages:
+            return
+        first = rng.choice(list(self.pages))
+        pages = rng.choice((1, 3, 64, 512, 700))
+        self.client.unmap(self.ctx, first * PAGE, pages * PAGE)
+        for page in range(first, first + pages):
+            self.pages.pop(page, None)
+
+    def sample(self, rng):
+        """An address: mapped, beside what is mapped, or anywhere."""
+        page = rng.randrange(0x400, (IOVA_LAST + 1) // PAGE)
+        if self.pages and rng.random() < 0.8:
+            page = rng.choice(list(self.pages)) + rng.choice((-1, 0, 0, 0, 1))
+        return page * PAGE + 8 * rng.randrange(PAGE // 8)
+
+
+class Random(NestedCase):
+    """The SMMU agrees with what was asked for: maps and unmaps of all sizes, then accesses to samples of addresses."""
+
+    ROUNDS, SAMPLES, CHANGES = 12, 30, 12
+
+    def test_samples(self):
+        seed = int.from_bytes(os.urandom(4), "little")
+        print(f"# seed {seed}", flush=True)
+        rng = random.Random(seed)
+        with pc.Client(self.daemon.socket) as client:
+            space = Space(client)
+            memory = Memory(client, space.ctx)
+            for at in (DATA, COMMANDS):
+                self.assertLess(at, 0x400 * PAGE)
+            for _ in range(self.ROUNDS):
+                for _ in range(self.CHANGES):
+                    if rng.random() < 0.6:
+                        memory.map(rng, rng.random() < 0.4)
+                    else:
+                        memory.unmap(rng)
+                self.reads(rng, space, memory)
+                self.writes(rng, space, memory)
+
+    def reads(self, rng, space, memory):
+        """Each after a fill of the device's own memory, which shows where nothing was read."""
+        samples = [memory.sample(rng) for _ in range(self.SAMPLES)]
+        space.run(*(word for i, at in enumerate(samples) for word in
+                    (command(FILL, 0xeeeeeeee, DATA + 8 * i, 0, 8), command(COPY, 0, DATA + 8 * i, at, 8))))
+        for i, at in enumerate(samples):
+            page, _ = memory.pages.get(at // PAGE, (None, False))
+            got = space.data[8 * i:8 * i + 8]
+            if page is None:
+                self.assertNotIn(got, memory.view[:PAGE * 4], f"{at:#x} is not mapped, and {got.hex()} was read there")
+                self.assertFalse(int.from_bytes(got, "little") >> 40 == 1, f"{at:#x} is not mapped")
+            else:
+                off = page * PAGE + at % PAGE
+                self.assertEqual(got, memory.view[off:off + 8], f"{at:#x}")
+
+    def writes(self, rng, space, memory):
+        expected = bytearray(memory.view[:])
+        code = []
+        for _ in range(self.SAMPLES):
+            at, value = memory.sample(rng), rng.getrandbits(31)
+            code.append(command(FILL, value, at, 0, 8))
+            page, writable = memory.pages.get(at // PAGE, (None, False))
+            if writable:
+                off = page * PAGE + at % PAGE
+                expected[off:off + 8] = struct.pack("<I", value) * 2
+        space.run(*code)
+        self.assertTrue(memory.view[:] == expected, "what was written where is not what was mapped")
 
 
 if __name__ == "__main__":
