@@ -3,8 +3,8 @@
 # Builds pasidd with sanitizers and runs its tests.
 #
 #   ./test.sh              gcc with ASan (and its leak checks) and UBSan: unit tests, system tests, the demo both ways
-#   ./test.sh --all        also: the same with clang, unit tests of a build for arm64, each fuzzer for $FUZZ_SECONDS (60),
-#                          the tests in virtual machines, the mutants
+#   ./test.sh --all        also: the same with clang, unit tests for arm64, each fuzzer for $FUZZ_SECONDS (60), the tests in
+#                          virtual machines, the mutants
 #   ./test.sh --arm64      only the unit tests of a build for arm64, see docs/arm64.md
 #   ./test.sh --vm         only the tests in virtual machines; the first time takes some ten minutes, see docs/vm.md
 #   ./test.sh --mutants    only the mutants: breaks of the daemon, each of which a test has to notice

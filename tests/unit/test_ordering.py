@@ -5,8 +5,8 @@
 
 On Arm a missing barrier is seen by nobody until a device is unlucky: an emulator keeps the order, as x86 does. So the
 disassembly is read. Debug information says which instructions a line of the source became; in every function that has
-some of them, there has to be at least one store of that line, and each has to be a store-release (stlr) or to come behind
-a barrier with no other store in between. Such a barrier is at least as wide as the inner shareable domain.
+some of them there has to be at least one store of that line, and each has to be a store-release (stlr) or to come
+behind a barrier with no other store in between. Such a barrier is at least as wide as the inner shareable domain.
 """
 
 import collections
@@ -15,14 +15,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What a line of the source has to become. A new one: the file, a part of the line that no other line of it has (but those
-# that are meant, too), which of the two, and the objects that have it.
+# What a line of the source has to become. A new one: the file, a part of that line (each line that has it is meant),
+# which of the two, and the objects that have it.
 STORE = "a store-release, or a store behind a barrier"
 BARRIER = "a barrier"
 Ordered = collections.namedtuple("Ordered", "source text what objects")
 ORDERED = [
     # A table is complete before the entry that links it.
-    Ordered("daemon/pgtable/walk_template.h", "__atomic_store_n(table_entries(p, page) + i,", STORE, ["vmsa64.c", "x86_64.c"]),
+    Ordered("daemon/pgtable/walk_template.h", "__atomic_store_n(table_entries(p, page) + i,", STORE,
+            ["vmsa64.c", "x86_64.c"]),
     # Ring words and invalidations are there before the register that says how many.
     Ordered("daemon/engine/refgpu.c", "atomic_thread_fence(", BARRIER, ["refgpu.c"]),
     # What a job did, and what became of a context, are known before its fence line says so.
@@ -40,7 +41,8 @@ Instruction = collections.namedtuple("Instruction", "object function source line
 
 
 def disassemble(objdump, archives):
-    done = subprocess.run([objdump, "-dl", "--no-show-raw-insn", *archives], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([objdump, "-dl", "--no-show-raw-insn", *archives], check=True, stdout=subprocess.PIPE,
+                          text=True)
     where = {"object": "", "function": "", "source": "", "line": 0}
     for text in done.stdout.splitlines():
         if match := OBJECT.match(text):
@@ -99,7 +101,7 @@ def check(source, ordered, functions):
             for key, function in mine:
                 complaint = unordered(function, (str(path), line), ordered.what)
                 if complaint:
-                    wrong.append(f"{ordered.source}:{line}: {ordered.what} is needed in {key[1]} of {name}: {complaint}")
+                    wrong.append(f"{ordered.source}:{line}: {key[1]} in {name} needs {ordered.what}: {complaint}")
     return wrong, seen
 
 

@@ -167,7 +167,7 @@ CASES = [
     on_arm("boot-arm64-nested", "nested.py", nested=True, python=True),
     on_arm("exclusive-arm64", "exclusive.py", "iommufd", python=True, virtual_time=True, allowed=[SMMU_FAULT]),
     on_arm("handed-arm64", "handed.py", "iommufd", python=True, virtual_time=True),
-    # What a daemon that was killed had begun is refused.
+    # A transfer of the daemon that was killed is refused, if the next one has the device by then.
     on_arm("msi-arm64", "interrupts.py", "iommufd vfio-msi[0]", python=True, virtual_time=True, allowed=[SMMU_FAULT]),
     on_arm("selftest-edu-arm64", "selftest.py", "iommufd edu exclusive 0", python=True, virtual_time=True,
            allowed=[SMMU_FAULT]),

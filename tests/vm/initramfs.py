@@ -9,8 +9,8 @@ It is a cpio archive (the kernel's "newc"), written here so that device nodes ne
 without KVM takes longer to unpack it than QEMU takes to load it. Programs lie in the guest where they lie here, so
 that Debian's Python and all libraries find their own; --tree and --build name a path of their own.
 
---sysroot: for another architecture; busybox, Python and libraries are those there, and --busybox, which this machine can
-run, only says which commands there are. --iort puts a table where the kernel takes it instead of the firmware's.
+--sysroot: for another architecture; busybox, Python and libraries are those there, and --busybox, which can be run here,
+only says which commands there are. --iort puts a table where the kernel takes it instead of the firmware's.
 """
 
 import argparse

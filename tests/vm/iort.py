@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Linux lets user space have the first stage of an SMMU only if the firmware says that devices cannot get around the caches,
-whatever a table of ours asks for: the flag CANWBS of a root complex in the ACPI table IORT. QEMU emulates no caches, so that
-it is true there, but does not set it. Source: Arm DEN0049E, "IO Remapping Table", 3.1 (nodes), 3.1.1.5 (root complexes)."""
+"""Linux lets user space have the first stage of an SMMU only if the firmware says that devices cannot get around the
+caches, whatever a table of ours asks for: the flag CANWBS of a root complex in the ACPI table IORT. QEMU emulates no
+caches, so that it is true there, but does not set it. Source: Arm DEN0049, "IO Remapping Table"."""
 
 import struct
 

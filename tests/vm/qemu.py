@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's command lines: an amd64 machine with VT-d, an arm64 server with an SMMUv3 and EFI firmware that describes it by
-ACPI."""
+"""QEMU's command lines: an amd64 machine with VT-d; an arm64 one with an SMMUv3, and firmware that describes it by ACPI."""
 
 from pathlib import Path
 
-# By case.machine. no_timer_check: on a busy host a guest may see no tick for so long that its kernel takes the timer for
-# broken.
+# no_timer_check: on a busy host a guest may see no tick for so long that its kernel takes the timer for broken.
 CMDLINE = {"amd64": "console=ttyS0 no_timer_check", "arm64": "console=ttyAMA0"}
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""May user space have the first stage of this machine's SMMU? The firmware's IORT has to say that devices are coherent, and
-the kernel has to offer it then."""
+"""May user space have the first stage of this machine's SMMU? The IORT has to say that devices are coherent, and the
+kernel has to offer it then."""
 
 import fcntl
 import os

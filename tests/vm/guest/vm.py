@@ -127,10 +127,10 @@ class PciDevice:
     def interrupts(self):
         """How many there were of each that VFIO has armed, as the kernel counts them: {"vfio-msix[0]": 12}."""
         found = {}
-        for line in Path("/proc/interrupts").read_text().splitlines()[1:]:
-            words = line.split()
+        processors, *lines = (line.split() for line in Path("/proc/interrupts").read_text().splitlines())
+        for words in lines:
             if words[-1].endswith(f"({self.bdf})"):
-                found[words[-1].partition("(")[0]] = sum(int(word) for word in words[1:] if word.isdecimal())
+                found[words[-1].partition("(")[0]] = sum(int(word) for word in words[1:1 + len(processors)])
         return found
 
     def bind_vfio(self):
