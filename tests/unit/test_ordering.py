@@ -24,6 +24,11 @@ ORDERED = [
     # A table is complete before the entry that links it.
     Ordered("daemon/pgtable/walk_template.h", "__atomic_store_n(table_entries(p, page) + i,", STORE,
             ["vmsa64.c", "x86_64.c"]),
+    # A context descriptor is complete before it is valid, or linked; not valid before anything else of it changes.
+    Ordered("daemon/translator/cdtable.c", "__atomic_store_n(cd, word0,", STORE, ["cdtable.c"]),
+    Ordered("daemon/translator/cdtable.c", "__atomic_store_n(top,", STORE, ["cdtable.c"]),
+    Ordered("daemon/translator/cdtable.c", "__atomic_store_n(cd, 0,", STORE, ["cdtable.c"]),
+    Ordered("daemon/translator/cdtable.c", "__atomic_thread_fence(", BARRIER, ["cdtable.c"]),
     # Ring words and invalidations are there before the register that says how many.
     Ordered("daemon/engine/refgpu.c", "atomic_thread_fence(", BARRIER, ["refgpu.c"]),
     # What a job did, and what became of a context, are known before its fence line says so.

@@ -164,14 +164,15 @@ class Memory:
         self.pages.update({first + i: (at + i, writable) for i in range(pages)})
 
     def unmap(self, rng):
-        """A range that begins or ends in what is mapped."""
+        """Some pages in a row, out of the middle of what is mapped or to its end."""
         if not self.pages:
             return
         first = rng.choice(list(self.pages))
-        pages = rng.choice((1, 3, 64, 512, 700))
+        most, pages = rng.choice((1, 3, 64, 512, 700)), 0
+        while pages < most and first + pages in self.pages:
+            del self.pages[first + pages]
+            pages += 1
         self.client.unmap(self.ctx, first * PAGE, pages * PAGE)
-        for page in range(first, first + pages):
-            self.pages.pop(page, None)
 
     def sample(self, rng):
         """An address: mapped, beside what is mapped, or anywhere."""
@@ -184,7 +185,7 @@ class Memory:
 class Random(NestedCase):
     """The SMMU agrees with what was asked for: maps and unmaps of all sizes, then accesses to samples of addresses."""
 
-    ROUNDS, SAMPLES, CHANGES = 12, 30, 12
+    ROUNDS, SAMPLES, CHANGES = 6, 20, 20
 
     def test_samples(self):
         seed = int.from_bytes(os.urandom(4), "little")
@@ -205,19 +206,19 @@ class Random(NestedCase):
                 self.writes(rng, space, memory)
 
     def reads(self, rng, space, memory):
-        """Each after a fill of the device's own memory, which shows where nothing was read."""
+        """Where nothing is read, the device puts out zeros, or what it read before."""
         samples = [memory.sample(rng) for _ in range(self.SAMPLES)]
-        space.run(*(word for i, at in enumerate(samples) for word in
-                    (command(FILL, 0xeeeeeeee, DATA + 8 * i, 0, 8), command(COPY, 0, DATA + 8 * i, at, 8))))
+        space.run(*(command(COPY, 0, DATA + 8 * i, at, 8) for i, at in enumerate(samples)))
+        before = bytes(8)
         for i, at in enumerate(samples):
             page, _ = memory.pages.get(at // PAGE, (None, False))
             got = space.data[8 * i:8 * i + 8]
             if page is None:
-                self.assertNotIn(got, memory.view[:PAGE * 4], f"{at:#x} is not mapped, and {got.hex()} was read there")
-                self.assertFalse(int.from_bytes(got, "little") >> 40 == 1, f"{at:#x} is not mapped")
-            else:
-                off = page * PAGE + at % PAGE
-                self.assertEqual(got, memory.view[off:off + 8], f"{at:#x}")
+                self.assertIn(got, (bytes(8), before), f"{at:#x}, which is not mapped")
+                continue
+            off = page * PAGE + at % PAGE
+            before = memory.view[off:off + 8]
+            self.assertEqual(got, before, f"{at:#x}")
 
     def writes(self, rng, space, memory):
         expected = bytearray(memory.view[:])
