@@ -20,10 +20,9 @@ static void settle(struct device *d, const char *why)
 {
 	if (why && d->config->fallback) {
 		d->mode = d->config->fallback;
-		log_about(
-			&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
-			"device %s: mode \"nested\" cannot be had: %s; it is used in the mode that it may fall back to",
-			d->config->name, why);
+		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
+			  "device %s: mode \"nested\" cannot be had: %s; it is used in mode \"exclusive\"",
+			  d->config->name, why);
 		why = NULL;
 	}
 	setup_begin(d, why);

@@ -472,7 +472,7 @@ def parse_arguments():
     parser.add_argument("--build", default=TOP / "build-vm", type=Path)
     parser.add_argument("--results")
     parser.add_argument("--case", action="append", default=[])
-    parser.add_argument("--time-limit", type=float, default=900, help="seconds for all cases together")
+    parser.add_argument("--time-limit", type=float, default=1500, help="seconds for all cases together")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--no-setup", action="store_true")
     parser.add_argument("--list", action="store_true")

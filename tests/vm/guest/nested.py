@@ -1,6 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Mode `nested` on QEMU's edu device behind an SMMUv3, by a daemon of this guest."""
+"""Mode `nested` on QEMU's edu device behind an SMMUv3, by a daemon of this guest.
+
+nested.py CLASS: of this file
+"""
 
 import os
 import random
@@ -34,7 +37,7 @@ class NestedCase(unittest.TestCase):
         cls.daemon.stop()
 
 
-class Nested(NestedCase):
+class Switches(NestedCase):
     def setUp(self):
         self.one, self.two = (self.enterContext(pc.Client(self.daemon.socket)) for _ in range(2))
 
@@ -235,4 +238,4 @@ class Random(NestedCase):
 
 
 if __name__ == "__main__":
-    vm.main(sys.argv)
+    vm.run_system([sys.argv[0], "-k", f"*.{vm.ARGUMENTS[0]}.*"])
