@@ -172,7 +172,7 @@ CASES = [
     on_arm("selftest-edu-arm64", "selftest.py", "iommufd edu exclusive 0", python=True, virtual_time=True,
            allowed=[SMMU_FAULT]),
     *(on_arm(f"nested-{name.lower()}", "nested.py", name, nested=True, python=True, virtual_time=True)
-      for name in ("Switches", "Random")),
+      for name in ("Switches", "Random", "Failing")),
     on_arm("fallback-arm64", "fallback.py", "CANWBS", python=True, virtual_time=True),
     Case("fallback-amd64", "iommufd", "fallback.py", "SMMUv3", devices=[EDU], python=True, virtual_time=True),
     on_arm("theft-nested", "theft.py", nested=True, python=True, virtual_time=True),

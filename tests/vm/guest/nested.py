@@ -10,6 +10,7 @@ import random
 import struct
 import sys
 import unittest
+from pathlib import Path
 
 import vm
 from edu import COMMANDS, COPY, DATA, EDU, FILL, LATE, PAGE, Space, command, pc
@@ -235,6 +236,69 @@ class Random(NestedCase):
                 expected[off:off + 8] = struct.pack("<I", value) * 2
         space.run(*code)
         self.assertTrue(memory.view[:] == expected, "what was written where is not what was mapped")
+
+
+
+class Failing(NestedCase):
+    """The kernel is out of memory at the n-th place of what the daemon asks while a context is installed, or forgets."""
+
+    PLACES = 6
+    FAILSLAB = Path("/sys/kernel/debug/failslab")
+
+    def setUp(self):
+        (self.FAILSLAB / "verbose").write_text("0")
+        (self.FAILSLAB / "ignore-gfp-wait").write_text("N")
+        self.one, self.two = (self.enterContext(pc.Client(self.daemon.socket)) for _ in range(2))
+        self.lost = 0
+
+    def fail_at(self, nth):
+        """At the nth place from now on; 0: not any more. Returns what was left of the last one."""
+        path = Path(f"/proc/{self.daemon.process.pid}/fail-nth")
+        left = int(path.read_text())
+        path.write_text(str(nth))
+        return left
+
+    def assert_works(self, space, value):
+        space.run(command(FILL, value, DATA, 0, PAGE), command(COPY, 0, DATA + PAGE, DATA, PAGE))
+        self.assertEqual(space.data[:2 * PAGE], struct.pack("<I", value) * (PAGE // 2))
+
+    def ended(self, client, space, job):
+        """False: the context was lost instead."""
+        if client.wait(space.ctx, job, 30):
+            return True
+        event = client.next_event(30)
+        self.assertEqual((event[0], struct.unpack_from("<I", event[1])[0]), (pc.EV_LOST, space.ctx))
+        self.lost += 1
+        return False
+
+    def test_install(self):
+        for nth in range(1, self.PLACES + 1):
+            a, b = Space(self.one), Space(self.two)
+            a.data[:] = b.data[:] = bytes(len(a.data))
+            self.assert_works(a, 0x11111111)
+            b.cmd[:32] = command(FILL, 0x22222222, DATA, 0, PAGE)
+            self.fail_at(nth)
+            job = self.two.submit(b.ctx, COMMANDS, 32)
+            ended = self.ended(self.two, b, job)
+            self.fail_at(0)
+            self.assertEqual(b.page(0), (b"\x22" if ended else b"\0") * PAGE)
+            self.assertEqual(a.page(0), b"\x11" * PAGE)
+            self.assert_works(a, 0x33333333)
+            self.assert_works(Space(self.two), 0x44444444)
+        self.assertGreaterEqual(self.lost, 1)
+
+    def test_unmap(self):
+        """What the SMMU was not told then it is told before the answer: nothing of it is remembered."""
+        for nth in range(1, self.PLACES + 1):
+            a, b = Space(self.one), Space(self.two)
+            self.assert_works(a, 0x11111111)
+            self.fail_at(nth)
+            self.one.unmap(a.ctx, DATA, PAGE)
+            self.fail_at(0)
+            a.run(command(FILL, 0x55555555, DATA, 0, PAGE))
+            self.assertEqual(a.page(0), b"\x11" * PAGE)
+            self.assertEqual(self.one.next_fault(30)[0], a.ctx)
+            self.assert_works(b, 0x22222222)
 
 
 if __name__ == "__main__":
