@@ -153,7 +153,8 @@ static int smmu_install(struct translator *t, unsigned int slot, const struct tr
 	struct smmu *s = of_translator(t);
 	uint32_t substream = substream_of(s, space);
 
-	if (!s->table.bits || s->stale || !cdtable_valid(&s->table, substream))
+	/* One of a PASID that is valid stays: the SMMU has been told of it, whatever it may remember of others. */
+	if (!s->table.bits || !cdtable_valid(&s->table, substream))
 		if (put_descriptor(s, substream, space) < 0)
 			return -ECANCELED;
 	return s->device ? s->device->ops->install(s->device, slot, space) : 0;

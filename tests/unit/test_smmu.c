@@ -964,6 +964,36 @@ static void test_nobody_after_a_failure(void **state)
 	}
 }
 
+/* One whose descriptor stays is no worse off when the SMMU does not forget another's. */
+static void test_a_failure_is_of_its_own(void **state)
+{
+	for (size_t k = 0; k < ARRAY_SIZE(configs); k++) {
+		struct context *one, *two;
+		unsigned int before;
+		struct rig g;
+
+		if (configs[k].bits < 2)
+			continue;
+		rig_init(&g, &configs[k], NULL);
+		one = context_begin(&g, 0, 1, 1);
+		two = context_begin(&g, 1, 2, 2);
+		come(&g, one);
+		come(&g, two);
+		g.fail_at = g.calls + 1;
+		g.fail_for = 1000;
+		g.error = -EBUSY;
+		assert_int_equal(take_out(&g, one), -EAGAIN);
+		before = g.calls;
+		assert_int_equal(install(&g, two), 0);
+		assert_int_equal(g.calls, before);
+		check_device(&g);
+		g.fail_at = 0;
+		leave(&g, one);
+		check_device(&g);
+		rig_fini(&g);
+	}
+}
+
 /* ---- invalidation ---- */
 
 static void test_ranges(void **state)
@@ -1398,6 +1428,7 @@ int main(void)
 		cmocka_unit_test(test_order_of_stores),
 		cmocka_unit_test(test_each_command_fails_once),
 		cmocka_unit_test(test_nobody_after_a_failure),
+		cmocka_unit_test(test_a_failure_is_of_its_own),
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_many_ranges),
 		cmocka_unit_test(test_merged_ranges),
