@@ -69,6 +69,7 @@ const char *smmu_judge(const struct transport_smmu *smmu, struct smmu_traits *re
 #define TLBI_ASID_SHIFT 48
 #define TLBI_TG_4K (UINT64_C(1) << 10)
 #define RANGE_MOST 32u /* of NUM: so many of a power of two of pages */
+#define SCALE_MOST 31u /* of its five bits; there is a sixth where addresses have 52 bits */
 #define PAGE UINT64_C(4096)
 
 /* More than these, and the whole ASID is forgotten instead (docs/performance.md has what either costs). */
@@ -186,8 +187,10 @@ static uint64_t command_pages(const struct smmu *s, uint64_t pages, unsigned int
 	if (!s->traits.ranges)
 		return 1;
 	*scale = (unsigned int)__builtin_ctzll(pages);
+	if (*scale > SCALE_MOST)
+		*scale = SCALE_MOST;
 	units = pages >> *scale;
-	return units % RANGE_MOST << *scale;
+	return ((units - 1) % RANGE_MOST + 1) << *scale;
 }
 
 /* Adds commands for a range. How many there are then; more than VA_COMMANDS: too many. Entries of tables, too: a range may

@@ -1000,7 +1000,9 @@ static void test_ranges(void **state)
 {
 	static const uint64_t lengths[] = {1,   2,    3,    4,    31,     32,      33,      63,
 					   64,  65,   1023, 1024, 1025,   262144,  262145,  0x12345678,
-					   511, 1055, 2047, 4096, 0xffff, 0xfffff, 0x6a5a5, UINT64_C(0x7fffffff)};
+					   511, 1055, 2047, 4096, 0xffff, 0xfffff, 0x6a5a5, UINT64_C(0xfffffffff)};
+	const struct range all[] = {{0, (UINT64_C(1) << 48) - 1}};
+	const struct range half[] = {{0, (UINT64_C(1) << 47) - 1}};
 	struct rig g;
 
 	for (unsigned int with = 0; with < 2; with++) {
@@ -1020,6 +1022,12 @@ static void test_ranges(void **state)
 		}
 		rig_fini(&g);
 	}
+	/* SCALE has five bits: as far as they go, and no further. */
+	rig_init(&g, &configs[0], NULL);
+	g.m.n_named = 0;
+	assert_int_equal(forget_ranges(&g, 1, all, 1), 0);
+	assert_int_equal(forget_ranges(&g, 1, half, 1), 0);
+	rig_fini(&g);
 }
 
 /* Up to 32 commands are one call; with one more it is the whole ASID. */
