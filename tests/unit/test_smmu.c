@@ -715,33 +715,23 @@ static void test_numbers_are_used_again(void **state)
 static void test_others_stay(void **state)
 {
 	for (size_t k = 0; k < ARRAY_SIZE(configs); k++) {
-		uint32_t last = (1u << configs[k].bits) - 1;
-		const uint32_t pasids[] = {1, 2, 3, 62, 63, 64, 65, 127, last - 64, last - 1, last};
-		unsigned int n = 0;
+		/* Of the first leaf, of the one behind it and of the last one, which may be the same. */
+		const uint32_t pasids[] = {1, 2, 3, 62, 63, 64, 65, 125, 126, (1u << configs[k].bits) - 1};
+		unsigned int n = ARRAY_SIZE(pasids);
 		struct rig g;
 
 		if (configs[k].bits < 7)
 			continue;
 		rig_init(&g, &configs[k], NULL);
-		for (size_t i = 0; i < ARRAY_SIZE(pasids); i++)
-			if (pasids[i] <= last && (i == 0 || pasids[i] > pasids[i - 1] || i == 8)) {
-				bool new = true;
-
-				for (unsigned int j = 0; j < n; j++)
-					new &= g.ctx[j].pasid != pasids[i];
-				if (new)
-					context_begin(&g, n, pasids[i], 100 + n);
-				n += new;
-			}
 		for (unsigned int i = 0; i < n; i++)
-			come(&g, &g.ctx[i]);
+			come(&g, context_begin(&g, i, pasids[i], 100 + i));
 		for (unsigned int round = 0; round < 50; round++) {
-			struct context *c = &g.ctx[rng_below(&g.rng, n)];
+			unsigned int i = (unsigned int)rng_below(&g.rng, n);
 
-			if (c->lives)
-				leave(&g, c);
+			if (g.ctx[i].lives)
+				leave(&g, &g.ctx[i]);
 			else
-				come(&g, context_begin(&g, (unsigned int)(c - g.ctx), c->pasid, c->asid));
+				come(&g, context_begin(&g, i, pasids[i], 100 + i));
 			check_device(&g);
 		}
 		rig_fini(&g);
@@ -763,9 +753,7 @@ static void test_device_is_told(void **state)
 	assert_true(g.told == 2 && g.told_slot == 2);
 	g.tells = -EAGAIN;
 	assert_int_equal(g.t->ops->install(g.t, 1, &space), -EAGAIN);
-	g.tells = 1;
-	assert_int_equal(g.t->ops->install(g.t, 1, &space), 1);
-	assert_int_equal(g.told, 4);
+	assert_int_equal(g.told, 3);
 	assert_int_equal(g.calls, 1);
 
 	/* Nobody is told of a descriptor that is not there. */
@@ -774,7 +762,7 @@ static void test_device_is_told(void **state)
 	g.fail_for = 1;
 	g.error = -EIO;
 	assert_int_equal(g.t->ops->install(g.t, 1, &space), -ECANCELED);
-	assert_int_equal(g.told, 4);
+	assert_int_equal(g.told, 3);
 	rig_fini(&g);
 }
 
@@ -814,6 +802,7 @@ static int nothing_said(struct transport *t, const struct transport_smmu_command
 static void install_stepwise(struct rig *g, const struct translator_space *space, struct seen *s)
 {
 	const uint64_t *cd = g->table.p;
+	bool crashed = false;
 	uint64_t last[8];
 	int status;
 	pid_t pid = fork();
@@ -827,13 +816,15 @@ static void install_stepwise(struct rig *g, const struct translator_space *space
 	}
 	memcpy(last, cd, sizeof(last));
 	while (waitpid(pid, &status, 0) == pid && WIFSTOPPED(status)) {
+		crashed = WSTOPSIG(status) != SIGTRAP && WSTOPSIG(status) != SIGSTOP;
 		look_at_memory(s, cd, last);
-		if (ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) < 0) {
+		if (crashed || ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) < 0) {
 			kill(pid, SIGKILL);
 			waitpid(pid, &status, 0);
 			break;
 		}
 	}
+	assert_false(crashed);
 	if (WIFSIGNALED(status) || WEXITSTATUS(status) == 77) {
 		print_message("this process may not trace its child\n");
 		skip();
@@ -1298,7 +1289,7 @@ static void test_records(void **state)
 		 FETCH | READ,
 		 0x4000,
 		 {.pasid = 9, .addr = 0x4000, .access = 4, .code = PASID_FAULT_PERMISSION}},
-		/* They have no address, whatever stands there; nor do they say how it was accessed. */
+		/* They have no address, whatever stands there. */
 		{0x06, READ, 0x7777, {.access = 1, .code = PASID_FAULT_OTHER}}, /* F_STREAM_DISABLED */
 		{0x08 | WITH_SUBSTREAM(3), READ, 0x7777, {.pasid = 3, .access = 1, .code = PASID_FAULT_OTHER}},
 		{0x0a | WITH_SUBSTREAM(4), READ, 0x7777, {.pasid = 4, .access = 1, .code = PASID_FAULT_OTHER}},
