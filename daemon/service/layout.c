@@ -10,8 +10,8 @@
 #define MOST_BITS 47u /* more than any table format reaches would be of no use */
 #define LEAST_BITS 36u /* 64 GiB, of which seven eighths are for buffers */
 #define ENGINE_FIRST 0x100000ull
-#define NEST_FIRST (ENGINE_FIRST + ENGINE_MAX_MEMORY)
 #define NEST_BYTES (16ull << 20)
+#define NEST_FIRST (2 * NEST_BYTES) /* behind the engine's, at a multiple of its size */
 
 /* Bits of the largest power of two that ends at or below the last usable address. */
 static unsigned int address_bits(const struct bus_layout *l)

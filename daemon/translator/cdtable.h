@@ -23,7 +23,7 @@
 
 struct cdtable {
 	void *p; /* cdtable_bytes() of memory, zeroed, page-aligned */
-	uint64_t bus; /* where the SMMU finds it */
+	uint64_t bus; /* where the SMMU finds it: a multiple of a power of two that is no less than cdtable_bytes() */
 	unsigned int bits; /* of substreams; 0: there are none */
 	bool two_levels; /* the SMMU knows them (SMMU_IDR0.CD2L) */
 	unsigned int address_bits; /* of bus addresses: 32, 36, 40, 42, 44 or 48 */

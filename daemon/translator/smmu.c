@@ -69,6 +69,7 @@ const char *smmu_judge(const struct transport_smmu *smmu, struct smmu_traits *re
 #define TLBI_ASID_SHIFT 48
 #define TLBI_TG_4K (UINT64_C(1) << 10)
 #define RANGE_MOST 32u /* of NUM: so many of a power of two of pages */
+#define SCALE_MOST 31u /* of its five bits; there is a sixth where addresses have 52 bits */
 #define PAGE UINT64_C(4096)
 
 /* More than these, and the whole ASID is forgotten instead (docs/performance.md has what either costs). */
@@ -153,7 +154,8 @@ static int smmu_install(struct translator *t, unsigned int slot, const struct tr
 	struct smmu *s = of_translator(t);
 	uint32_t substream = substream_of(s, space);
 
-	if (!s->table.bits || s->stale || !cdtable_valid(&s->table, substream))
+	/* One of a PASID that is valid stays: the SMMU has been told of it, whatever it may remember of others. */
+	if (!s->table.bits || !cdtable_valid(&s->table, substream))
 		if (put_descriptor(s, substream, space) < 0)
 			return -ECANCELED;
 	return s->device ? s->device->ops->install(s->device, slot, space) : 0;
@@ -185,8 +187,10 @@ static uint64_t command_pages(const struct smmu *s, uint64_t pages, unsigned int
 	if (!s->traits.ranges)
 		return 1;
 	*scale = (unsigned int)__builtin_ctzll(pages);
+	if (*scale > SCALE_MOST)
+		*scale = SCALE_MOST;
 	units = pages >> *scale;
-	return units % RANGE_MOST << *scale;
+	return ((units - 1) % RANGE_MOST + 1) << *scale;
 }
 
 /* Adds commands for a range. How many there are then; more than VA_COMMANDS: too many. Entries of tables, too: a range may

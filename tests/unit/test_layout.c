@@ -42,6 +42,9 @@ static void check(struct bus_layout *l, unsigned int bits)
 	assert_int_equal(layout_make(l), 0);
 	assert_true(apart(l->engine, l->tables) && apart(l->tables, l->fences) && apart(l->fences, l->buffers));
 	assert_true(apart(l->engine, l->buffers) && apart(l->engine, l->fences) && apart(l->tables, l->buffers));
+	assert_true(apart(l->nest, l->engine) && apart(l->nest, l->tables) && apart(l->nest, l->fences));
+	/* A table of descriptors has to be at a multiple of its size, and is the first thing there. */
+	assert_int_equal(l->nest.first % range_len(l->nest), 0);
 	assert_int_equal(l->buffers.last, (1ull << bits) - 1);
 	assert_int_equal(range_len(l->buffers), 7 * (1ull << (bits - 3)));
 	n_holes = 0;
