@@ -64,7 +64,8 @@ struct past {
 		uint64_t mark; /* 0: none */
 		uint64_t number;
 		uint32_t ctx;
-		struct range refused; /* what it names and tables may have refused while it was there; first > last: nothing */
+		/* What it names and tables may have refused while it was there; first > last: nothing. */
+		struct range refused;
 	} put[ENGINE_REMEMBERED];
 };
 

@@ -6,7 +6,7 @@
  *   bench_kernel_map MODE WAY BDF        MODE: of the daemon's device; WAY: "type1" or "iommufd"; BDF: the other device
  *
  *   MODE-map-SIZE             that much mapped and unmapped, two calls; limit: two ioctls
- *   MODE-map-SIZE-list        one of 64 that are mapped in one message, and unmapped in another; limit: two ioctls
+ *   MODE-map-SIZE-list        one of 48 that are mapped in one message, and unmapped in another; limit: two ioctls
  *   MODE-map-4K[-list]-socket the samples of 4 KiB; limit: two ping-pongs of as many bytes, with a process that sits in
  *                             epoll_wait
  *
@@ -29,11 +29,11 @@
  * not to be in it. */
 #define PAIRS 2u
 #define DIRECT_PAIRS 8u
-#define LIST 64u
+#define LIST 48u
 #define PAGE UINT64_C(4096)
 #define LARGEST (UINT64_C(2) << 20)
 #define COMMANDS UINT64_C(0x200000)
-#define IOVA UINT64_C(0x1000000) /* LIST times LARGEST from here lie within edu's 28 bits */
+#define IOVA UINT64_C(0x1000000) /* LIST times LARGEST from here lie below where an Arm machine has its interrupts */
 #define RIGHTS (PASID_READ | PASID_WRITE | PASID_FIXED)
 #define PASID 1u
 

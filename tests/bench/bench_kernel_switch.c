@@ -9,12 +9,12 @@
  *
  *   exclusive-switch-SIZE    with that much mapped in either; limit: one attach, or with type1 the unmaps and maps of it
  */
-#include <event2/event.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "bench.h"
 #include "direct.h"
+#include "reach.h"
 #include "translator/domain.h"
 #include "transport/transport.h"
 
@@ -23,7 +23,6 @@
 #define AREA (UINT64_C(2) << 20) /* mode exclusive maps no more at once */
 #define LARGEST (8 * AREA)
 #define IOVA UINT64_C(0x1000000)
-#define DEADLINE_MS 10000u
 #define SPACES DIRECT_SPACES
 
 static const struct {
@@ -32,62 +31,15 @@ static const struct {
 } sizes[] = {{"64K", 64 << 10}, {"16M", LARGEST}};
 
 static struct bench {
-	struct event_base *base;
-	struct transport *t;
+	struct reach reach;
+	struct transport *t; /* that of reach */
 	struct translator *tr;
 	struct transport_space *space[SPACES];
 	struct transport_memory *memory;
 	struct direct direct;
-	bool opened;
 } bench;
 
 /* ---- the daemon's side ---- */
-
-static void on_opened(void *owner)
-{
-	struct bench *b = owner;
-
-	b->opened = true;
-}
-
-static bool on_irq(void *owner, uint32_t vector)
-{
-	return true;
-}
-
-static void on_room(void *owner)
-{
-}
-
-static void on_lost(void *owner, int error, const char *why)
-{
-	die("the device is lost", why);
-}
-
-static const struct transport_events events = {on_opened, on_irq, on_room, on_lost};
-
-static void on_done(void *arg, int err)
-{
-	bool *done = arg;
-
-	if (err < 0)
-		die("the kernel refused", strerror(-err));
-	*done = true;
-}
-
-static void turn(struct bench *b)
-{
-	if (event_base_loop(b->base, EVLOOP_ONCE) < 0)
-		die("the loop", "it ended");
-}
-
-static void await(struct bench *b, int r, const bool *done)
-{
-	if (r < 0)
-		die("the transport", strerror(-r));
-	while (!*done)
-		turn(b);
-}
 
 static void on_changed(void *arg)
 {
@@ -95,18 +47,8 @@ static void on_changed(void *arg)
 
 static void open_device(struct bench *b, const char *way, const char *bdf)
 {
-	const char *address;
-	const struct transport_ops *ops;
-	char spec[64];
-	int r;
-
-	snprintf(spec, sizeof(spec), "%s:%s", way, bdf);
-	ops = transport_find(spec, &address);
-	b->base = event_base_new();
-	if (!ops || !b->base)
-		die(spec, "no such way");
-	r = ops->open(&b->t, b->base, address, 1, DEADLINE_MS, &events, b);
-	await(b, r, &b->opened);
+	reach_open(&b->reach, way, bdf);
+	b->t = b->reach.t;
 	if (domain_new(&b->tr, b->t, on_changed, NULL) < 0)
 		die("a translator", "no memory");
 }
@@ -117,19 +59,21 @@ static void make_spaces(struct bench *b, uint64_t bytes)
 	const struct transport_space_ops *ops = b->t->ops->spaces;
 	bool done = false;
 
-	await(b, ops->hold(b->t, &b->memory, b->direct.fd, bytes, TRANSPORT_READ | TRANSPORT_WRITE, on_done, &done),
-	      &done);
+	reach_await(
+		&b->reach,
+		ops->hold(b->t, &b->memory, b->direct.fd, bytes, TRANSPORT_READ | TRANSPORT_WRITE, reach_done, &done),
+		&done);
 	for (unsigned int i = 0; i < SPACES; i++) {
 		done = false;
-		await(b, ops->make(b->t, &b->space[i], on_done, &done), &done);
+		reach_await(&b->reach, ops->make(b->t, &b->space[i], reach_done, &done), &done);
 		for (uint64_t at = 0; at < bytes; at += AREA) {
 			uint64_t len = bytes - at < AREA ? bytes - at : AREA;
 
 			done = false;
-			await(b,
-			      ops->map(b->t, b->space[i], IOVA + at, len, b->memory, at,
-				       TRANSPORT_READ | TRANSPORT_WRITE, on_done, &done),
-			      &done);
+			reach_await(&b->reach,
+				    ops->map(b->t, b->space[i], IOVA + at, len, b->memory, at,
+					     TRANSPORT_READ | TRANSPORT_WRITE, reach_done, &done),
+				    &done);
 		}
 	}
 }
@@ -140,7 +84,7 @@ static void move(struct bench *b, unsigned int to)
 	int r = b->tr->ops->install(b->tr, 0, &s);
 
 	while (r == 1 && b->tr->ops->ready(b->tr, 0, &s) == 0)
-		turn(b);
+		reach_turn(&b->reach);
 	if (r < 0 || b->tr->ops->ready(b->tr, 0, &s) != 1)
 		die("a switch", "the device did not get there");
 }
@@ -150,7 +94,7 @@ static void end_spaces(struct bench *b, unsigned int at)
 	struct translator_space s = {.kernel = b->space[at]};
 
 	while (b->tr->ops->remove(b->tr, 0, &s) != 0)
-		turn(b);
+		reach_turn(&b->reach);
 	for (unsigned int i = 0; i < SPACES; i++)
 		if (b->t->ops->spaces->free(b->t, b->space[i]) < 0)
 			die("an address space", "it cannot be freed");
@@ -237,8 +181,7 @@ int main(int argc, char **argv)
 	open_device(b, argv[1], argv[2]);
 	for (unsigned int i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		measure(b, sizes[i].name, sizes[i].bytes);
-	b->t->ops->close(b->t);
+	reach_close(&b->reach);
 	domain_free(b->tr);
-	event_base_free(b->base);
 	return 0;
 }

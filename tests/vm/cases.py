@@ -80,9 +80,9 @@ def on_refgpu(name, script, way, args="", **more):
                 cmdline=STATUS_PAGE, **more)
 
 
-def on_arm(name, script, args="", kernel_iommu="", **more):
+def on_arm(name, script, args="", kernel_iommu="", devices=(EDU,), **more):
     """A case on an arm64 machine with edu."""
-    return Case(name, "arm64", script, args, machine="arm64", kernel_iommu=kernel_iommu, devices=[EDU], **more)
+    return Case(name, "arm64", script, args, machine="arm64", kernel_iommu=kernel_iommu, devices=list(devices), **more)
 
 
 # Not a case: asks for the table that cases with nested=True need a changed one of.
@@ -93,6 +93,10 @@ def bench_edu(way):
     """In real time, without edu's 100 ms being in anything that is measured."""
     return Case(f"bench-edu-{way}", KERNELS[way], "bench.py", f"{way} Edu", devices=[EDU, EDU1], python=True,
                 timeout=300)
+
+
+def bench_arm(name, args, **more):
+    return on_arm(name, "bench.py", args, devices=[EDU, EDU1], python=True, timeout=300, **more)
 
 
 def bench_refgpu(way, classes):
@@ -179,6 +183,8 @@ CASES = [
     on_arm("selftest-edu-nested", "selftest.py", "iommufd edu nested 0", nested=True, python=True, virtual_time=True),
     bench_edu("type1"),
     bench_edu("iommufd"),
+    bench_arm("bench-edu-arm64", "iommufd Edu"),
+    bench_arm("bench-nested-arm64", "iommufd Nested", nested=True),
     bench_refgpu("type1", "Refgpu"),
     bench_refgpu("iommufd", "Refgpu RefgpuPasid"),
 ]

@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.join(os.environ["SOURCE"], "tests/system"))
 import pasid_client as pc  # noqa: E402
 
 WAY, *CLASSES = vm.ARGUMENTS
-MAPS, SWITCHES = 8, 2  # figures
+MAPS, SWITCHES, NESTED = 8, 2, 12  # figures
 
 
 class Bench(unittest.TestCase):
@@ -53,6 +53,15 @@ class Edu(Bench):
     def test_switches(self):
         device, other = self.device(vm.EDU), self.device(vm.EDU, 1)
         self.measure(SWITCHES, "bench_kernel_switch", WAY, device.bdf, other.bdf)
+
+
+class Nested(Bench):
+    def test_maps_nested(self):
+        self.maps("nested", self.device(vm.EDU), self.device(vm.EDU, 1))
+
+    def test_nested(self):
+        device, other = self.device(vm.EDU), self.device(vm.EDU, 1)
+        self.measure(NESTED, "bench_nested", WAY, device.bdf, other.bdf)
 
 
 class Refgpu(Bench):

@@ -268,7 +268,7 @@ class Daemon:
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([*prefix, os.environ["PASIDD"], "--config", config], user=user, stderr=log,
                                             **(popen or {}))
-        wait_for(lambda: os.path.exists(self.socket))
+        self.await_log("listening at")  # its socket is there a moment before that
 
     def await_log(self, *parts):
         """Waits for a line with all of these in it."""
