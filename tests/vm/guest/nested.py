@@ -290,13 +290,13 @@ class Failing(NestedCase):
     def test_unmap(self):
         """What the SMMU was not told then it is told before the answer: nothing of it is remembered."""
         for nth in range(1, self.PLACES + 1):
-            a, b = Space(self.one), Space(self.two)
-            self.assert_works(a, 0x11111111)
+            a, b, at = Space(self.one), Space(self.two), DATA + nth * PAGE
+            a.run(command(FILL, 0x11111111, at, 0, PAGE))
             self.fail_at(nth)
-            self.one.unmap(a.ctx, DATA, PAGE)
+            self.one.unmap(a.ctx, at, PAGE)
             self.fail_at(0)
-            a.run(command(FILL, 0x55555555, DATA, 0, PAGE))
-            self.assertEqual(a.page(0), b"\x11" * PAGE)
+            a.run(command(FILL, 0x55555555, at, 0, PAGE))
+            self.assertEqual(a.page(nth), b"\x11" * PAGE)
             self.assertEqual(self.one.next_fault(30)[0], a.ctx)
             self.assert_works(b, 0x22222222)
 
