@@ -134,8 +134,10 @@ int nest_attach(struct device *d)
 
 int nest_translator(struct device *d)
 {
-	struct translator *device = d->nest.table.bits ? d->eops->translator(d->engine) : NULL;
+	struct translator *device = d->nest.table.bits ? setup_whole_translator(d) : NULL;
 
+	if (d->nest.table.bits && !device)
+		return -EPROTO;
 	return smmu_new(&d->tr, d->t, &d->nest.traits, &d->nest.table, device);
 }
 

@@ -322,6 +322,7 @@ void setup_opened(void *owner); /* transport_events.opened */
 void setup_go_on(struct device *d); /* while SETUP: looks whether something is left to wait for */
 void setup_drop_memory(struct device *d);
 void setup_drop_translator(struct device *d);
+struct translator *setup_whole_translator(struct device *d);
 void setup_begin(struct device *d, const char *why); /* its mode is settled; why: it cannot be had in that */
 /* Maps memory of our own for the device; SETUP waits for the answer. */
 int setup_map(struct device *d, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot);

@@ -149,7 +149,7 @@ static const struct engine_device_ops handle_ops = {
 };
 
 /* The driver's translator, if it has all that page tables of ours take; else NULL. */
-static struct translator *whole_translator(struct device *d)
+struct translator *setup_whole_translator(struct device *d)
 {
 	struct translator *t = d->eops->translator(d->engine);
 	const struct translator_ops *ops = t ? t->ops : NULL;
@@ -203,7 +203,7 @@ static int setup_engine(struct device *d)
 	else if (device_nested(d))
 		r = nest_translator(d);
 	else
-		r = (d->tr = whole_translator(d)) ? 0 : -EPROTO;
+		r = (d->tr = setup_whole_translator(d)) ? 0 : -EPROTO;
 	if (r == 0)
 		r = sched_new(&d->sched, d->n_slots, d->config->burst);
 	if (r == 0 && d->books->traits.global)

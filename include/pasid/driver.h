@@ -220,7 +220,7 @@ struct translator_fault {
 struct translator_ops {
 	/* The address space is current on the slot from the next job on. Its owner has seen to it that the slot is idle. 0;
 	 * 1: it will be, once `ready` says so, and no job may begin before; -EAGAIN (the slot's ring is full, or whoever
-	 * installs has enough to do). */
+	 * installs has enough to do). A driver's answers 0 or -EAGAIN. */
 	int (*install)(struct translator *t, unsigned int slot, const struct translator_space *s);
 	/* Takes the address space away from the slot, so that it may be freed. 0: it is not there; 1: it is leaving, ask
 	 * again; -EAGAIN, as above; -EIO: nobody knows what is current there. NULL: whoever stops the slot has done it. */
