@@ -166,6 +166,8 @@ CASES = [
     on_arm("boot-arm64", "boot.sh", "iommufd smmu3"),
     on_arm("boot-arm64-nested", "nested.py", nested=True, python=True),
     on_arm("exclusive-arm64", "exclusive.py", "iommufd", python=True, virtual_time=True, allowed=[SMMU_FAULT]),
+    on_arm("doctor-arm64", "doctor.sh", "arm64"),
+    on_arm("doctor-arm64-nested", "doctor.sh", "arm64-nested", nested=True),
     on_arm("handed-arm64", "handed.py", "iommufd", python=True, virtual_time=True),
     on_arm("msi-arm64", "interrupts.py", "iommufd vfio-msi[0]", python=True, virtual_time=True),
     on_arm("selftest-edu-arm64", "selftest.py", "iommufd edu exclusive 0", python=True, virtual_time=True,
