@@ -172,6 +172,7 @@ CASES = [
     on_arm("msi-arm64", "interrupts.py", "iommufd vfio-msi[0]", python=True, virtual_time=True),
     on_arm("selftest-edu-arm64", "selftest.py", "iommufd edu exclusive 0", python=True, virtual_time=True,
            allowed=[SMMU_FAULT]),
+    on_arm("selftest-edu-nested", "selftest.py", "iommufd edu nested 0", nested=True, python=True, virtual_time=True),
     on_arm("nested-arm64", "smmu.py", nested=True, python=True, virtual_time=True),
     bench_edu("type1"),
     bench_edu("iommufd"),
