@@ -24,6 +24,11 @@ ORDERED = [
     # A table is complete before the entry that links it.
     Ordered("daemon/pgtable/walk_template.h", "__atomic_store_n(table_entries(p, page) + i,", STORE,
             ["vmsa64.c", "x86_64.c"]),
+    # A leaf of context descriptors is whole before it is linked, and nothing that follows the clearing of one is seen
+    # before that.
+    Ordered("daemon/translator/cdtable.c", "__atomic_store_n(top, leaf | L1_VALID,", STORE, ["cdtable.c"]),
+    Ordered("daemon/translator/cdtable.c", "__atomic_store_n(cd, 0,", STORE, ["cdtable.c"]),
+    Ordered("daemon/translator/cdtable.c", "__atomic_thread_fence(", BARRIER, ["cdtable.c"]),
     # Ring words and invalidations are there before the register that says how many.
     Ordered("daemon/engine/refgpu.c", "atomic_thread_fence(", BARRIER, ["refgpu.c"]),
     # What a job did, and what became of a context, are known before its fence line says so.
