@@ -17,6 +17,7 @@ struct exam {
 	struct report report;
 	const struct device *device; /* NULL: none */
 	struct config_space config;
+	struct nested nested;
 	struct verdict verdict;
 	char *text; /* the verdict's */
 };
@@ -37,8 +38,10 @@ static int exam_make(struct exam *e, const struct machine *m, const struct devic
 	doctor_machine(m, &e->platform, &e->report);
 	if (d) {
 		config_space_read(m, d, &e->config);
+		nested_look(m, &e->platform, d, &e->nested);
 		doctor_device(m, &e->platform, d, &e->config, &e->report);
-		verdict_make(m, &e->platform, d, &e->config, &e->report, &e->verdict);
+		doctor_nested(d, &e->nested, &e->report);
+		verdict_make(m, &e->platform, d, &e->config, &e->nested, &e->report, &e->verdict);
 		e->text = verdict_text(&e->verdict);
 	}
 	return e->report.no_memory || (d && !e->text) ? -ENOMEM : 0;
@@ -63,6 +66,7 @@ static struct json_object *device_json(const struct exam *e)
 	json_object_object_add(o, "shared", json_object_new_boolean(v->shared));
 	add_string(o, "how", v->how);
 	add_string(o, "modes", v->modes);
+	add_string(o, "not_nested", v->not_nested);
 	add_string(o, "not_pasid", v->not_pasid[0] ? v->not_pasid : NULL);
 	add_string(o, "driver", v->engine ? v->engine->name : NULL);
 	add_string(o, "verdict", e->text);

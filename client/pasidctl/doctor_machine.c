@@ -10,19 +10,30 @@
 
 #define GRUB(words) "in /etc/default/grub add " words " to GRUB_CMDLINE_LINUX, then: update-grub && systemctl reboot"
 
+/* Those of pasidd that a kernel without iommufd, or an older one, cannot have here. */
+static const char *newer_modes(const struct platform *p)
+{
+	return platform_smmu3(p) ? "nested or pasid" : "pasid";
+}
+
 static void check_kernel(const struct platform *p, struct report *r)
 {
+	const char *faults = platform_smmu3(p) ? ", faults of mode nested" : "";
+
 	if (!p->kernel)
 		report_add(r, LEVEL_WARN, "kernel", "uname -r", "its version is not understood: \"%s\"", p->release);
 	else if (p->kernel < KERNEL_CDEV)
 		report_add(r, LEVEL_WARN, "kernel", NULL,
-			   "%s has no device files of VFIO (6.6): only type1, and no mode pasid", p->release);
+			   "%s has no device files of VFIO (6.6): only type1, and no mode %s", p->release,
+			   newer_modes(p));
 	else if (p->kernel < KERNEL_PASID)
-		report_add(r, LEVEL_WARN, "kernel", NULL, "%s attaches no PASIDs (6.15)%s: no mode pasid", p->release,
-			   p->kernel < KERNEL_MAP_FILE ? " and maps no files (6.13)" : "");
+		report_add(r, LEVEL_WARN, "kernel", NULL, "%s attaches no PASIDs%s (6.15)%s: no mode %s", p->release,
+			   *faults ? " and passes no faults on" : "",
+			   p->kernel < KERNEL_MAP_FILE ? " and maps no files (6.13)" : "", newer_modes(p));
 	else
 		report_add(r, LEVEL_OK, "kernel", NULL,
-			   "%s is new enough for device files (6.6), mapping files (6.13), PASIDs (6.15)", p->release);
+			   "%s is new enough for device files (6.6), mapping files (6.13), PASIDs%s (6.15)", p->release,
+			   faults);
 }
 
 /* Why are there no groups? */
@@ -117,10 +128,10 @@ static void check_iommufd(const struct machine *m, const struct platform *p, str
 		report_add(r, LEVEL_OK, "iommufd", NULL, "/dev/iommu is there");
 	else if (platform_module(m, p, "iommufd"))
 		report_add(r, LEVEL_WARN, "iommufd", "modprobe iommufd",
-			   "there is no /dev/iommu: only type1, no mode pasid");
+			   "there is no /dev/iommu: only type1, no mode %s", newer_modes(p));
 	else
 		report_add(r, LEVEL_WARN, "iommufd", NULL,
-			   "this kernel has none (CONFIG_IOMMUFD): only type1, no mode pasid");
+			   "this kernel has none (CONFIG_IOMMUFD): only type1, no mode %s", newer_modes(p));
 }
 
 /* Pages of one size that are set aside, in bytes. */

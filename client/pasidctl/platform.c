@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * See platform.h. Source: Linux Documentation/admin-guide/kernel-parameters.txt (intel_iommu, amd_iommu, iommu),
- * Documentation/ABI/testing/sysfs-class-iommu-intel-iommu; Intel VT-d specification 5.0, 11.4.3 (ECAP).
+ * Documentation/ABI/testing/sysfs-class-iommu-intel-iommu, drivers/iommu/arm/arm-smmu-v3 (the name of a unit); Intel VT-d specification 5.0, 11.4.3 (ECAP).
  */
 #include "platform.h"
 
@@ -108,6 +108,8 @@ static void read_unit(const struct machine *m, struct unit *u)
 		u->kind = UNIT_INTEL;
 	else if (machine_has(m, "sys/class/iommu/%s/amd-iommu", u->name))
 		u->kind = UNIT_AMD;
+	else if (begins_with(u->name, "smmu3."))
+		u->kind = UNIT_SMMU3;
 	else
 		u->kind = UNIT_OTHER;
 	if (u->kind == UNIT_INTEL)
@@ -176,6 +178,14 @@ const struct unit *platform_unit(const struct platform *p, const char *name)
 		if (!strcmp(p->units[i].name, name))
 			return &p->units[i];
 	return NULL;
+}
+
+bool platform_smmu3(const struct platform *p)
+{
+	for (size_t i = 0; i < p->n_units; i++)
+		if (p->units[i].kind == UNIT_SMMU3)
+			return true;
+	return false;
 }
 
 bool platform_module(const struct machine *m, const struct platform *p, const char *name)

@@ -13,6 +13,7 @@
 #define KERNEL_CDEV KERNEL(6, 6) /* /dev/vfio/devices */
 #define KERNEL_MAP_FILE KERNEL(6, 13) /* IOMMU_IOAS_MAP_FILE */
 #define KERNEL_PASID KERNEL(6, 15) /* VFIO_DEVICE_ATTACH_PASID */
+#define KERNEL_NESTED KERNEL(6, 15) /* IOMMU_VEVENTQ_ALLOC, which passes faults on */
 
 enum setting {
 	SETTING_NONE, /* the command line does not say */
@@ -23,6 +24,7 @@ enum setting {
 enum unit_kind {
 	UNIT_INTEL,
 	UNIT_AMD,
+	UNIT_SMMU3, /* Arm's */
 	UNIT_OTHER,
 };
 
@@ -54,6 +56,9 @@ void platform_fini(struct platform *p);
 
 /* NULL: there is none of this name. */
 const struct unit *platform_unit(const struct platform *p, const char *name);
+
+/* Is there an Arm SMMUv3? */
+bool platform_smmu3(const struct platform *p);
 
 /* Is there such a module for the running kernel, built in or to be loaded? As in "vfio-pci". */
 bool platform_module(const struct machine *m, const struct platform *p, const char *name);

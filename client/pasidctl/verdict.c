@@ -8,7 +8,7 @@
 #include "engine/engine.h"
 
 /* Before it is bound, a device has no device file: then what the kernel would give it is said. */
-static const char *choose_way(const struct machine *m, const struct platform *p, const struct device *d)
+const char *doctor_way(const struct machine *m, const struct platform *p, const struct device *d)
 {
 	bool file = device_has_vfio(d) ? d->cdev[0] && machine_has(m, "dev/vfio/devices/%s", d->cdev)
 				       : p->kernel >= KERNEL_CDEV;
@@ -16,6 +16,17 @@ static const char *choose_way(const struct machine *m, const struct platform *p,
 	if (p->iommufd && file)
 		return "iommufd";
 	return p->container ? "type1" : NULL;
+}
+
+const char *doctor_without(const struct platform *p, const char *way)
+{
+	if (!p->iommufd)
+		return "this kernel has no iommufd";
+	if (p->kernel && p->kernel < KERNEL_PASID)
+		return "this kernel is older than 6.15";
+	if (!way || strcmp(way, "iommufd") != 0)
+		return "the device has no file in /dev/vfio/devices";
+	return NULL;
 }
 
 static const char *unit_without_pasid(const struct platform *p, const struct unit *u)
@@ -46,15 +57,10 @@ static const char *device_without_pasid(const struct config_space *c)
 static const char *why_not_pasid(const struct platform *p, const struct device *d, const struct config_space *c,
 				 const char *how)
 {
-	const char *why;
+	const char *why = doctor_without(p, how);
 
-	if (!p->iommufd)
-		return "this kernel has no iommufd";
-	if (p->kernel && p->kernel < KERNEL_PASID)
-		return "this kernel is older than 6.15";
-	if (!how || strcmp(how, "iommufd") != 0)
-		return "the device has no file in /dev/vfio/devices";
-	why = unit_without_pasid(p, platform_unit(p, d->unit));
+	if (!why)
+		why = unit_without_pasid(p, platform_unit(p, d->unit));
 	return why ? why : device_without_pasid(c);
 }
 
@@ -73,16 +79,20 @@ static const struct finding *first_bad(const struct report *r)
 }
 
 void verdict_make(const struct machine *m, const struct platform *p, const struct device *d,
-		  const struct config_space *config, const struct report *r, struct verdict *ret)
+		  const struct config_space *config, const struct nested *nested, const struct report *r,
+		  struct verdict *ret)
 {
 	const char *why;
 	bool pasid;
 
-	*ret = (struct verdict){.how = choose_way(m, p, d), .engine = device_engine(d), .worst = first_bad(r)};
+	*ret = (struct verdict){.how = doctor_way(m, p, d), .engine = device_engine(d), .worst = first_bad(r)};
 	ret->shared = !ret->worst && ret->how;
 	why = why_not_pasid(p, d, config, ret->how);
 	pasid = !why && (!ret->engine || ret->engine->tags_pasid);
-	snprintf(ret->modes, sizeof(ret->modes), "%s%s", plain_modes(ret->engine), pasid ? ", pasid" : "");
+	/* What is the best for the device comes first. */
+	snprintf(ret->modes, sizeof(ret->modes), "%s%s%s%s", nested->can == CAN_LIKELY ? "nested, " : "",
+		 plain_modes(ret->engine), pasid ? ", pasid" : "", nested->can == CAN_MAYBE ? ", maybe nested" : "");
+	ret->not_nested = nested->can == CAN_NOT ? nested->why_not : NULL;
 	if (why)
 		snprintf(ret->not_pasid, sizeof(ret->not_pasid), "%s", why);
 	else if (!pasid)
@@ -99,7 +109,8 @@ char *verdict_text(const struct verdict *v)
 	int n;
 
 	if (v->shared)
-		n = asprintf(&text, "can be shared: %s (%s)%s%s; driver: %s", v->modes, v->how,
+		n = asprintf(&text, "can be shared: %s (%s)%s%s%s%s; driver: %s", v->modes, v->how,
+			     v->not_nested ? "; not nested: " : "", v->not_nested ? v->not_nested : "",
 			     v->not_pasid[0] ? "; not pasid: " : "", v->not_pasid, driver);
 	else
 		n = asprintf(&text, "cannot be shared as it is: %s: %s%s%s; driver: %s",

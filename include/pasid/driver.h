@@ -137,15 +137,15 @@ struct engine_ops {
 	unsigned int ring_jobs; /* the most jobs on one slot at a time, at least 1 */
 	uint64_t cmd_align; /* a power of two, at most ENGINE_PAGE */
 	uint64_t submit_max; /* bytes of one job's commands */
-	uint64_t ro_bytes, rw_bytes; /* of engine_memory; multiples of ENGINE_PAGE, or 0; 0 in mode `exclusive` */
+	uint64_t ro_bytes, rw_bytes; /* of engine_memory; multiples of ENGINE_PAGE; 0 in `nested` and `exclusive` */
 	/* The device has no command processor: its driver is given the commands' bytes, checks every address in them, and
 	 * completes jobs itself, whose fences are then the daemon's to write. */
 	bool reads;
-	/* What the device needs in every address space that it works in, where the kernel keeps the tables; a multiple of
+	/* What the device needs in every address space that it works in, where an IOMMU keeps contexts apart; a multiple of
 	 * ENGINE_PAGE, or 0. */
 	uint64_t window_bytes;
 	bool tags_pasid; /* its accesses can carry the PASID that install names; takes a translator */
-	/* Of the addresses that it can put out, where the kernel keeps the tables; 0: as many as there are. */
+	/* Of the addresses that it can put out, where an IOMMU keeps contexts apart; 0: as many as there are. */
 	unsigned int iova_bits;
 
 	/* Is it one of these? Looks at nothing but the ids; may be asked of any device. */

@@ -105,8 +105,9 @@ struct pasid_bind_op {
 };
 
 enum pasid_event_type {
-	/* A job touched what it may not; that job ended, the context goes on. In modes exclusive and pasid nobody hears of
-	 * an access that the IOMMU refused; the job goes on. */
+	/* A job touched what it may not; that job ended, the context goes on. In mode nested the access failed and the job
+	 * goes on; the event comes if it is certain whose job it was, maybe after its end. In modes exclusive and pasid
+	 * nobody hears of an access that the IOMMU refused; the job goes on. */
 	PASID_EVENT_FAULT = 1,
 	PASID_EVENT_LOST = 2, /* the context is lost: see .why; free it */
 	PASID_EVENT_RESET = 3, /* the device was reset under .job, which ended unfinished; the context is usable */

@@ -16,6 +16,11 @@
 #define OTHER "sys/devices/pci0000:00/0000:00:03.0"
 #define NO_PASID "(read from sysfs, not through VFIO, which hides it)"
 
+#define NESTED_REST                                                                                                \
+	"; what else it takes pasidd sees when it opens the device: CONFIG_ARM_SMMU_V3_IOMMUFD, an SMMU with two " \
+	"stages, 4 KiB pages and 40 address bits, a device with one stream id"
+#define NESTED_TODO "in pasidd's configuration \"mode\": \"nested\", \"fallback\": \"exclusive\""
+
 enum change { NONE, FILE_, LINK, DIRECTORY, NODE, REMOVE };
 
 struct edit {
@@ -279,6 +284,121 @@ static const struct expectation expectations[] = {
 	 {"ok    hugepages: memfds get them (transparent_hugepage/shmem_enabled)"},
 	 {{FILE_, "sys/kernel/mm/transparent_hugepage/shmem_enabled",
 	   "always within_size [advise] never deny force\n"}}},
+	{"Arm, the firmware does not say that devices are coherent",
+	 "arm64",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: exclusive, maybe nested (iommufd); not pasid: the device has no PASID capability; driver: edu",
+	 {"ok    kernel: 7.3.4 is new enough for device files (6.6), mapping files (6.13), PASIDs, faults of mode "
+	  "nested "
+	  "(6.15)",
+	  "ok    iommu: it is on: 1 unit, 2 groups",
+	  "warn  nested: the firmware does not say that its accesses are coherent (CANWBS in IORT): mode nested only "
+	  "if "
+	  "its SMMU has S2FWB" NESTED_REST "; type: " NESTED_TODO}},
+	{"Arm, it says so",
+	 "arm64-nested",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: nested, exclusive (iommufd); not pasid: the device has no PASID capability; driver: edu",
+	 {"ok    nested: the firmware says that its accesses are coherent (CANWBS in IORT)" NESTED_REST}},
+	{"Arm, not bound yet",
+	 "arm64-nested",
+	 "0000:00:01.0",
+	 1,
+	 "cannot be shared as it is: driver: it is bound to no driver; type: pasidctl bind 0000:00:01.0; driver: edu",
+	 {"ok    nested: the firmware says that its accesses are coherent (CANWBS in IORT)" NESTED_REST},
+	 {{REMOVE, EDU_STOCK "driver", NULL}, {REMOVE, EDU_STOCK "vfio-dev", NULL}}},
+	{"Arm, a device that is in no segment of the table",
+	 "arm64-nested",
+	 "0001:00:01.0",
+	 0,
+	 "can be shared: exclusive, maybe nested (iommufd); not pasid: the device has no PASID capability; driver: edu",
+	 {"warn  nested: the firmware's table IORT does not know its PCI segment, so that nothing says that its "
+	  "accesses "
+	  "are coherent (CANWBS): mode nested only if its SMMU has S2FWB" NESTED_REST "; type: " NESTED_TODO},
+	 {{LINK, "sys/bus/pci/devices/0001:00:01.0", "../../../devices/pci0000:00/0000:00:01.0"}}},
+	{"Arm, a device tree",
+	 "arm64",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: exclusive, maybe nested (iommufd); not pasid: the device has no PASID capability; driver: edu",
+	 {"warn  nested: the firmware has no ACPI table IORT, the one place where Linux looks whether a device's "
+	  "accesses "
+	  "are coherent (CANWBS): mode nested only if its SMMU has S2FWB" NESTED_REST "; type: " NESTED_TODO},
+	 {{REMOVE, "sys/firmware", NULL}}},
+	{"Arm, a table that is none",
+	 "arm64",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: exclusive, maybe nested (iommufd); not pasid: the device has no PASID capability; driver: edu",
+	 {"warn  nested: the firmware's table IORT is not understood; unless it says that accesses are coherent "
+	  "(CANWBS): mode nested only if its SMMU has S2FWB" NESTED_REST "; type: " NESTED_TODO},
+	 {{FILE_, "sys/firmware/acpi/tables/IORT", "IORT"}}},
+	{"Arm, Linux 6.14",
+	 "arm64-nested",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: exclusive (iommufd); not nested: this kernel is older than 6.15; not pasid: this kernel is "
+	 "older "
+	 "than 6.15; driver: edu",
+	 {"warn  kernel: 6.14.1 attaches no PASIDs and passes no faults on (6.15): no mode nested or pasid",
+	  "warn  nested: this kernel is older than 6.15: no mode nested"},
+	 {{FILE_, "proc/sys/kernel/osrelease", "6.14.1\n"}}},
+	{"Arm, Linux 6.1",
+	 "arm64-nested",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: exclusive (type1); not nested: this kernel has no iommufd; not pasid: this kernel has no "
+	 "iommufd; "
+	 "driver: edu",
+	 {"warn  kernel: 6.1.0 has no device files of VFIO (6.6): only type1, and no mode nested or pasid",
+	  "warn  iommufd: this kernel has none (CONFIG_IOMMUFD): only type1, no mode nested or pasid",
+	  "warn  nested: this kernel has no iommufd: no mode nested"},
+	 {{FILE_, "proc/sys/kernel/osrelease", "6.1.0\n"},
+	  {REMOVE, "dev/iommu", NULL},
+	  {REMOVE, EDU_STOCK "vfio-dev", NULL}}},
+	{"Arm, no device file",
+	 "arm64-nested",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: exclusive (type1); not nested: the device has no file in /dev/vfio/devices; not pasid: the "
+	 "device "
+	 "has no file in /dev/vfio/devices; driver: edu",
+	 {"warn  nested: the device has no file in /dev/vfio/devices: no mode nested"},
+	 {{REMOVE, EDU_STOCK "vfio-dev", NULL}}},
+	{"Arm, a device without a driver of pasidd's",
+	 "arm64-nested",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: nested, exclusive (iommufd); not pasid: the device has no PASID capability; driver: none, see "
+	 "docs/driver.md",
+	 {"ok    nested: the firmware says that its accesses are coherent (CANWBS in IORT)" NESTED_REST},
+	 {{FILE_, EDU_STOCK "device", "0x1111\n"}}},
+	{"Arm, a GPU with an MMU",
+	 "arm64-nested",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: gpu-mmu, global (iommufd); not pasid: the device has no PASID capability; driver: refgpu",
+	 {NULL},
+	 {{FILE_, EDU_STOCK "device", "0x9a51\n"}}},
+	{"Arm, another kind of IOMMU",
+	 "arm64-nested",
+	 "0000:00:01.0",
+	 0,
+	 "can be shared: exclusive (iommufd); not pasid: the device has no PASID capability; driver: edu",
+	 {"ok    kernel: 7.3.4 is new enough for device files (6.6), mapping files (6.13), PASIDs (6.15)"},
+	 {{LINK, EDU_STOCK "iommu", "../../virtual/iommu/smmu.0"},
+	  {REMOVE, "sys/class/iommu", NULL},
+	  {DIRECTORY, "sys/class/iommu/smmu.0", NULL}}},
+	{"Arm, all devices",
+	 "arm64-nested",
+	 NULL,
+	 0,
+	 "0000:00:01.0 can be shared: nested, exclusive (iommufd); not pasid: the device has no PASID capability; "
+	 "driver: "
+	 "edu",
+	 {NULL}},
 };
 
 static void apply(const struct edit *e)
@@ -377,6 +497,7 @@ static void test_json(void **state)
 	assert_string_equal(string_of(device, "id"), "1234:11e8");
 	assert_string_equal(string_of(device, "how"), "type1");
 	assert_string_equal(string_of(device, "modes"), "exclusive");
+	assert_null(string_of(device, "not_nested"));
 	assert_string_equal(string_of(device, "driver"), "edu");
 	assert_true(json_object_get_boolean(json_object_object_get(device, "shared")));
 	json_object_put(all);

@@ -170,6 +170,8 @@ CASES = [
     on_arm("boot-arm64", "boot.sh", "iommufd smmu3"),
     on_arm("boot-arm64-nested", "nesting.py", nested=True, python=True),
     on_arm("exclusive-arm64", "exclusive.py", "iommufd", python=True, virtual_time=True, allowed=[SMMU_FAULT]),
+    on_arm("doctor-arm64", "doctor.sh", "arm64"),
+    on_arm("doctor-arm64-nested", "doctor.sh", "arm64-nested", nested=True),
     on_arm("handed-arm64", "handed.py", "iommufd", python=True, virtual_time=True),
     # A transfer of the daemon that was killed is refused, if the next one has the device by then.
     on_arm("msi-arm64", "interrupts.py", "iommufd vfio-msi[0]", python=True, virtual_time=True, allowed=[SMMU_FAULT]),

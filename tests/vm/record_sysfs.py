@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import run
-from cases import EDU, VTD, VTD_USER, Case, refgpu, refgpu_companion
+from cases import EDU, VTD, VTD_USER, Case, on_arm, refgpu, refgpu_companion
 
 MACHINES = run.TOP / "tests/unit/machines"
 OLD_VTD = "intel-iommu,intremap=on"  # legacy mode
@@ -27,6 +27,8 @@ RECORDED = [
     Case("stock-iommu-off", "stock", "record.py", iommu=VTD, devices=[EDU], python=True, kernel_iommu="intel_iommu=off"),
     Case("iommufd", "iommufd", "record.py", "1234:9a51", iommu=VTD_USER, devices=[refgpu(), EDU], python=True,
          companions={"refgpu0": refgpu_companion()}),
+    on_arm("arm64", "record.py", "1234:11e8", python=True),
+    on_arm("arm64-nested", "record.py", "1234:11e8", nested=True, python=True),
 ]
 
 
@@ -49,15 +51,16 @@ def main():
     parser.add_argument("name", nargs="*")
     args = parser.parse_args()
     paths = run.fill_cache(not args.no_setup)
-    run.build_programs(args.build)
+    chosen = [case for case in RECORDED if not args.name or case.name in args.name]
+    for machine in sorted({case.machine for case in chosen}):
+        run.build_programs(args.build, machine, paths["sysroot"])
     logs = args.build / "vm"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
     MACHINES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pasidd-vm-images-") as directory:
         images = run.Images(paths, args.build.resolve(), Path(directory))
-        for case in RECORDED:
-            if not args.name or case.name in args.name:
-                record(case, images, logs)
+        for case in chosen:
+            record(case, images, logs)
     return 0
 
 

@@ -3,7 +3,7 @@
 # pasidctl on a real kernel: what doctor says before a device is bound, when it is, and after; devices that have a
 # driver, that share a group, that are in use.
 #
-#   doctor.sh stock|iommufd|iommu-off
+#   doctor.sh stock|iommufd|iommu-off|arm64|arm64-nested
 . ./lib.sh
 
 kernel=$1
@@ -41,6 +41,14 @@ also() {
 	return 1
 }
 
+# also_not PATTERN: it has none.
+also_not() {
+	! also "$1" >/dev/null || {
+		cat $said
+		return 1
+	}
+}
+
 driver() {
 	basename "$(readlink "/sys/bus/pci/devices/$1/driver")"
 }
@@ -69,11 +77,14 @@ as_bank() {
 	return 1
 }
 
-# One edu is alone in its group, the other is behind a bridge that does not keep its devices apart.
+# One edu is alone in its group, the other, where there is one, is behind a bridge that does not keep its devices apart.
 edu=$(pci_find 1234:11e8 | grep '^0000:00:')
 sharing=$(pci_find 1234:11e8 | grep -v '^0000:00:')
 serial=$(pci_find 1b36:0002)
-check "the devices are there ($edu; $sharing and $serial)" test -n "$edu" -a -n "$sharing" -a -n "$serial"
+case $kernel in
+arm64*) check "the device is there ($edu)" test -n "$edu" ;;
+*) check "the devices are there ($edu; $sharing and $serial)" test -n "$edu" -a -n "$sharing" -a -n "$serial" ;;
+esac
 check "a word that is no address is refused" runs 2 doctor 00:1f
 check "so is a device that is not there" runs 2 doctor 0000:7f:1f.7
 
@@ -81,6 +92,8 @@ unbound="cannot be shared as it is: driver: it is bound to no driver; type: pasi
 case $kernel in
 stock) shared="can be shared: exclusive (type1); not pasid: this kernel has no iommufd; driver: edu" ;;
 iommufd) shared="can be shared: exclusive (iommufd); not pasid: the device has no PASID capability; driver: edu" ;;
+arm64) shared="can be shared: exclusive, maybe nested (iommufd); not pasid: the device has no PASID capability; driver: edu" ;;
+arm64-nested) shared="can be shared: nested, exclusive (iommufd); not pasid: the device has no PASID capability; driver: edu" ;;
 iommu-off)
 	check "the machine has no IOMMU" runs 1 doctor
 	check "with the line to type" also "^bad   iommu: .*started with intel_iommu=off; type: .*intel_iommu=on,sm_on"
@@ -108,9 +121,17 @@ check "it is bound" says 0 "$edu is bound to vfio-pci" bind --persist "$edu"
 check "as sysfs says" driver_is "$edu" vfio-pci
 check "with a rule for udev" grep -q "KERNEL==\"$edu\"" "/etc/udev/rules.d/20-pasidd-$edu.rules"
 check "now it can be shared" says 0 "$shared" doctor "$edu"
+case $kernel in
+arm64) check "the firmware does not say that it is coherent" also "^warn  nested: the firmware does not say .* S2FWB; .*; type: " ;;
+arm64-nested) check "the firmware says that it is coherent" also "^ok    nested: the firmware says " ;;
+*) check "nothing is said of an SMMU's first stage" also_not "nested" ;;
+esac
 check "everybody may look" as_bank 0 doctor "$edu"
 check "and sees who may open the device" also "/dev/vfio/.* is there: mode 0600, of root; you may not open it"
 check "and what only root sees" also "^warn  pasid: only root may read .*; type: sudo pasidctl doctor $edu\$"
+case $kernel in
+arm64*) check "and what only root may read of the firmware" also "^warn  nested: only root may read .*; type: sudo pasidctl doctor $edu\$" ;;
+esac
 check "binding it once more is nothing new" says 0 "$edu is bound to vfio-pci" bind "$edu"
 
 group=/dev/vfio/$(pci_group "$edu")
@@ -124,6 +145,7 @@ check "it is given back" says 0 "$edu is bound to no driver: none of this kernel
 check "the rule is gone" gone "/etc/udev/rules.d/20-pasidd-$edu.rules"
 check "it can no more be shared" says 1 "$unbound" doctor "$edu"
 check "nothing is left to do" runs 0 unbind "$edu"
+case $kernel in arm64*) finish ;; esac
 
 check "the serial port has its driver" driver_is "$serial" serial
 check "which keeps its neighbour from being shared" runs 1 doctor "$sharing"

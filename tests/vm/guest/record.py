@@ -15,7 +15,7 @@ from pathlib import Path
 import vm
 
 DEVICE_FILES = ("vendor", "device", "class", "driver_override", "reset_method")
-TABLES = ("DMAR", "IVRS", "IORT")
+TABLES = ("DMAR", "IVRS")
 
 
 class Tree:
@@ -68,6 +68,7 @@ def record_kernel(tree):
         tree.file(path)
     for name in TABLES:
         tree.empty(f"/sys/firmware/acpi/tables/{name}")
+    tree.binary("/sys/firmware/acpi/tables/IORT")
     for path in [*glob("/sys/module/vfio*"), *glob("/sys/module/iommufd")]:
         tree.directory(path)
     for path in glob("/sys/module/vfio*/parameters/*"):
