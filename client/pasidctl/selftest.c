@@ -130,9 +130,7 @@ static const char *why_skipped(const struct run *r, const struct check *c)
 	if (c->needs & NEEDS_PRIVATE && info->mode == PASID_MODE_GLOBAL)
 		return "mode global: all contexts share one address space";
 	if (c->needs & NEEDS_TOLD && !mode_tells(info->mode))
-		return info->mode == PASID_MODE_NESTED
-			       ? "mode nested: whose a fault is cannot be told where contexts use the same addresses"
-			       : "the kernel tells nobody what the IOMMU refused";
+		return "the kernel tells nobody what the IOMMU refused";
 	if ((info->features & c->features) != c->features)
 		return "the device's features leave it out";
 	return NULL;

@@ -75,7 +75,7 @@ unsigned int trial_times(struct trial *t, unsigned int want, unsigned int jobs, 
 
 bool mode_tells(uint32_t mode)
 {
-	return mode == PASID_MODE_GPU_MMU || mode == PASID_MODE_GLOBAL;
+	return mode == PASID_MODE_GPU_MMU || mode == PASID_MODE_GLOBAL || mode == PASID_MODE_NESTED;
 }
 
 /* ---- memory and what is in it ---- */

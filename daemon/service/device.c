@@ -89,6 +89,8 @@ static void on_poke(evutil_socket_t fd, short what, void *arg)
 		setup_go_on(d);
 	buf_unmap_later(d);
 	step_all(d);
+	if (d->state == DEVICE_READY && d->faults_left)
+		faults_look(d);
 	if (d->state == DEVICE_READY)
 		run_installed(d);
 	run_schedule(d);

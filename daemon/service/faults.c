@@ -7,7 +7,8 @@
  * there. An IOMMU that walks tables of ours names the device and the address, and its records come late: the context may
  * have been moved away by then. With a PASID in the record the context follows. Without, a driver that reads the commands
  * knows what the last jobs access (engine_ops.names). One whose accesses were all mapped for as long as it was on the slot
- * has not faulted. If there are others that make this very access, and they are one context's, it is that one.
+ * has not faulted. If there are others that make this very access, and they are one context's, it is that one. Of jobs that were
+ * done before the last context came, when no record was left, there are hardly any to come: they count after all others.
  */
 #include "service/private.h"
 
@@ -16,6 +17,7 @@
 #include "base/util.h"
 
 #define LOOKS_A_JOB 256u /* at mappings, when it is put on a slot */
+#define LOOKS_A_SWITCH 8u
 #define FAULTS_A_LOOK 64u /* then the loop goes on, so that a device that floods starves nobody */
 
 void faults_charge(struct ctx *ctx, const struct translator_fault *f)
@@ -104,6 +106,7 @@ void faults_put(struct device *d, unsigned int slot, const struct ctx *ctx, cons
 	struct engine_access a;
 
 	*p = (struct past_job){put->mark, put->number, ctx->books->id, {UINT64_MAX, 0}};
+	d->past[slot].last = put->mark;
 	if (!device_nested(d) || !d->eops->names)
 		return;
 	for (uint32_t i = 0; d->eops->names(d->engine, slot, put->mark, i, &a); i++)
@@ -133,22 +136,36 @@ static bool makes_access(const struct device *d, const struct past_job *p, const
 	return false;
 }
 
-/* The newest of the last jobs that may have made that access and been refused; NULL: none, or those of several contexts. */
-static const struct past_job *suspect(const struct device *d, const struct translator_fault *f)
+/* The newest of the last jobs that may have made that access and been refused, of those above a mark or up to it; *several:
+ * they are more than one context's. */
+static const struct past_job *suspect(const struct device *d, const struct translator_fault *f, bool settled,
+				      bool *several)
 {
+	const struct past *past = &d->past[f->slot];
 	const struct past_job *found = NULL;
 
 	for (uint32_t i = 0; i < ENGINE_REMEMBERED; i++) {
-		const struct past_job *p = &d->past[f->slot].put[i];
+		const struct past_job *p = &past->put[i];
 
-		if (!p->mark || f->addr < p->refused.first || f->addr > p->refused.last || !makes_access(d, p, f))
+		if (!p->mark || (p->mark <= past->settled) != settled || f->addr < p->refused.first ||
+		    f->addr > p->refused.last || !makes_access(d, p, f))
 			continue;
-		if (found && found->ctx != p->ctx)
-			return NULL;
+		*several |= found && found->ctx != p->ctx;
 		if (!found || p->mark > found->mark)
 			found = p;
 	}
 	return found;
+}
+
+/* Those that were settled count only if there are no others. */
+static const struct past_job *guilty(const struct device *d, const struct translator_fault *f)
+{
+	bool several = false;
+	const struct past_job *p = suspect(d, f, false, &several);
+
+	if (!p)
+		p = suspect(d, f, true, &several);
+	return several ? NULL : p;
 }
 
 /* Of one transfer there are many records. */
@@ -166,7 +183,7 @@ static struct ctx *whose(struct device *d, struct translator_fault *f)
 		return NULL;
 	if (f->pasid)
 		return context_of(d, 0, f->pasid);
-	p = d->eops->names ? suspect(d, f) : NULL;
+	p = d->eops->names ? guilty(d, f) : NULL;
 	if (!p)
 		return NULL;
 	f->job = p->number;
@@ -199,6 +216,7 @@ void faults_look(struct device *d)
 		return;
 	for (uint32_t i = 0; i < FAULTS_A_LOOK; i++) {
 		r = d->tr->ops->next_fault(d->tr, &f, &lost);
+		d->faults_left = r > 0;
 		if (r <= 0)
 			break;
 		if (f.stalled)
@@ -211,6 +229,19 @@ void faults_look(struct device *d)
 	if (lost)
 		log_about(&(struct log_about){.device = d->config->name}, &d->stray, LOG_WARN,
 			  "device %s: %" PRIu64 " faults lost, its queue was full", d->config->name, lost);
+	if (d->faults_left)
+		device_poke(d);
 	if (r < 0)
 		device_fail(d, "its fault queue makes no sense");
+}
+
+void faults_settle(struct device *d, unsigned int slot)
+{
+	uint32_t looks = 0;
+
+	do
+		faults_look(d);
+	while (d->state == DEVICE_READY && d->faults_left && ++looks < LOOKS_A_SWITCH);
+	if (d->state == DEVICE_READY && !d->faults_left)
+		d->past[slot].settled = d->past[slot].last;
 }

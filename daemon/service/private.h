@@ -67,6 +67,8 @@ struct past {
 		/* What it names and tables may have refused while it was there; first > last: nothing. */
 		struct range refused;
 	} put[ENGINE_REMEMBERED];
+	uint64_t last; /* mark */
+	uint64_t settled; /* up to this mark they were done, and no record was left, when another context came */
 };
 
 /* What a device has in mode `nested` beside what all have. */
@@ -140,6 +142,7 @@ struct device {
 	uint64_t ticket_done; /* ... that is complete, as last looked at */
 	uint64_t ticket_since; /* when ticket_done last moved, or stood still for something newly asked */
 	uint64_t refused_since; /* since when the translator has not carried out what it was asked; 0: it does */
+	bool faults_left; /* more than were looked at in one go */
 	struct log_limit stray; /* faults that belong to nobody */
 	struct log_limit hung; /* jobs that are stopped, and resets: clients cause them */
 	struct log_limit came_and_went; /* lost and ready again: the device causes them */
@@ -365,6 +368,8 @@ void run_refused(struct device *d);
 
 /* ---- faults.c ---- */
 void faults_look(struct device *d);
+/* Another context comes to the slot, which is idle: what is left is looked at before. The device may be lost by that. */
+void faults_settle(struct device *d, unsigned int slot);
 /* A job was put on a slot; a range was unmapped under those of a context that are there. */
 void faults_put(struct device *d, unsigned int slot, const struct ctx *ctx, const struct put_job *put);
 void faults_unmapped(const struct ctx *ctx, struct range r);

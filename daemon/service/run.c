@@ -143,6 +143,11 @@ static bool take_turn(struct device *d, const struct sched_turn *turn)
 	uint32_t begun = 0;
 	int r = 0;
 
+	if (turn->switched && device_nested(d)) {
+		faults_settle(d, turn->slot);
+		if (d->state != DEVICE_READY)
+			return false;
+	}
 	/* An idle slot has done all its words, so that its ring has room, unless the device lies about it. */
 	if (turn->switched)
 		r = switch_to(d, turn->slot, ctx);

@@ -172,7 +172,7 @@ static int take_slots(struct device *d, unsigned int most)
 
 static bool one_space(const struct device *d)
 {
-	return device_exclusive(d) || (device_nested(d) && !d->nest.table.bits);
+	return device_exclusive(d) || (device_nested(d) && (!d->nest.table.bits || d->nest.window.bytes));
 }
 
 static int setup_engine(struct device *d)

@@ -29,6 +29,10 @@ int iommufd_smmu_info(const struct iommufd *i, uint32_t device, struct transport
 			       ? vfio_fail(why, -EOPNOTSUPP,
 					   "this kernel does not say what its IOMMU is; it takes Linux 6.15")
 			       : vfio_fail(why, -errno, "asking what its IOMMU is: %s", strerror(errno));
+	if (info.out_data_type == KABI_IOMMU_HW_INFO_TYPE_NONE)
+		return vfio_fail(
+			why, -EOPNOTSUPP,
+			"this kernel says nothing of its IOMMU; it takes an Arm SMMUv3 and CONFIG_ARM_SMMU_V3_IOMMUFD");
 	if (info.out_data_type != KABI_IOMMU_HW_INFO_TYPE_ARM_SMMUV3)
 		return vfio_fail(why, -EOPNOTSUPP, "its IOMMU is no Arm SMMUv3");
 	*ret = (struct transport_smmu){.flags = smmu.flags};

@@ -38,6 +38,7 @@
 #define KABI_IOMMU_HWPT_ALLOC_NEST_PARENT (1u << 0)
 #define KABI_IOMMU_HWPT_ALLOC_PASID (1u << 3)
 /* What an Arm SMMUv3 is called, in one enumeration after the other. */
+#define KABI_IOMMU_HW_INFO_TYPE_NONE 0u
 #define KABI_IOMMU_HW_INFO_TYPE_ARM_SMMUV3 2u
 #define KABI_IOMMU_HWPT_DATA_ARM_SMMUV3 2u
 #define KABI_IOMMU_VIOMMU_TYPE_ARM_SMMUV3 1u

@@ -96,11 +96,12 @@ void vfio_life_reset_over(struct vfio *v, int result)
 
 /* ---- interrupts ---- */
 
+static const struct timeval soon = {.tv_usec = 10000};
+
 /* The kernel has masked an INTx. It stays so until somebody has acknowledged it at the device: unmasked before that, it
  * would come again at once. */
 static void tell(struct vfio *v, uint32_t vector)
 {
-	static const struct timeval soon = {.tv_usec = 10000};
 	bool looked = v->opened && v->events->irq(v->owner, vector);
 
 	if (v->error || v->forgotten)
@@ -111,10 +112,14 @@ static void tell(struct vfio *v, uint32_t vector)
 		evtimer_add(&v->ev_again, &soon);
 }
 
-/* An INTx is vector 0. Of others a look too many is made. */
+/* Records that nobody could look at are there still, and the queue would be told of again at once. */
 static void on_again(evutil_socket_t fd, short what, void *arg)
 {
-	tell(arg, 0);
+	struct vfio *v = arg;
+
+	if (v->listens_iommu)
+		event_add(&v->ev_iommu, NULL);
+	tell(v, 0); /* an INTx; of others a look too many is made */
 }
 
 static void on_line(evutil_socket_t fd, short what, void *arg)
@@ -146,13 +151,19 @@ static void on_line(evutil_socket_t fd, short what, void *arg)
 static void on_iommu(evutil_socket_t fd, short what, void *arg)
 {
 	struct vfio *v = arg;
+	bool looked = v->events->irq(v->owner, TRANSPORT_IRQ_IOMMU);
 
-	v->events->irq(v->owner, TRANSPORT_IRQ_IOMMU);
+	if (v->error || v->forgotten)
+		return;
+	if (looked)
+		event_add(&v->ev_iommu, NULL);
+	else
+		evtimer_add(&v->ev_again, &soon);
 }
 
 int vfio_life_nested(struct vfio *v)
 {
-	event_assign(&v->ev_iommu, v->base, v->iommu->ops->events_fd(v->iommu), EV_READ | EV_PERSIST, on_iommu, v);
+	event_assign(&v->ev_iommu, v->base, v->iommu->ops->events_fd(v->iommu), EV_READ, on_iommu, v);
 	v->listens_iommu = event_add(&v->ev_iommu, NULL) == 0;
 	return v->listens_iommu ? 0 : -ENOMEM;
 }
