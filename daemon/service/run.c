@@ -136,7 +136,7 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 	return 0;
 }
 
-/* False: not now; the translator says when. */
+/* False: nobody's now; the translator says when. */
 static bool take_turn(struct device *d, const struct sched_turn *turn)
 {
 	struct ctx *ctx = turn->tag;
@@ -151,7 +151,7 @@ static bool take_turn(struct device *d, const struct sched_turn *turn)
 		sched_slot_service(d->sched, turn->slot, true);
 		if (r == -ECANCELED)
 			ctx_lose(ctx, PASID_LOST_DAEMON, 0);
-		return false;
+		return r == -ECANCELED; /* then it is the next one's turn */
 	}
 	if (r < 0) {
 		device_fail(d, r == -EIO ? NOWHERE_SURE : "an idle slot's ring is full");

@@ -629,6 +629,48 @@ static void test_given_up(void **state)
 	nested_end();
 }
 
+/* ---- switches that fail ---- */
+
+/* One works, two wait. The first of them cannot be installed. */
+static void install_fails(uint32_t after, uint32_t times, bool late)
+{
+	struct tenant t[3];
+
+	begin_test();
+	for (uint32_t i = 0; i < 3; i++)
+		t[i] = begin_with(i, 1);
+	smmu.slow = true;
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(submit_one(&t[i], fill(AT, PAGE, 0x10 + i)), 0);
+	smmu.slow = false;
+	smmu.fail_after = after;
+	smmu.fail_times = times;
+	smmu.fail_late = late;
+	transfer_done();
+	await_job(&t[2], 1);
+	assert_int_equal(word_at(&t[0], 0), 0x10);
+	assert_int_equal(word_at(&t[1], 0), 0);
+	assert_int_equal(word_at(&t[2], 0), 0x12);
+	assert_false(is_lost(&t[0]));
+	assert_true(is_lost(&t[1]));
+	assert_false(is_lost(&t[2]));
+	run(&t[0], copy(AT, NOWHERE, PAGE));
+	assert_int_equal(word_at(&t[0], 0), 0);
+	assert_int_equal(t[1].app->heard.n_lost, 1);
+	assert_int_equal(t[1].app->heard.lost.why, PASID_LOST_DAEMON);
+	for (uint32_t i = 0; i < 3; i++)
+		leave(&t[i]);
+	nested_end();
+}
+
+static void test_install_fails(void **state)
+{
+	for (uint32_t after = 0; after < 2; after++)
+		for (uint32_t times = 1; times < 3; times++)
+			for (unsigned int late = 0; late < 2; late++)
+				install_fails(after, times, late);
+}
+
 /* ---- ends ---- */
 
 /* The device accesses something that nobody asked it for. */
@@ -1302,6 +1344,7 @@ int main(void)
 		cmocka_unit_test(test_unmap_fails),
 		cmocka_unit_test(test_others_go_on),
 		cmocka_unit_test(test_given_up),
+		cmocka_unit_test(test_install_fails),
 		cmocka_unit_test(test_context_ends),
 		cmocka_unit_test(test_ends_amid_work),
 		cmocka_unit_test(test_faults),
