@@ -75,7 +75,8 @@ struct nest {
 	struct shm descriptors; /* of table */
 	struct shm window; /* at WINDOW_IOVA of the address space that runs */
 	uint64_t window_bus;
-	bool attached; /* the SMMU uses the table */
+	bool asked; /* ... to use the table */
+	bool attached; /* the SMMU does */
 };
 
 enum device_state {

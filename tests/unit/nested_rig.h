@@ -608,6 +608,7 @@ static int nested_attach(struct transport *t, const uint64_t entry[2], transport
 {
 	bool failed = kernel_fails();
 
+	assert_false(smmu.asked); /* once */
 	judge_ste(entry);
 	smmu.asked = !failed || !kernel.fail_in_call;
 	smmu.n_attached++;

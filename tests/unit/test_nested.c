@@ -1198,6 +1198,31 @@ static void test_second_opening(void **state)
 		lost_again(step);
 }
 
+/* Clients let go of what they lost while the kernel takes the descriptors, which it is asked to once. */
+static void test_attached_once(void **state)
+{
+	struct tenant t;
+
+	begin_test();
+	t = begin_with(0, 1);
+	lose_device();
+	while (smmu.n_attached < 2) {
+		if (kernel.n_answers)
+			answers(1);
+		else
+			event_base_loop(base, EVLOOP_ONCE), pump();
+	}
+	assert_false(is_ready());
+	room();
+	free_ctx(&t);
+	pump();
+	free_buf(&t);
+	await_ready();
+	assert_int_equal(edu.opened, 2);
+	leave(&t);
+	nested_end();
+}
+
 /* Work, changes and ends are under way, and cannot end. */
 static void lost_amid(unsigned int how)
 {
@@ -1361,6 +1386,7 @@ int main(void)
 		cmocka_unit_test(test_setup_fails),
 		cmocka_unit_test(test_lost_while_set_up),
 		cmocka_unit_test(test_second_opening),
+		cmocka_unit_test(test_attached_once),
 		cmocka_unit_test(test_lost_amid),
 		cmocka_unit_test(test_falls_back_later),
 		cmocka_unit_test(test_output_size),
