@@ -97,8 +97,14 @@ static const struct past_job *suspect(const struct device *d, const struct trans
 /* Of one transfer there are many records. */
 static bool told(const struct ctx *ctx, const struct translator_fault *f)
 {
-	return f->job && ctx->told.job == f->job && ctx->told.access == f->access && ctx->told.code == f->code &&
-	       ctx->told.addr / 4096 == f->addr / 4096;
+	for (size_t i = 0; f->job && i < ARRAY_SIZE(ctx->told); i++) {
+		const struct translator_fault *t = &ctx->told[i];
+
+		if (t->job == f->job && t->access == f->access && t->code == f->code &&
+		    t->addr / 4096 == f->addr / 4096)
+			return true;
+	}
+	return false;
 }
 
 static struct ctx *whose(struct device *d, struct translator_fault *f)
@@ -128,7 +134,7 @@ static void route_late(struct device *d, struct translator_fault *f)
 	}
 	if (told(ctx, f))
 		return;
-	ctx->told = *f;
+	ctx->told[ctx->n_told++ % ARRAY_SIZE(ctx->told)] = *f;
 	faults_charge(ctx, f);
 }
 

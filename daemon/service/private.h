@@ -164,7 +164,10 @@ struct ctx {
 	struct pasid_fence_line *line;
 	uint64_t fence_bus;
 	uint64_t put; /* number of the last job put on a slot */
-	struct translator_fault told; /* the last fault that was charged, for others like it */
+	/* The last faults that were charged, for others like them. A copy may come back to two pages that it reads and two
+	 * that it writes. */
+	struct translator_fault told[4];
+	uint32_t n_told;
 	enum ctx_life life;
 	bool busy; /* a bind is changing its address space: clearing waits */
 	bool free_asked; /* cleared means freed */

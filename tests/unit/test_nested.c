@@ -796,6 +796,23 @@ static void test_faults(void **state)
 	nested_end();
 }
 
+/* Its pieces cross pages, and what it reads and what it writes fault in turn. */
+static void test_fault_once_a_page(void **state)
+{
+	struct tenant t;
+
+	begin_test();
+	t = begin(0);
+	run(&t, copy(NOWHERE + 0x10010, NOWHERE + 0x20, 3 * PAGE));
+	let_records_come();
+	assert_int_equal(t.app->heard.n_faults, 4 + 4);
+	run(&t, copy(NOWHERE + 0x10010, NOWHERE + 0x20, 3 * PAGE)); /* another job */
+	let_records_come();
+	assert_int_equal(t.app->heard.n_faults, 2 * (4 + 4));
+	leave(&t);
+	nested_end();
+}
+
 static void test_fault_comes_late(void **state)
 {
 	struct tenant bank, thief;
@@ -1373,6 +1390,7 @@ int main(void)
 		cmocka_unit_test(test_context_ends),
 		cmocka_unit_test(test_ends_amid_work),
 		cmocka_unit_test(test_faults),
+		cmocka_unit_test(test_fault_once_a_page),
 		cmocka_unit_test(test_fault_comes_late),
 		cmocka_unit_test(test_no_frame),
 		cmocka_unit_test(test_strays),
