@@ -139,6 +139,7 @@ struct device {
 	uint64_t ticket_done; /* ... that is complete, as last looked at */
 	uint64_t ticket_since; /* when ticket_done last moved, or stood still for something newly asked */
 	uint64_t refused_since; /* since when the translator has not carried out what it was asked; 0: it does */
+	uint32_t refused_asid; /* ... of this one, whatever it does of others */
 	struct log_limit stray; /* faults that belong to nobody */
 	struct log_limit hung; /* jobs that are stopped, and resets: clients cause them */
 	struct log_limit came_and_went; /* lost and ready again: the device causes them */
@@ -361,8 +362,8 @@ void run_tick(struct device *d);
 void run_jobs_changed(struct ctx *ctx);
 void run_installed(struct device *d); /* looks whether those that are installing are there */
 
-/* The translator did not carry out what it was asked. It is asked again from time to time, but not for ever. */
-void run_refused(struct device *d);
+/* The translator did not carry out what it was asked of an ASID. It is asked again from time to time, but not for ever. */
+void run_refused(struct device *d, uint32_t asid);
 
 /* ---- faults.c ---- */
 void faults_look(struct device *d);

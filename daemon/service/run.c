@@ -280,10 +280,11 @@ int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, u
 	uint64_t done;
 
 	if (ret == -EIO)
-		run_refused(d);
+		run_refused(d, asid);
 	if (ret < 0)
 		return ret;
-	d->refused_since = 0;
+	if (d->refused_asid == asid)
+		d->refused_since = 0;
 	if (d->ticket_asked <= d->ticket_done)
 		d->ticket_since = util_now_ns();
 	d->ticket_asked = *ticket;
@@ -294,10 +295,12 @@ int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, u
 	return 0;
 }
 
-void run_refused(struct device *d)
+void run_refused(struct device *d, uint32_t asid)
 {
-	if (!d->refused_since)
+	if (!d->refused_since) {
 		d->refused_since = util_now_ns();
+		d->refused_asid = asid;
+	}
 	run_arm_tick(d);
 }
 

@@ -629,6 +629,32 @@ static void test_given_up(void **state)
 	nested_end();
 }
 
+/* That it does what others ask for does not help: what the one has unmapped can be reached still. */
+static void test_given_up_among_others(void **state)
+{
+	struct tenant t, other;
+
+	nested_reset();
+	device_config.answer_ms = 100;
+	start();
+	other = begin_to_unmap(1);
+	t = begin_to_unmap(0);
+	smmu.fail_times = FOR_EVER;
+	ask_unmap(&t, AT, PAGE);
+	smmu.only = CMD_TLBI_NH_ASID;
+	for (unsigned int i = 0; is_ready(); i++) {
+		assert_true(i < 50000); /* each takes no time */
+		assert_true(t.app->pending);
+		app_bind(other.app, other.ctx, wire_unmap(AT, PAGE));
+		app_bind(other.app, other.ctx, wire_map(other.buf, AREA, AT, PAGE));
+		turn();
+	}
+	assert_non_null(strstr(device()->gone_why, "does not forget"));
+	leave(&t);
+	leave(&other);
+	nested_end();
+}
+
 /* ---- switches that fail ---- */
 
 /* One works, two wait. The first of them cannot be installed. */
@@ -1386,6 +1412,7 @@ int main(void)
 		cmocka_unit_test(test_unmap_fails),
 		cmocka_unit_test(test_others_go_on),
 		cmocka_unit_test(test_given_up),
+		cmocka_unit_test(test_given_up_among_others),
 		cmocka_unit_test(test_install_fails),
 		cmocka_unit_test(test_context_ends),
 		cmocka_unit_test(test_ends_amid_work),
