@@ -56,8 +56,7 @@ struct edu {
 	struct engine engine; /* first, so that a pointer to it is one to the edu */
 	struct engine_device *device;
 	struct range iova;
-	/* A ring: put - done of them, at most RING_JOBS, are to be done, the oldest at `done`; those before are remembered. */
-	struct job jobs[ENGINE_REMEMBERED];
+	struct job jobs[RING_JOBS]; /* a ring: jobs put - jobs done of them, the oldest at `done` % RING_JOBS */
 	uint64_t put, rung, done; /* jobs, absolute; also their marks */
 	uint64_t begun;
 	bool scrub_next; /* the next job that is put clears the device's memory first */
@@ -269,13 +268,13 @@ static void go_on(struct edu *d)
 		if (read32(d->device, REG_DMA_CMD) & CMD_START)
 			return;
 		d->running = false;
-		advance(d, &d->jobs[d->done % ENGINE_REMEMBERED]);
+		advance(d, &d->jobs[d->done % RING_JOBS]);
 	}
 	if (d->stopping)
 		drop_all(d);
 	d->settled = true;
 	while (!d->paused && d->done != d->rung) {
-		j = &d->jobs[d->done % ENGINE_REMEMBERED];
+		j = &d->jobs[d->done % RING_JOBS];
 		d->begun = d->done + 1;
 		if (step(d, j))
 			return;
@@ -299,7 +298,7 @@ static void edu_interrupt(struct engine *e)
 static int edu_submit(struct engine *e, unsigned int slot, const struct engine_job *job, uint64_t *mark)
 {
 	struct edu *d = of_engine(e);
-	struct job *j = &d->jobs[d->put % ENGINE_REMEMBERED];
+	struct job *j = &d->jobs[d->put % RING_JOBS];
 
 	if (d->put - d->done == RING_JOBS)
 		return -EAGAIN;
@@ -353,7 +352,7 @@ static int edu_look(struct engine *e, unsigned int slot, struct engine_slot *ret
 static bool edu_names(const struct engine *e, unsigned int slot, uint64_t mark, uint32_t i, struct engine_access *ret)
 {
 	const struct edu *d = (const struct edu *)e;
-	const struct job *j = &d->jobs[(mark - 1) % ENGINE_REMEMBERED];
+	const struct job *j = &d->jobs[(mark - 1) % RING_JOBS];
 	const struct pasid_edu_cmd *c = &j->cmds[i / 2];
 	bool reads = i % 2;
 

@@ -167,7 +167,6 @@ static bool change_tables(struct ctx *ctx, struct verb *v, const struct plan *pl
 		}
 		pgtable_unmap(ctx->pt, step[v->next].iova, &v->budget);
 		fault_log_gone(&ctx->books->faults, step[v->next].iova, v->begun_ns);
-		faults_unmapped(ctx, step[v->next].iova);
 		ctx->dev->svc->ranges[v->n_gone++] = step[v->next++].iova;
 	}
 	return true;
@@ -196,6 +195,8 @@ static void commit(struct service_client *c, struct ctx *ctx, const struct recor
 	return_tables(ctx, &v->budget);
 	books_bind_commit(c->svc->books, ctx->books, rec, plan);
 	buf_take_unused(c->svc, &v->unused);
+	if (v->n_gone)
+		faults_unmapped(ctx);
 	v->committed = true;
 	v->ticket = 0;
 	/* If the queue is full, or somebody else has used the list of ranges since the first slice, the whole ASID is

@@ -265,7 +265,7 @@ static bool removed(struct ctx *ctx)
 
 	if (!d->tr->ops->remove || d->tr->ops->remove(d->tr, 0, &space) == 0)
 		return true;
-	run_refused(d);
+	run_refused(d, ctx->books->asid);
 	return false;
 }
 

@@ -16,7 +16,7 @@
 
 #include "base/util.h"
 
-#define LOOKS_A_JOB 256u /* at mappings, when it is put on a slot */
+#define LOOKS_A_JOB 512u /* at what it accesses and at mappings, when it is put on a slot or something is unmapped */
 #define LOOKS_A_SWITCH 8u
 #define FAULTS_A_LOOK 64u /* then the loop goes on, so that a device that floods starves nobody */
 
@@ -70,87 +70,121 @@ static struct ctx *context_of(const struct device *d, uint32_t id, uint32_t pasi
 	return NULL;
 }
 
-/* Is all of an access mapped, so that it cannot fault? Looks at a few mappings, and takes what is behind them for refused. */
-static bool granted(const struct ctx *ctx, const struct engine_access *a, uint32_t *looks)
+static void refuse_part(struct past_job *p, uint64_t first, uint64_t last, uint32_t access)
+{
+	for (uint32_t i = 0; i < p->n_refused; i++) {
+		const struct engine_access *a = &p->refused[i];
+
+		if (a->access == access && a->at.first <= first && last <= a->at.last)
+			return;
+	}
+	if (p->n_refused == PAST_REFUSED) {
+		p->vague = true;
+		return;
+	}
+	p->refused[p->n_refused++] = (struct engine_access){{first, last}, access};
+}
+
+/* The parts of an access that are not mapped, or not for it. False: there are too many mappings to look at. */
+static bool refuse_parts(struct past_job *p, const struct ctx *ctx, const struct engine_access *a, uint32_t *looks)
 {
 	uint64_t at = a->at.first;
 
 	while (*looks) {
-		const struct mapping *m = aspace_find(ctx->books->aspace, at);
+		struct itree_node *n = itree_at_or_above(&ctx->books->aspace->tree, at);
+		const struct mapping *m = n ? container_of(n, const struct mapping, node) : NULL;
+		uint64_t first = m && m->node.first <= a->at.last ? m->node.first : a->at.last + 1;
+		uint64_t last;
 
 		--*looks;
-		if (!m || m->owner != ctx->books->id || (a->access == 2 && !m->writable))
-			return false;
-		if (m->node.last >= a->at.last)
+		if (first > at)
+			refuse_part(p, at, first - 1, a->access);
+		if (first > a->at.last)
 			return true;
-		at = m->node.last + 1;
+		first = first > at ? first : at;
+		last = m->node.last < a->at.last ? m->node.last : a->at.last;
+		if (m->owner != ctx->books->id || (a->access == 2 && !m->writable))
+			refuse_part(p, first, last, a->access);
+		if (last == a->at.last)
+			return true;
+		at = last + 1;
 	}
 	return false;
 }
 
-static void refuse_part(struct past_job *p, struct range r)
+static void refuse_what_is_not_mapped(struct device *d, unsigned int slot, const struct ctx *ctx, struct past_job *p)
 {
-	p->refused.first = r.first < p->refused.first ? r.first : p->refused.first;
-	p->refused.last = r.last > p->refused.last ? r.last : p->refused.last;
+	uint32_t looks = LOOKS_A_JOB;
+	struct engine_access a;
+
+	for (uint32_t i = 0; d->eops->names(d->engine, slot, p->mark, i, &a); i++) {
+		if (!looks)
+			p->vague = true;
+		if (!looks)
+			return;
+		if (!a.access)
+			looks--;
+		else if (!refuse_parts(p, ctx, &a, &looks))
+			p->vague = true;
+	}
 }
 
 static struct past_job *past_of(struct device *d, unsigned int slot, uint64_t mark)
 {
-	return &d->past[slot].put[mark % ENGINE_REMEMBERED];
+	return &d->past[slot].put[mark % PAST_JOBS];
 }
 
 void faults_put(struct device *d, unsigned int slot, const struct ctx *ctx, const struct put_job *put)
 {
 	struct past_job *p = past_of(d, slot, put->mark);
-	uint32_t looks = LOOKS_A_JOB;
-	struct engine_access a;
 
-	*p = (struct past_job){put->mark, put->number, ctx->books->id, {UINT64_MAX, 0}};
-	d->past[slot].last = put->mark;
 	if (!device_nested(d) || !d->eops->names)
 		return;
-	for (uint32_t i = 0; d->eops->names(d->engine, slot, put->mark, i, &a); i++)
-		if (a.access && !granted(ctx, &a, &looks))
-			refuse_part(p, a.at);
+	*p = (struct past_job){.mark = put->mark, .number = put->number, .ctx = ctx->books->id};
+	d->past[slot].last = put->mark;
+	refuse_what_is_not_mapped(d, slot, ctx, p);
 }
 
-void faults_unmapped(const struct ctx *ctx, struct range r)
+void faults_unmapped(const struct ctx *ctx)
 {
 	struct device *d = ctx->dev;
 
-	for (unsigned int s = 0; device_nested(d) && s < d->n_slots; s++) {
+	if (!device_nested(d) || !d->eops->names)
+		return;
+	for (unsigned int s = 0; s < d->n_slots; s++) {
 		struct run *run = &d->runs[s];
 
 		for (uint32_t i = 0; run->ctx == ctx && i < run->count; i++)
-			refuse_part(past_of(d, s, run->jobs[(run->head + i) % RUN_JOBS].mark), r);
+			refuse_what_is_not_mapped(d, s, ctx, past_of(d, s, run->jobs[(run->head + i) % RUN_JOBS].mark));
 	}
 }
 
-static bool makes_access(const struct device *d, const struct past_job *p, const struct translator_fault *f)
+static bool is_refused(const struct past_job *p, const struct translator_fault *f)
 {
-	struct engine_access a;
-
-	for (uint32_t i = 0; d->eops->names(d->engine, f->slot, p->mark, i, &a); i++)
-		if (a.access == f->access && f->addr >= a.at.first && f->addr <= a.at.last)
+	for (uint32_t i = 0; i < p->n_refused; i++)
+		if (p->refused[i].access == f->access && f->addr >= p->refused[i].at.first &&
+		    f->addr <= p->refused[i].at.last)
 			return true;
 	return false;
 }
 
-/* The newest of the last jobs that may have made that access and been refused, of those above a mark or up to it; *several:
- * they are more than one context's. */
+/* The newest of the last jobs that may have been refused that access, of those that are settled or of the others; *unsure: they
+ * are more than one context's, or there may be more. */
 static const struct past_job *suspect(const struct device *d, const struct translator_fault *f, bool settled,
-				      bool *several)
+				      bool *unsure)
 {
 	const struct past *past = &d->past[f->slot];
 	const struct past_job *found = NULL;
 
-	for (uint32_t i = 0; i < ENGINE_REMEMBERED; i++) {
+	for (uint32_t i = 0; i < PAST_JOBS; i++) {
 		const struct past_job *p = &past->put[i];
 
-		if (!p->mark || (p->mark <= past->settled) != settled || f->addr < p->refused.first ||
-		    f->addr > p->refused.last || !makes_access(d, p, f))
+		if (!p->mark || (p->mark <= past->settled) != settled)
 			continue;
-		*several |= found && found->ctx != p->ctx;
+		*unsure |= p->vague;
+		if (!is_refused(p, f))
+			continue;
+		*unsure |= found && found->ctx != p->ctx;
 		if (!found || p->mark > found->mark)
 			found = p;
 	}
@@ -160,19 +194,25 @@ static const struct past_job *suspect(const struct device *d, const struct trans
 /* Those that were settled count only if there are no others. */
 static const struct past_job *guilty(const struct device *d, const struct translator_fault *f)
 {
-	bool several = false;
-	const struct past_job *p = suspect(d, f, false, &several);
+	bool unsure = false;
+	const struct past_job *p = suspect(d, f, false, &unsure);
 
 	if (!p)
-		p = suspect(d, f, true, &several);
-	return several ? NULL : p;
+		p = suspect(d, f, true, &unsure);
+	return unsure ? NULL : p;
 }
 
 /* Of one transfer there are many records. */
 static bool told(const struct ctx *ctx, const struct translator_fault *f)
 {
-	return f->job && ctx->told.job == f->job && ctx->told.access == f->access && ctx->told.code == f->code &&
-	       ctx->told.addr / 4096 == f->addr / 4096;
+	for (size_t i = 0; f->job && i < ARRAY_SIZE(ctx->told); i++) {
+		const struct translator_fault *t = &ctx->told[i];
+
+		if (t->job == f->job && t->access == f->access && t->code == f->code &&
+		    t->addr / 4096 == f->addr / 4096)
+			return true;
+	}
+	return false;
 }
 
 static struct ctx *whose(struct device *d, struct translator_fault *f)
@@ -200,7 +240,7 @@ static void route_late(struct device *d, struct translator_fault *f)
 	}
 	if (told(ctx, f))
 		return;
-	ctx->told = *f;
+	ctx->told[ctx->n_told++ % ARRAY_SIZE(ctx->told)] = *f;
 	faults_charge(ctx, f);
 }
 

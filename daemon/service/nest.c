@@ -75,7 +75,7 @@ int nest_make_memory(struct device *d)
 		r = shm_init(&n->window, "pasidd-window", d->eops->window_bytes);
 	if (r < 0)
 		return r;
-	n->attached = false;
+	n->asked = n->attached = false;
 	n->window_bus = d->layout.nest.first + n->descriptors.bytes;
 	n->table = (struct cdtable){
 		.p = n->descriptors.p,
@@ -127,9 +127,15 @@ static void on_attached(void *arg, int err)
 int nest_attach(struct device *d)
 {
 	uint64_t entry[2];
+	int r;
 
+	/* Whoever wakes the device meanwhile has it asked once more. */
+	if (d->nest.asked)
+		return 0;
 	cdtable_entry(&d->nest.table, entry);
-	return d->tops->nested->attach(d->t, entry, on_attached, d);
+	r = d->tops->nested->attach(d->t, entry, on_attached, d);
+	d->nest.asked = r == 0;
+	return r;
 }
 
 int nest_translator(struct device *d)

@@ -58,15 +58,20 @@ struct run { /* one slot */
 	bool installing; /* its context's address space is on the way: nothing may begin */
 };
 
-/* The jobs that were put on a slot last, done or not, by their marks: put[mark % ENGINE_REMEMBERED]. */
+#define PAST_JOBS 16u
+#define PAST_REFUSED 8u
+
+/* The jobs that were put on a slot last, done or not, by their marks: put[mark % PAST_JOBS]. */
 struct past {
 	struct past_job {
 		uint64_t mark; /* 0: none */
 		uint64_t number;
 		uint32_t ctx;
-		/* What it names and tables may have refused while it was there; first > last: nothing. */
-		struct range refused;
-	} put[ENGINE_REMEMBERED];
+		/* What it accesses and tables may have refused while it was there. */
+		uint32_t n_refused;
+		struct engine_access refused[PAST_REFUSED];
+		bool vague; /* there may be more */
+	} put[PAST_JOBS];
 	uint64_t last; /* mark */
 	uint64_t settled; /* up to this mark they were done, and no record was left, when another context came */
 };
@@ -79,7 +84,8 @@ struct nest {
 	struct shm descriptors; /* of table */
 	struct shm window; /* at WINDOW_IOVA of the address space that runs */
 	uint64_t window_bus;
-	bool attached; /* the SMMU uses the table */
+	bool asked; /* ... to use the table */
+	bool attached; /* the SMMU does */
 };
 
 enum device_state {
@@ -142,6 +148,7 @@ struct device {
 	uint64_t ticket_done; /* ... that is complete, as last looked at */
 	uint64_t ticket_since; /* when ticket_done last moved, or stood still for something newly asked */
 	uint64_t refused_since; /* since when the translator has not carried out what it was asked; 0: it does */
+	uint32_t refused_asid; /* ... of this one, whatever it does of others */
 	bool faults_left; /* more than were looked at in one go */
 	struct log_limit stray; /* faults that belong to nobody */
 	struct log_limit hung; /* jobs that are stopped, and resets: clients cause them */
@@ -168,7 +175,10 @@ struct ctx {
 	struct pasid_fence_line *line;
 	uint64_t fence_bus;
 	uint64_t put; /* number of the last job put on a slot */
-	struct translator_fault told; /* the last fault that was charged, for others like it */
+	/* The last faults that were charged, for others like them. A copy may come back to two pages that it reads and two
+	 * that it writes. */
+	struct translator_fault told[4];
+	uint32_t n_told;
 	enum ctx_life life;
 	bool busy; /* a bind is changing its address space: clearing waits */
 	bool free_asked; /* cleared means freed */
@@ -363,16 +373,16 @@ void run_tick(struct device *d);
 void run_jobs_changed(struct ctx *ctx);
 void run_installed(struct device *d); /* looks whether those that are installing are there */
 
-/* The translator did not carry out what it was asked. It is asked again from time to time, but not for ever. */
-void run_refused(struct device *d);
+/* The translator did not carry out what it was asked of an ASID. It is asked again from time to time, but not for ever. */
+void run_refused(struct device *d, uint32_t asid);
 
 /* ---- faults.c ---- */
 void faults_look(struct device *d);
 /* Another context comes to the slot, which is idle: what is left is looked at before. The device may be lost by that. */
 void faults_settle(struct device *d, unsigned int slot);
-/* A job was put on a slot; a range was unmapped under those of a context that are there. */
+/* A job was put on a slot; what a context has mapped is less than before, also under those of its jobs that are there. */
 void faults_put(struct device *d, unsigned int slot, const struct ctx *ctx, const struct put_job *put);
-void faults_unmapped(const struct ctx *ctx, struct range r);
+void faults_unmapped(const struct ctx *ctx);
 void faults_charge(struct ctx *ctx, const struct translator_fault *f);
 
 /* ---- context.c ---- */

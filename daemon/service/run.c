@@ -136,7 +136,7 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 	return 0;
 }
 
-/* False: not now; the translator says when. */
+/* False: nobody's now; the translator says when. */
 static bool take_turn(struct device *d, const struct sched_turn *turn)
 {
 	struct ctx *ctx = turn->tag;
@@ -156,7 +156,7 @@ static bool take_turn(struct device *d, const struct sched_turn *turn)
 		sched_slot_service(d->sched, turn->slot, true);
 		if (r == -ECANCELED)
 			ctx_lose(ctx, PASID_LOST_DAEMON, 0);
-		return false;
+		return r == -ECANCELED; /* then it is the next one's turn */
 	}
 	if (r < 0) {
 		device_fail(d, r == -EIO ? NOWHERE_SURE : "an idle slot's ring is full");
@@ -285,10 +285,11 @@ int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, u
 	uint64_t done;
 
 	if (ret == -EIO)
-		run_refused(d);
+		run_refused(d, asid);
 	if (ret < 0)
 		return ret;
-	d->refused_since = 0;
+	if (d->refused_asid == asid)
+		d->refused_since = 0;
 	if (d->ticket_asked <= d->ticket_done)
 		d->ticket_since = util_now_ns();
 	d->ticket_asked = *ticket;
@@ -299,10 +300,12 @@ int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, u
 	return 0;
 }
 
-void run_refused(struct device *d)
+void run_refused(struct device *d, uint32_t asid)
 {
-	if (!d->refused_since)
+	if (!d->refused_since) {
 		d->refused_since = util_now_ns();
+		d->refused_asid = asid;
+	}
 	run_arm_tick(d);
 }
 

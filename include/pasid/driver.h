@@ -39,7 +39,6 @@ extern "C" {
 #define ENGINE_MAX_MEMORY (16u << 20) /* ro_bytes and rw_bytes together */
 #define ENGINE_MAX_WINDOW 0xf000u
 #define ENGINE_MIN_IOVA_BITS 20u
-#define ENGINE_REMEMBERED 16u /* jobs of a slot, the newest ones, that engine_ops.names is asked about */
 #define ENGINE_PAGE 4096u /* what sizes of memory are multiples of */
 
 /* ---- What a driver is given. ----------------------------------------------------------------------------------- */
@@ -178,8 +177,8 @@ struct engine_ops {
 	 * timer, so that a lost interrupt costs time and nothing else. */
 	int (*look)(struct engine *e, unsigned int slot, struct engine_slot *ret);
 	/* For an engine that `reads`; may be NULL. The i-th of the accesses that the job of this mark makes, in any order, by
-	 * IOVAs that clients may map; false: there are no more. Asked of the last ENGINE_REMEMBERED jobs put on the slot
-	 * since the last restart, done or not: where an IOMMU tells of a fault and not whose it is, this does. */
+	 * IOVAs that clients may map; false: there are no more. Asked of jobs that are on the slot: where an IOMMU tells of a
+	 * fault and not whose it is, this does. */
 	bool (*names)(const struct engine *e, unsigned int slot, uint64_t mark, uint32_t i, struct engine_access *ret);
 	/* May be NULL: looking is enough. An interrupt came, or one may have been missed: a hint, never evidence. */
 	void (*interrupt)(struct engine *e);

@@ -2,7 +2,8 @@
 /*
  * A whole service in one process, without sockets: apps that make requests, and an edu device behind the IOMMU of
  * ktables_rig.h, in mode `exclusive`. The device's transfers go through the address space that it is in, page by page, and
- * are done when they are begun. Answers come, and the device is lost, when the test says so.
+ * are done when they are begun. Answers come, and the device is lost, when the test says so. nested_rig.h puts another IOMMU
+ * in front of it.
  */
 #ifndef TESTS_UNIT_SERVICE_RIG_H
 #define TESTS_UNIT_SERVICE_RIG_H
@@ -29,6 +30,7 @@ static struct edu_device {
 	void *owner;
 	bool opening, open, irq;
 	unsigned int opened; /* how often */
+	void (*poll)(void); /* what else has something to tell; NULL: nothing */
 	_Alignas(8) uint8_t regs[PAGE];
 	uint8_t inside[PAGE];
 } edu;
@@ -96,17 +98,23 @@ static void edu_transfer(uint64_t iova, size_t inside, size_t len, bool out)
 	}
 }
 
+/* The transfer that the registers name. */
+static void edu_carry_out(void (*transfer)(uint64_t iova, size_t inside, size_t len, bool out))
+{
+	bool out = edu_reg(REG_DMA_CMD) & 2;
+
+	transfer(edu_reg(out ? REG_DMA_DST : REG_DMA_SRC), edu_reg(out ? REG_DMA_SRC : REG_DMA_DST) - DEVICE_MEMORY,
+		 edu_reg(REG_DMA_COUNT), out);
+	memset(edu.regs + REG_DMA_CMD, 0, 8);
+}
+
 static int edu_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
 {
-	bool out = value & 2;
-
 	memcpy(edu.regs + off, &value, width);
 	if (off != REG_DMA_CMD)
 		return 0;
 	assert_non_null(kernel.current);
-	edu_transfer(edu_reg(out ? REG_DMA_DST : REG_DMA_SRC), edu_reg(out ? REG_DMA_SRC : REG_DMA_DST) - DEVICE_MEMORY,
-		     edu_reg(REG_DMA_COUNT), out);
-	memset(edu.regs + REG_DMA_CMD, 0, 8);
+	edu_carry_out(edu_transfer);
 	edu.irq = true;
 	return 0;
 }
@@ -136,16 +144,30 @@ static const struct transport_ops edu_ops = {
 	.spaces = &kernel_spaces,
 };
 
+static const struct transport_ops *device_ops = &edu_ops; /* of the device */
+
 /* Instead of the list of transports. */
 const struct transport_ops *transport_find(const char *spec, const char **address)
 {
 	*address = spec;
-	return &edu_ops;
+	return device_ops;
 }
 
 /* ---- apps ---- */
 
 #define APPS 4u
+#define MOST_HEARD 64u
+
+/* What an app heard of without asking. */
+struct heard {
+	struct heard_fault {
+		uint32_t ctx;
+		struct pasid_wire_fault fault;
+	} faults[MOST_HEARD]; /* the first ones */
+	uint64_t n_faults; /* those that no event carried included */
+	unsigned int n_lost;
+	struct pasid_ev_lost lost; /* the last one */
+};
 
 struct app {
 	struct service_client *client; /* NULL: none */
@@ -155,6 +177,8 @@ struct app {
 	bool pending, later, again;
 	struct pasid_reply reply;
 	_Alignas(8) uint8_t body[512]; /* of the reply, as much as fits */
+	struct heard heard;
+	void (*replied)(struct app *a); /* looks what holds by then; may be NULL */
 };
 
 static struct app apps[APPS];
@@ -169,6 +193,8 @@ static void app_reply(void *owner, const struct service_reply *reply)
 	a->pending = false;
 	memcpy(&a->reply, reply->data, sizeof(a->reply));
 	memcpy(a->body, (const uint8_t *)reply->data + sizeof(a->reply), n < sizeof(a->body) ? n : sizeof(a->body));
+	if (a->replied)
+		a->replied(a);
 }
 
 static void app_retry(void *owner)
@@ -176,12 +202,35 @@ static void app_retry(void *owner)
 	((struct app *)owner)->again = true;
 }
 
+static void (*judge_fault)(uint32_t ctx, const struct pasid_wire_fault *f); /* looks whether it is true; may be NULL */
+
+static void hear_faults(struct heard *h, const struct pasid_ev_fault *ev)
+{
+	const struct pasid_wire_fault *v = (const void *)(ev + 1);
+
+	for (uint32_t i = 0; i < ev->count; i++, h->n_faults++) {
+		if (judge_fault)
+			judge_fault(ev->ctx, &v[i]);
+		if (h->n_faults < MOST_HEARD)
+			h->faults[h->n_faults] = (struct heard_fault){ev->ctx, v[i]};
+	}
+	h->n_faults += ev->dropped;
+}
+
 static void app_events(void *owner)
 {
-	static uint8_t event[PASID_MSG_MAX];
+	static _Alignas(8) uint8_t event[PASID_MSG_MAX];
+	const struct pasid_msg *msg = (const void *)event;
+	struct app *a = owner;
 
-	while (service_next_event(((struct app *)owner)->client, event))
-		;
+	while (service_next_event(a->client, event)) {
+		if (msg->opcode == PASID_EV_FAULT)
+			hear_faults(&a->heard, (const void *)event);
+		if (msg->opcode == PASID_EV_LOST) {
+			memcpy(&a->heard.lost, event, sizeof(a->heard.lost));
+			a->heard.n_lost++;
+		}
+	}
 }
 
 static const struct service_client_ops app_ops = {.reply = app_reply, .retry = app_retry, .events = app_events};
@@ -236,6 +285,8 @@ static void pump(void)
 			edu.irq = false;
 			edu.events->irq(edu.owner, 0);
 		}
+		if (edu.poll && edu.open)
+			edu.poll();
 		event_base_loop(base, EVLOOP_NONBLOCK);
 		for (size_t n = 0; n < APPS; n++)
 			if (apps[n].client && apps[n].later && apps[n].again)
@@ -314,7 +365,7 @@ static void app_ask_ctx(struct app *a)
 	app_ask(a, PASID_OP_CTX_NEW, &in, sizeof(in), -1);
 }
 
-static uint32_t app_ctx(struct app *a)
+static inline uint32_t app_ctx(struct app *a)
 {
 	app_ask_ctx(a);
 	assert_int_equal(app_wait(a), 0);
@@ -350,7 +401,7 @@ static void app_ask_bind(struct app *a, uint32_t ctx, const struct pasid_wire_bi
 	app_ask(a, PASID_OP_BIND, &in, sizeof(in.head) + n * sizeof(*op), -1);
 }
 
-static uint32_t app_bind(struct app *a, uint32_t ctx, struct pasid_wire_bind_op op)
+static inline uint32_t app_bind(struct app *a, uint32_t ctx, struct pasid_wire_bind_op op)
 {
 	app_ask_bind(a, ctx, &op, 1);
 	return app_wait(a);
@@ -383,22 +434,23 @@ static void lose_device(void)
 
 static struct drivers drivers; /* besides those that are built in */
 
+static struct device_config device_config = {
+	.name = "edu0",
+	.spec = "test:",
+	.mode = PASID_MODE_EXCLUSIVE,
+	.format = "vmsa64",
+	.burst = 4,
+	.job_limit_ms = 60000,
+	.answer_ms = 60000,
+	.table_pages = 64,
+};
+
 /* The device is on its way. */
 static void service_open(uint64_t tables)
 {
-	static const struct device_config device = {
-		.name = "edu0",
-		.spec = "test:",
-		.mode = PASID_MODE_EXCLUSIVE,
-		.format = "vmsa64",
-		.burst = 4,
-		.job_limit_ms = 60000,
-		.answer_ms = 60000,
-		.table_pages = 64,
-	};
 	static struct service_config config;
 
-	config = (struct service_config){.devices = &device, .n_devices = 1, .drivers = drivers};
+	config = (struct service_config){.devices = &device_config, .n_devices = 1, .drivers = drivers};
 	for (size_t i = 0; i < PASID_RES_COUNT; i++)
 		config.limits.connection.v[i] = config.limits.uid.v[i] = UINT64_MAX;
 	config.limits.connection.v[PASID_RES_CONTEXTS] = 16;
@@ -407,7 +459,7 @@ static void service_open(uint64_t tables)
 	kernel_begin();
 	kernel.many = true;
 	kernel.room = MOST_ANSWERS;
-	kernel_transport.ops = &edu_ops;
+	kernel_transport.ops = device_ops;
 	memset(&edu, 0, sizeof(edu));
 	log_set_level(LOG_ERROR - 1); /* the losses are meant */
 	base = event_base_new();
@@ -415,14 +467,13 @@ static void service_open(uint64_t tables)
 	assert_int_equal(service_new(&service, base, &config), 0);
 }
 
-static void service_begin(uint64_t tables)
+static inline void service_begin(uint64_t tables)
 {
 	service_open(tables);
 	await_ready();
 }
 
-/* Every app ends, and nothing is left of any. */
-static void service_end(void)
+static void apps_end(void)
 {
 	kernel.room = MOST_ANSWERS;
 	kernel.busy = kernel.fail_at = 0;
@@ -430,6 +481,12 @@ static void service_end(void)
 		if (apps[i].client)
 			app_end(&apps[i]);
 	answers(UINT32_MAX);
+}
+
+/* Every app ends, and nothing is left of any. */
+static void service_end(void)
+{
+	apps_end();
 	assert_int_equal(service_lingering(service), 0);
 	if (is_ready())
 		assert_int_equal(kernel.n_spaces + kernel.n_memories, 0);
