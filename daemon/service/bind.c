@@ -298,7 +298,7 @@ static void bind_step(struct pending *p)
 		v->invalidate |= v->n_gone && ever_installed(ctx);
 		commit(c, ctx, v->rec, v->plan, v->invalidate);
 	}
-	if (d->state != DEVICE_READY || !v->invalidate || forgotten(ctx, v)) {
+	if (d->state != DEVICE_READY || !v->invalidate || forgotten(ctx, v) || d->state == DEVICE_GONE) {
 		finish(c, ctx);
 		return;
 	}
@@ -347,7 +347,8 @@ static enum service_outcome bind_pending(struct service_client *c, struct ctx *c
 		commit(c, ctx, rec, plan, v->invalidate);
 	else
 		v->sliced = true;
-	if (v->committed && (!v->invalidate || forgotten(ctx, v)))
+	/* The device may be lost by that, and with it all that would be waited for. */
+	if (v->committed && (!v->invalidate || forgotten(ctx, v) || ctx->dev->state == DEVICE_GONE))
 		return at_once(c, ctx, reply);
 	verb_wait(c, ctx->dev, bind_step);
 	if (!v->committed || !v->invalidate)

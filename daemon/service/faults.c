@@ -12,7 +12,9 @@
  */
 #include "service/private.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/util.h"
 
@@ -72,11 +74,13 @@ static struct ctx *context_of(const struct device *d, uint32_t id, uint32_t pasi
 
 static void refuse_part(struct past_job *p, uint64_t first, uint64_t last, uint32_t access)
 {
-	for (uint32_t i = 0; i < p->n_refused; i++) {
-		const struct engine_access *a = &p->refused[i];
+	struct engine_access *a = p->n_refused ? &p->refused[p->n_refused - 1] : NULL;
 
-		if (a->access == access && a->at.first <= first && last <= a->at.last)
-			return;
+	p->around.first = first < p->around.first ? first : p->around.first;
+	p->around.last = last > p->around.last ? last : p->around.last;
+	if (a && a->access == access && first >= a->at.first && first <= a->at.last + 1) {
+		a->at.last = last > a->at.last ? last : a->at.last;
+		return;
 	}
 	if (p->n_refused == PAST_REFUSED) {
 		p->vague = true;
@@ -136,11 +140,17 @@ static struct past_job *past_of(struct device *d, unsigned int slot, uint64_t ma
 
 void faults_put(struct device *d, unsigned int slot, const struct ctx *ctx, const struct put_job *put)
 {
-	struct past_job *p = past_of(d, slot, put->mark);
+	struct past_job *p;
 
-	if (!device_nested(d) || !d->eops->names)
+	if (!d->past)
 		return;
-	*p = (struct past_job){.mark = put->mark, .number = put->number, .ctx = ctx->books->id};
+	p = past_of(d, slot, put->mark);
+	p->mark = put->mark;
+	p->number = put->number;
+	p->ctx = ctx->books->id;
+	p->around = (struct range){UINT64_MAX, 0};
+	p->n_refused = 0;
+	p->vague = false;
 	d->past[slot].last = put->mark;
 	refuse_what_is_not_mapped(d, slot, ctx, p);
 }
@@ -149,7 +159,7 @@ void faults_unmapped(const struct ctx *ctx)
 {
 	struct device *d = ctx->dev;
 
-	if (!device_nested(d) || !d->eops->names)
+	if (!d->past)
 		return;
 	for (unsigned int s = 0; s < d->n_slots; s++) {
 		struct run *run = &d->runs[s];
@@ -161,6 +171,8 @@ void faults_unmapped(const struct ctx *ctx)
 
 static bool is_refused(const struct past_job *p, const struct translator_fault *f)
 {
+	if (f->addr < p->around.first || f->addr > p->around.last)
+		return false;
 	for (uint32_t i = 0; i < p->n_refused; i++)
 		if (p->refused[i].access == f->access && f->addr >= p->refused[i].at.first &&
 		    f->addr <= p->refused[i].at.last)
@@ -223,7 +235,7 @@ static struct ctx *whose(struct device *d, struct translator_fault *f)
 		return NULL;
 	if (f->pasid)
 		return context_of(d, 0, f->pasid);
-	p = d->eops->names ? guilty(d, f) : NULL;
+	p = d->past ? guilty(d, f) : NULL;
 	if (!p)
 		return NULL;
 	f->job = p->number;
@@ -242,6 +254,26 @@ static void route_late(struct device *d, struct translator_fault *f)
 		return;
 	ctx->told[ctx->n_told++ % ARRAY_SIZE(ctx->told)] = *f;
 	faults_charge(ctx, f);
+}
+
+int faults_begin(struct device *d)
+{
+	if (!device_nested(d) || !d->eops->names)
+		return 0;
+	d->past = calloc(d->n_slots, sizeof(*d->past));
+	return d->past ? 0 : -ENOMEM;
+}
+
+void faults_forget(struct device *d)
+{
+	if (d->past)
+		memset(d->past, 0, d->n_slots * sizeof(*d->past));
+}
+
+struct past *faults_end(struct past *past)
+{
+	free(past);
+	return NULL;
 }
 
 /* ---- both ---- */
@@ -282,6 +314,6 @@ void faults_settle(struct device *d, unsigned int slot)
 	do
 		faults_look(d);
 	while (d->state == DEVICE_READY && d->faults_left && ++looks < LOOKS_A_SWITCH);
-	if (d->state == DEVICE_READY && !d->faults_left)
+	if (d->state == DEVICE_READY && !d->faults_left && d->past)
 		d->past[slot].settled = d->past[slot].last;
 }

@@ -24,7 +24,7 @@ static unsigned int address_bits(const struct bus_layout *l)
 	return bits;
 }
 
-static bool is_usable(const struct bus_layout *l, struct range r)
+bool layout_usable(const struct bus_layout *l, struct range r)
 {
 	for (size_t i = 0; i < l->n_usable; i++)
 		if (range_contains(l->usable[i], r))
@@ -48,7 +48,7 @@ int layout_make(struct bus_layout *l)
 	l->tables = power_range(bits - 9, bits - 8);
 	l->fences = power_range(bits - 8, bits - 7);
 	l->buffers = power_range(bits - 3, bits);
-	return is_usable(l, l->engine) && is_usable(l, l->nest) && is_usable(l, l->tables) ? 0 : -ERANGE;
+	return layout_usable(l, l->engine) && layout_usable(l, l->tables) ? 0 : -ERANGE;
 }
 
 void layout_clip(struct bus_layout *l, unsigned int bits)

@@ -10,6 +10,7 @@
 #ifndef SERVICE_LAYOUT_H
 #define SERVICE_LAYOUT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include <pasid/range.h>
@@ -20,7 +21,7 @@ struct bus_layout {
 	struct range usable[LAYOUT_MAX_RANGES]; /* ascending */
 	size_t n_usable;
 	struct range engine; /* rings, marks, queues */
-	struct range nest; /* context descriptors, and the window */
+	struct range nest; /* context descriptors, and the window; judged by who needs them */
 	struct range tables;
 	struct range fences;
 	struct range buffers;
@@ -28,6 +29,7 @@ struct bus_layout {
 
 /* l->usable is the caller's. 0; -ERANGE: there is not enough, or a hole is in the way. */
 int layout_make(struct bus_layout *l);
+bool layout_usable(const struct bus_layout *l, struct range r);
 /* Leaves of l->usable what fits into so many bits. */
 void layout_clip(struct bus_layout *l, unsigned int bits);
 /* Calls fn for each range between first and last that is not usable. */

@@ -18,7 +18,8 @@
 
 static void settle(struct device *d, const char *why)
 {
-	if (why && d->config->fallback) {
+	/* Once it was used in one mode it stays there: what clients have is where it was then. */
+	if (why && d->config->fallback && !d->layout.n_usable) {
 		d->mode = d->config->fallback;
 		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
 			  "device %s: mode \"nested\" cannot be had: %s; it is used in mode \"exclusive\"",
@@ -39,7 +40,7 @@ static void on_prepared(void *arg, int err)
 	else if (err == -EOPNOTSUPP)
 		settle(d, d->tops->nested->why(d->t));
 	else
-		setup_begin(d, d->tops->nested->why(d->t));
+		setup_begin(d, d->tops->nested->why(d->t)[0] ? d->tops->nested->why(d->t) : strerror(-err));
 }
 
 void nest_prepare(struct device *d)
@@ -88,6 +89,7 @@ int nest_make_memory(struct device *d)
 		d->books->traits.pasid_bits = bits;
 		ids_limit(d->books->pasids, bits);
 	}
+	d->books->traits.asid_bits = n->traits.asid_bits;
 	ids_limit(d->books->asids, n->traits.asid_bits);
 	return 0;
 }
@@ -159,7 +161,10 @@ bool nest_choose_iova(struct device *d)
 	if (d->eops->iova_bits && (1ull << d->eops->iova_bits) - 1 < last)
 		last = (1ull << d->eops->iova_bits) - 1;
 	r = (struct range){IOVA_FIRST, last};
-	if (msi.last > r.first && msi.first <= last) {
+	if (msi.last && (!range_aligned(msi, TABLE_PAGE) || msi.last > pgtable_format_iova_last(d->format) ||
+			 msi.first < IOVA_FIRST))
+		return false;
+	if (msi.last && msi.first <= last) {
 		uint64_t below = msi.first > r.first ? msi.first - r.first : 0;
 		uint64_t above = msi.last < last ? last - msi.last : 0;
 
@@ -187,8 +192,8 @@ uint32_t nest_tables(const struct device *d)
 	return n;
 }
 
-/* The second stage has interrupt controllers in that range alone, and lets devices only write there; the first stage knows no
- * such permission. */
+/* The second stage has interrupt controllers in that range alone. No stage of the kernel's or ours lets devices only write
+ * there; a read gives what the controller answers, and clients can name none. */
 int nest_fill(struct device *d, struct pgtable *pt)
 {
 	const struct range msi = d->nest.smmu.msi;

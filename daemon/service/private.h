@@ -59,7 +59,7 @@ struct run { /* one slot */
 };
 
 #define PAST_JOBS 16u
-#define PAST_REFUSED 8u
+#define PAST_REFUSED 256u
 
 /* The jobs that were put on a slot last, done or not, by their marks: put[mark % PAST_JOBS]. */
 struct past {
@@ -68,6 +68,7 @@ struct past {
 		uint64_t number;
 		uint32_t ctx;
 		/* What it accesses and tables may have refused while it was there. */
+		struct range around; /* all of that */
 		uint32_t n_refused;
 		struct engine_access refused[PAST_REFUSED];
 		bool vague; /* there may be more */
@@ -131,7 +132,7 @@ struct device {
 	unsigned int n_slots;
 	struct sched *sched;
 	struct run runs[ENGINE_MAX_SLOTS];
-	struct past past[ENGINE_MAX_SLOTS];
+	struct past *past; /* of each slot; NULL: nobody asks */
 	struct event *tick; /* deadlines of jobs and controls, while there are any */
 	struct event *reopen; /* while GONE */
 	struct event *poke; /* steps whoever waits, from the loop */
@@ -377,6 +378,9 @@ void run_installed(struct device *d); /* looks whether those that are installing
 void run_refused(struct device *d, uint32_t asid);
 
 /* ---- faults.c ---- */
+int faults_begin(struct device *d); /* its slots are known */
+void faults_forget(struct device *d); /* marks begin anew */
+struct past *faults_end(struct past *past); /* takes NULL, returns NULL */
 void faults_look(struct device *d);
 /* Another context comes to the slot, which is idle: what is left is looked at before. The device may be lost by that. */
 void faults_settle(struct device *d, unsigned int slot);

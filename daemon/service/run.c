@@ -529,10 +529,9 @@ void run_after_reset(struct device *d)
 		sort_out(d, s);
 	if (d->state != DEVICE_RESETTING)
 		return;
-	for (unsigned int s = 0; s < d->n_slots; s++) {
+	for (unsigned int s = 0; s < d->n_slots; s++)
 		d->runs[s] = (struct run){0};
-		d->past[s] = (struct past){0};
-	}
+	faults_forget(d);
 	forget_stopping(d);
 	sched_reset(d->sched);
 	d->eops->restart(d->engine);
@@ -546,8 +545,8 @@ void run_forget(struct device *d)
 		if (d->runs[s].ctx)
 			d->runs[s].ctx->books->line_retired = true;
 		d->runs[s] = (struct run){0};
-		d->past[s] = (struct past){0};
 	}
+	d->past = faults_end(d->past);
 	d->refused_since = 0;
 	if (d->sched)
 		sched_reset(d->sched); /* nothing runs any more, so that contexts may go */

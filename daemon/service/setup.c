@@ -205,6 +205,8 @@ static int setup_engine(struct device *d)
 	else
 		r = (d->tr = setup_whole_translator(d)) ? 0 : -EPROTO;
 	if (r == 0)
+		r = faults_begin(d);
+	if (r == 0)
 		r = sched_new(&d->sched, d->n_slots, d->config->burst);
 	if (r == 0 && d->books->traits.global)
 		r = pgtable_new(&d->shared_pt, d->format, d->pool);
@@ -258,13 +260,18 @@ void setup_go_on(struct device *d)
 
 	if (d->setup_left)
 		return;
+	/* Before there is anything of clients in the second stage: a device that still works for somebody before would reach it
+	 * there. All descriptors are invalid yet. */
+	if (device_nested(d) && !d->nest.attached) {
+		if (nest_attach(d) < 0)
+			device_fail(d, "it cannot be asked to use our context descriptors");
+		return;
+	}
 	r = setup_clients(d);
 	if (r < 0)
 		device_fail(d, "what clients have there cannot be mapped again");
-	else if (r == 0 && (!device_nested(d) || d->nest.attached))
+	else if (r == 0)
 		device_ready(d);
-	else if (r == 0 && nest_attach(d) < 0)
-		device_fail(d, "it cannot be asked to use our context descriptors");
 }
 
 static void on_setup_answer(void *arg, int err)
@@ -303,7 +310,7 @@ static bool lay_out(struct device *d)
 	if (d->layout.n_usable)
 		return l.n_usable == d->layout.n_usable &&
 		       !memcmp(l.usable, d->layout.usable, l.n_usable * sizeof(l.usable[0]));
-	if (layout_make(&l) < 0)
+	if (layout_make(&l) < 0 || (device_nested(d) && !layout_usable(&l, l.nest)))
 		return false;
 	d->layout = l;
 	books_set_window(d->books, l.buffers);

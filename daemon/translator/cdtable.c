@@ -115,8 +115,8 @@ static void link_leaf(const struct cdtable *t, uint32_t substream)
 /*
  * The SMMU reads descriptors and tables as another observer in the inner shareable domain: that is how the entry has it read
  * them (S1CSH, SH0), and the kernel nests only behind SMMUs that are coherent (IHI 0070, SMMU_IDR0.COHACC). It takes a
- * descriptor's 64 bytes in any order and need not take them at once, which is why nothing but V may change while V is set.
- * C11's releases order our stores for such an observer (DDI 0487, B2.3 "Barrier-ordered-before": STLR, DMB ISH; on x86, whose
+ * descriptor's 64 bytes in any order and need not take them at once, which is why nothing but V may change while V is set,
+ * and why the SMMU is told before and after V is. C11's releases order our stores for such an observer (DDI 0487, B2.3 "Barrier-ordered-before": STLR, DMB ISH; on x86, whose
  * stores stay in order, nothing is needed): V is seen set after all that stands below it, and what is stored after the
  * clearing is not seen before it. The system call that has the SMMU forget its copy comes behind either: the kernel orders
  * its command after what this processor stored before. tests/unit/test_ordering.py looks for the instructions.
@@ -129,15 +129,21 @@ void cdtable_clear(struct cdtable *t, uint32_t substream)
 	__atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
-void cdtable_set(struct cdtable *t, uint32_t substream, uint64_t ttbr0, uint32_t asid)
+void cdtable_fill(struct cdtable *t, uint32_t substream, uint64_t ttbr0)
+{
+	uint64_t *cd = descriptor(t, substream);
+
+	__atomic_store_n(&cd[CD_WORD_TTB0], ttbr0, __ATOMIC_RELAXED);
+	__atomic_store_n(&cd[CD_WORD_MAIR], CD_MAIR, __ATOMIC_RELAXED);
+	if (has_levels(t->bits, t->two_levels))
+		link_leaf(t, substream);
+}
+
+void cdtable_validate(struct cdtable *t, uint32_t substream, uint32_t asid)
 {
 	uint64_t *cd = descriptor(t, substream);
 	uint64_t word0 =
 		CD_SAME | CD_VALID | size_code(t->address_bits) << CD_IPS_SHIFT | (uint64_t)asid << CD_ASID_SHIFT;
 
-	__atomic_store_n(&cd[CD_WORD_TTB0], ttbr0, __ATOMIC_RELAXED);
-	__atomic_store_n(&cd[CD_WORD_MAIR], CD_MAIR, __ATOMIC_RELAXED);
 	__atomic_store_n(cd, word0, __ATOMIC_RELEASE);
-	if (has_levels(t->bits, t->two_levels))
-		link_leaf(t, substream);
 }

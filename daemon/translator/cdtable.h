@@ -37,7 +37,9 @@ bool cdtable_valid(const struct cdtable *t, uint32_t substream);
 bool cdtable_has(const struct cdtable *t, uint32_t substream, uint32_t asid);
 /* One store, which no later one of ours overtakes. */
 void cdtable_clear(struct cdtable *t, uint32_t substream);
-/* The descriptor is not valid, and the SMMU has no copy of it that is: no access sees half of the new one. */
-void cdtable_set(struct cdtable *t, uint32_t substream, uint64_t ttbr0, uint32_t asid);
+/* Everything but the first word. The descriptor is not valid, and the SMMU has no copy of it that is. */
+void cdtable_fill(struct cdtable *t, uint32_t substream, uint64_t ttbr0);
+/* Makes it valid. The SMMU has no copy from before it was filled: one that is read in pieces would be half of that. */
+void cdtable_validate(struct cdtable *t, uint32_t substream, uint32_t asid);
 
 #endif

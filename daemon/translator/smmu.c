@@ -135,8 +135,9 @@ static int clear(struct smmu *s, uint32_t substream)
 }
 
 /*
- * Break before make: the descriptor is not valid, and the SMMU has no copy that is, before anything of it changes; and it
- * has no copy that says "not valid" when work begins. The TLB is left alone: what it has is by ASID, and an ASID that was
+ * Break before make: the descriptor is not valid, and the SMMU has no copy that is, before anything of it changes; it has no
+ * copy from before that change when the descriptor becomes valid, for it reads one in pieces and in any order; and it has no
+ * copy that says "not valid" when work begins. The TLB is left alone: what it has is by ASID, and an ASID that was
  * another's was forgotten when that one ended. What was unmapped since was forgotten then.
  */
 static int put_descriptor(struct smmu *s, uint32_t substream, const struct translator_space *space)
@@ -146,7 +147,11 @@ static int put_descriptor(struct smmu *s, uint32_t substream, const struct trans
 
 	if (r < 0)
 		return r;
-	cdtable_set(&s->table, substream, space->root, space->asid);
+	cdtable_fill(&s->table, substream, space->root);
+	r = forget_descriptor(s, substream);
+	if (r < 0)
+		return r;
+	cdtable_validate(&s->table, substream, space->asid);
 	r = forget_descriptor(s, substream);
 	if (r < 0)
 		(void)clear(s, substream);
@@ -292,7 +297,7 @@ static int smmu_next_fault(struct translator *t, struct translator_fault *ret, u
 			int r = s->n_events;
 
 			s->n_events = 0;
-			return r < 0 ? -EPROTO : 0;
+			return r < 0 && r != -ENODEV ? -EPROTO : 0; /* a device that is lost says so itself */
 		}
 	}
 	*ret = decode(&s->events[s->next_event++]);

@@ -192,7 +192,7 @@ int iommufd_nest_events(struct iommufd_nest *n, struct transport_smmu_event *v, 
 	int count = 0;
 
 	if (size < 0)
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+		return errno == EAGAIN || errno == EINTR || errno == ENOMEM ? 0 : -errno; /* later, then */
 	while (at + sizeof(head) <= (size_t)size) {
 		memcpy(&head, buffer + at, sizeof(head));
 		at += sizeof(head);

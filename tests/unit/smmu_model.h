@@ -262,16 +262,24 @@ static inline struct smmu_model_found smmu_model_look(struct smmu_model *m, bool
 	};
 }
 
-/* Break before make: as long as it has a valid copy, memory may say "not valid", and nothing else that is new. */
+/*
+ * Break before make: as long as it has a valid copy, memory may say "not valid", and nothing else that is new. And what it may
+ * have read in part when the descriptor was not valid yet is what belongs to it when it is.
+ */
 static inline void smmu_model_watch(struct smmu_model *m, bool with, uint32_t substream)
 {
 	const struct smmu_model_cd *cd = &m->cd[substream];
 	uint64_t now[8];
 
 	smmu_model_look(m, with, substream);
-	if (!cd->cached || !smmu_bits(cd->word[0], 31, 31))
+	if (!cd->cached)
 		return;
 	smmu_model_read(m, smmu_model_cd_at(m, substream), 8, now);
+	if (!smmu_bits(cd->word[0], 31, 31)) {
+		if (smmu_bits(now[0], 31, 31) && memcmp(&now[1], &cd->word[1], sizeof(now) - sizeof(now[0])) != 0)
+			smmu_model_says(m, "a descriptor became valid that can be read as half of what it was");
+		return;
+	}
 	if (memcmp(&now[1], &cd->word[1], sizeof(now) - sizeof(now[0])) != 0)
 		smmu_model_says(m, "a descriptor changed that the SMMU has a valid copy of");
 	if (smmu_bits(now[0], 31, 31) && now[0] != cd->word[0])
