@@ -262,7 +262,7 @@ struct pasid_fence_line {
 	uint32_t state; /* enum pasid_ctx_state */
 	uint32_t
 		disrupted; /* rises by one before `done` passes a job that faulted or that a reset ended; a FAULT or LOST
-			      * event that names the job is in the socket by then */
+			      * event that names the job is in the socket by then. In mode `nested` a FAULT may come later */
 	uint64_t reserved[6];
 };
 

@@ -511,9 +511,8 @@ static void carry_out(const struct transport_smmu_command *c)
 
 	switch (opcode_of(c)) {
 	case CMD_CFGI_CD:
-		assert_int_equal(BITS(c->word[0], 12, 20), 0); /* there are no substreams */
-		/* fall through */
 	case CMD_CFGI_CD_ALL:
+		assert_int_equal(BITS(c->word[0], 12, 20), 0); /* there are no substreams */
 		assert_int_equal(c->word[0] >> 32, TRANSPORT_SMMU_STREAM);
 		smmu.has_cd = false;
 		break;
