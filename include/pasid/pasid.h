@@ -229,8 +229,8 @@ int pasid_submit(struct pasid *p, uint32_t ctx, uint64_t iova, uint64_t len, uin
 /*
  * Waits for a job: 0 it completed, PASID_JOB_FAULTED it touched what it may not and was ended there (in mode `nested` it
  * went on, and this may show later, or in the event alone), PASID_JOB_RESET the device was reset under it (both for the
- * latest 64 such jobs of the connection). -ETIMEDOUT, -EIO the context is lost, -ECONNRESET the daemon is gone, -ENOENT no such context, or the job was not submitted yet. timeout_ns: negative
- * waits for ever, 0 looks once.
+ * latest 64 such jobs of the connection). -ETIMEDOUT, -EIO the context is lost, -ECONNRESET the daemon is gone, -ENOENT no
+ * such context, or the job was not submitted yet. timeout_ns: negative waits for ever, 0 looks once.
  */
 int pasid_wait(struct pasid *p, uint32_t ctx, uint64_t job, int64_t timeout_ns);
 
