@@ -19,6 +19,7 @@
 #define MSI_FIRST 0x8000000ull
 #define MSI_LAST 0x80fffffull
 #define DOORBELL (MSI_FIRST + 0x40)
+#define BUFFERS_FIRST (1ull << 36) /* of 39 bits of addresses */
 #define CD_WORDS 8u
 #define MOST_REMEMBERED 8192u
 #define MOST_LATELY 8u
@@ -637,6 +638,8 @@ static int nested_map(struct transport *t, uint64_t bus, uint64_t len, int fd, u
 	LIST_FOREACH (m, &stage2.maps, link)
 		assert_false(range_overlaps(m->bus, r));
 	assert_true(r.last >> output_bits(smmu.says.idr[5] & 7) == 0);
+	/* Nobody reaches clients' memory without a first stage. */
+	assert_true(smmu.attached || r.first < BUFFERS_FIRST);
 	if (!failed)
 		stage2_add(r, fd, off, prot);
 	return kernel_answers(done, arg, failed, 0);

@@ -1329,6 +1329,33 @@ static void test_lost_amid(void **state)
 		lost_amid(how);
 }
 
+/* The device is given up in the middle of what a bind asks of it: whoever made it is answered all the same. */
+static void test_lost_by_asking(void **state)
+{
+	unsigned int opened;
+	struct tenant t;
+
+	begin_test();
+	t = begin_with(0, 1);
+	run(&t, fill(AT, PAGE, 1));
+	smmu.late = smmu.nonsense = true;
+	smmu.fail_times = FOR_EVER;
+	opened = edu.opened;
+	ask_unmap(&t, AT, PAGE);
+	app_wait(t.app);
+	assert_int_equal(edu.opened, opened); /* and not when the device is back */
+	assert_false(is_ready());
+	smmu.late = smmu.nonsense = false;
+	smmu.fail_times = 0;
+	await_ready();
+	assert_int_equal(t.app->heard.n_lost, 1);
+	new_ctx(&t);
+	map_data(&t, AT, 0, 1);
+	run(&t, fill(AT, PAGE, 5));
+	leave(&t);
+	nested_end();
+}
+
 /* Once it was had, another mode will not do: what clients have lies where it was. It is tried until it can be had again. */
 static void test_no_fallback_later(void **state)
 {
@@ -1463,6 +1490,7 @@ int main(void)
 		cmocka_unit_test(test_second_opening),
 		cmocka_unit_test(test_attached_once),
 		cmocka_unit_test(test_lost_amid),
+		cmocka_unit_test(test_lost_by_asking),
 		cmocka_unit_test(test_no_fallback_later),
 		cmocka_unit_test(test_output_size),
 		cmocka_unit_test(test_import_refused),
