@@ -39,7 +39,7 @@ class Refused(DeviceCase):
                                   NOT_VIABLE[WAY])
 
     def test_1_wrong_mode(self):
-        for mode, why in (("gpu-mmu", 'it has no MMU: configure mode "exclusive"'),
+        for mode, why in (("gpu-mmu", 'it has no MMU: configure mode "nested" or "exclusive"'),
                           ("pasid", 'its driver knows no mode "pasid"')):
             self.refused(f"{WAY}:{self.edu.bdf}", why, mode=mode)
 

@@ -72,7 +72,8 @@ class Trouble(DeviceCase):
 
     def test_2_wrong_mode(self):
         gpu = vm.refgpu()
-        self.refused(f"{WAY}:{gpu.bdf}", 'its driver knows no mode "exclusive": configure "gpu-mmu"', mode="exclusive")
+        self.refused(f"{WAY}:{gpu.bdf}", 'its driver knows no mode "nested" or "exclusive": configure "gpu-mmu"',
+                     mode="exclusive")
         if WAY == "type1":
             self.refused(f"{WAY}:{gpu.bdf}", 'mode "pasid" takes iommufd, Linux 6.15, and PASIDs', mode="pasid")
 
