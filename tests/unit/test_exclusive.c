@@ -113,6 +113,36 @@ static void test_closed_amid_a_list(void **state)
 	}
 }
 
+/* A context is freed while the device is on its way into it: its address space goes when the device is out of it again. */
+static void test_freed_while_it_moves_in(void **state)
+{
+	const struct pasid_edu_cmd cmd = {.op = PASID_EDU_FILL, .dst = AT, .len = PAGE};
+	struct pasid_wire_submit job = {.iova = AT, .len = sizeof(cmd)};
+	struct pasid_ctx_query query = {0};
+	struct app *a = &apps[0];
+	uint32_t buf;
+	int fd;
+
+	service_begin(UINT64_MAX);
+	app_begin(a);
+	buf = app_import(a, bytes, &fd);
+	job.ctx = query.ctx = app_ctx(a);
+	assert_int_equal(pwrite(fd, &cmd, sizeof(cmd), 0), sizeof(cmd));
+	assert_int_equal(app_bind(a, job.ctx, wire_map(buf, 0, AT, PAGE)), 0);
+	app_ask(a, PASID_OP_SUBMIT, &job, sizeof(job), -1);
+	assert_false(a->pending);
+	assert_int_equal(kernel.n_answers, 1); /* the move's */
+	app_ask(a, PASID_OP_CTX_FREE, &query, sizeof(query), -1);
+	for (unsigned int i = 0; i < 10; i++)
+		room();
+	assert_true(a->pending);
+	assert_int_equal(kernel.n_spaces, 1);
+	app_wait(a);
+	assert_int_equal(kernel.n_spaces, 0);
+	close(fd);
+	service_end();
+}
+
 /* ---- what it costs ---- */
 
 /* A table for each 2 MiB where something ever was, and two for each GiB with such: the kernel keeps them. */
@@ -296,9 +326,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lost_while_made),    cmocka_unit_test(test_lost_amid_a_list),
-		cmocka_unit_test(test_closed_amid_a_list), cmocka_unit_test(test_tables_are_charged),
-		cmocka_unit_test(test_driver_with_rings),  cmocka_unit_test(test_import_among_lists),
-		cmocka_unit_test(test_everything_at_once),
+		cmocka_unit_test(test_closed_amid_a_list), cmocka_unit_test(test_freed_while_it_moves_in),
+		cmocka_unit_test(test_tables_are_charged), cmocka_unit_test(test_driver_with_rings),
+		cmocka_unit_test(test_import_among_lists), cmocka_unit_test(test_everything_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
