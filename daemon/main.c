@@ -186,11 +186,15 @@ static int daemon_start(struct daemon *d, const struct config *config, const cha
 	if (!d->sigterm || !d->sigint || event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0)
 		return -ENOMEM;
 	r = closer_start(d->base);
-	if (r < 0)
+	if (r < 0) {
+		log_error("cannot start the process that closes what clients sent: %s", strerror(-r));
 		return r;
+	}
 	r = service_new(&d->service, d->base, &config->service);
-	if (r < 0)
+	if (r < 0) {
+		log_error("cannot begin: %s", strerror(-r));
 		return r;
+	}
 	r = ipc_new(&d->ipc, d->base, d->service, socket, config->socket_mode, -1);
 	if (r < 0)
 		log_error("cannot listen at %s: %s", socket, strerror(-r));
