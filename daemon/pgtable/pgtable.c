@@ -132,6 +132,7 @@ static bool range_good(const struct pgtable *pt, struct range r)
 int pgtable_map(struct pgtable *pt, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget)
 {
 	assert(range_good(pt, r));
+	assert(!(prot & PGTABLE_DEVICE) || pt->format == &pgtable_vmsa64);
 	assert(bus % SIZE_4K == 0 && bus >> 48 == 0 && (bus + (r.last - r.first)) >> 48 == 0);
 	return pt->format->map(pt, r, bus, prot, budget);
 }

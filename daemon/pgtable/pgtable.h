@@ -23,7 +23,8 @@ struct pgtable_format;
 extern const struct pgtable_format pgtable_vmsa64;
 extern const struct pgtable_format pgtable_x86_64;
 
-/* What may be done with memory beside reading it, and what memory it is: a device's registers are not cached. */
+/* What may be done with memory beside reading it, and what memory it is: a device's registers are not cached (which vmsa64 alone
+ * says). */
 enum pgtable_prot { PGTABLE_WRITABLE = 1, PGTABLE_DEVICE = 2 };
 
 const char *pgtable_format_name(const struct pgtable_format *f); /* "vmsa64", "x86-64" */

@@ -14,7 +14,6 @@
 #define PRESENT (UINT64_C(1) << 0)
 #define WRITABLE (UINT64_C(1) << 1)
 #define USER (UINT64_C(1) << 2)
-#define UNCACHED (UINT64_C(3) << 3) /* PWT, PCD */
 #define ACCESSED (UINT64_C(1) << 5)
 #define DIRTY (UINT64_C(1) << 6)
 #define PAGE_SIZE_BIT (UINT64_C(1) << 7) /* PDPTE, PDE: a block; in a PTE the same bit is PAT */
@@ -25,8 +24,8 @@
 
 static inline uint64_t format_leaf(unsigned level, uint64_t bus, uint32_t prot)
 {
-	return bus | PRESENT | (prot & PGTABLE_WRITABLE ? WRITABLE : 0) | (prot & PGTABLE_DEVICE ? UNCACHED : 0) |
-	       USER | ACCESSED | DIRTY | (level == 3 ? 0 : PAGE_SIZE_BIT) | NO_EXECUTE;
+	return bus | PRESENT | (prot & PGTABLE_WRITABLE ? WRITABLE : 0) | USER | ACCESSED | DIRTY |
+	       (level == 3 ? 0 : PAGE_SIZE_BIT) | NO_EXECUTE;
 }
 
 static inline uint64_t format_table(uint64_t bus)
@@ -47,7 +46,7 @@ static inline uint64_t format_bus(uint64_t entry)
 
 static inline uint32_t format_prot(uint64_t entry)
 {
-	return (entry & WRITABLE ? PGTABLE_WRITABLE : 0) | (entry & UNCACHED ? PGTABLE_DEVICE : 0);
+	return entry & WRITABLE ? PGTABLE_WRITABLE : 0;
 }
 
 #include "pgtable/walk_template.h"

@@ -122,14 +122,12 @@ static void refuse_what_is_not_mapped(struct device *d, unsigned int slot, const
 	struct engine_access a;
 
 	for (uint32_t i = 0; d->eops->names(d->engine, slot, p->mark, i, &a); i++) {
-		if (!looks)
-			p->vague = true;
-		if (!looks)
-			return;
-		if (!a.access)
+		if (looks && !a.access) {
 			looks--;
-		else if (!refuse_parts(p, ctx, &a, &looks))
+		} else if (!refuse_parts(p, ctx, &a, &looks)) {
 			p->vague = true;
+			return;
+		}
 	}
 }
 
