@@ -40,3 +40,15 @@ class Space:
 
     def page(self, n):
         return self.data[n * PAGE:(n + 1) * PAGE]
+
+
+def a_hundred_switches(test, *spaces):
+    """Two contexts in turn: the same IOVAs, different memory; checked after each."""
+    for i in range(100):
+        space = spaces[i % 2]
+        space.data[:PAGE] = struct.pack("<I", 0x01010101 * (i + 1 & 0x7f)) * (PAGE // 4)
+        space.data[PAGE:2 * PAGE] = bytes(PAGE)
+        space.run(command(COPY, 0, DATA + PAGE, DATA, PAGE))
+        test.assertEqual(space.page(1), space.page(0))
+    for space in spaces:
+        test.assertGreaterEqual(space.client.ctx_info(space.ctx)["switches"], 50)

@@ -16,11 +16,10 @@ import unittest
 from pathlib import Path
 
 import vm
-from edu import COMMANDS, COPY, DATA, FILL, LATE, PAGE, Space, command, pc
+from edu import COMMANDS, COPY, DATA, FILL, LATE, PAGE, Space, a_hundred_switches, command, pc
 
 HOW = os.environ.setdefault("VFIO_HOW", sys.argv[1])  # the runner imports this file once more
 DRIVER = os.environ.setdefault("EXCLUSIVE_DRIVER", (sys.argv + [""])[2])
-SWITCHES = 100
 TYPE1_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 AREAS = 64
 MANY = 4000  # mappings
@@ -59,17 +58,7 @@ class Exclusive(unittest.TestCase):
         self.assertEqual("driver-edu.so" in self.maps(), bool(DRIVER))
 
     def test_2_a_hundred_switches(self):
-        """The same IOVAs, different memory; checked after each."""
-        a, b = Space(self.one), Space(self.two)
-        for i in range(SWITCHES // 2):
-            for n, space in enumerate((a, b)):
-                value = 0x01010101 * (2 * i + n + 1 & 0x7f)
-                space.data[:PAGE] = struct.pack("<I", value) * (PAGE // 4)
-                space.data[PAGE:2 * PAGE] = bytes(PAGE)
-                space.run(command(COPY, 0, DATA + PAGE, DATA, PAGE))
-                self.assertEqual(space.page(1), space.page(0))
-        self.assertGreaterEqual(self.one.ctx_info(a.ctx)["switches"], SWITCHES // 2)
-        self.assertGreaterEqual(self.two.ctx_info(b.ctx)["switches"], SWITCHES // 2)
+        a_hundred_switches(self, Space(self.one), Space(self.two))
 
     def test_3_fill_of_any_length(self):
         a = Space(self.one)

@@ -13,9 +13,8 @@ import unittest
 from pathlib import Path
 
 import vm
-from edu import COMMANDS, COPY, DATA, EDU, FILL, LATE, PAGE, Space, command, pc
+from edu import COMMANDS, COPY, DATA, EDU, FILL, LATE, PAGE, Space, a_hundred_switches, command, pc
 
-SWITCHES = 100
 MODE = 5
 # Of edu's 28 address bits: the kernel's window for interrupts is in the middle.
 IOVA_LAST = 0x7ffffff
@@ -48,17 +47,7 @@ class Switches(NestedCase):
         self.assertEqual(info["iova_last"], IOVA_LAST)
 
     def test_2_a_hundred_switches(self):
-        """The same IOVAs, different memory; checked after each."""
-        a, b = Space(self.one), Space(self.two)
-        for i in range(SWITCHES // 2):
-            for n, space in enumerate((a, b)):
-                value = 0x01010101 * (2 * i + n + 1 & 0x7f)
-                space.data[:PAGE] = struct.pack("<I", value) * (PAGE // 4)
-                space.data[PAGE:2 * PAGE] = bytes(PAGE)
-                space.run(command(COPY, 0, DATA + PAGE, DATA, PAGE))
-                self.assertEqual(space.page(1), space.page(0))
-        self.assertGreaterEqual(self.one.ctx_info(a.ctx)["switches"], SWITCHES // 2)
-        self.assertGreaterEqual(self.two.ctx_info(b.ctx)["switches"], SWITCHES // 2)
+        a_hundred_switches(self, Space(self.one), Space(self.two))
 
     def faults(self, client, least=1):
         """Of the next event; (job, address, access, code) of each."""
