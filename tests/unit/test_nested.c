@@ -944,6 +944,32 @@ static void test_strays(void **state)
 	nested_end();
 }
 
+/* A job that accesses more than is looked at may have made any access: then nobody can be sure of who else did. */
+static void test_too_much_to_look_at(void **state)
+{
+	struct tenant bank, thief;
+
+	begin_test();
+	bank = begin(0);
+	thief = begin(1);
+	for (uint64_t i = 0; i < 600; i++)
+		assert_int_equal(app_bind(bank.app, bank.ctx, wire_map(bank.buf, 0, AT + i * PAGE, PAGE)), 0);
+	smmu.late = true;
+	for (uint32_t many = 0; many < 2; many++) {
+		run(&thief, fill(NOWHERE, PAGE, 1));
+		smmu.count = 0;
+		run(&bank, fill(AT, (many ? 600 : 1) * PAGE, 2));
+		add_record(F_TRANSLATION, NOWHERE, true);
+		let_records_come();
+		smmu.late = true;
+		assert_int_equal(thief.app->heard.n_faults, 1); /* of the first round */
+		assert_int_equal(bank.app->heard.n_faults, 0);
+	}
+	leave(&bank);
+	leave(&thief);
+	nested_end();
+}
+
 /* Twelve thousand records of three pages, of which a few are looked at in one go. */
 static void test_flood(void **state)
 {
@@ -1477,6 +1503,7 @@ int main(void)
 		cmocka_unit_test(test_fault_comes_late),
 		cmocka_unit_test(test_no_frame),
 		cmocka_unit_test(test_strays),
+		cmocka_unit_test(test_too_much_to_look_at),
 		cmocka_unit_test(test_flood),
 		cmocka_unit_test(test_lost_records),
 		cmocka_unit_test(test_records_make_no_sense),
