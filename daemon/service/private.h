@@ -125,7 +125,7 @@ struct device {
 	struct pgtable *shared_pt; /* `global` */
 	bool shared_busy; /* `global`: a bind or a clearing is changing it */
 	bool shared_held; /* `global`: nothing may run meanwhile */
-	struct shm rings, marks; /* engine_memory: ro, rw */
+	struct shm rings, marks, keep; /* engine_memory: ro, rw, keep */
 	struct nest nest;
 	uint32_t setup_left; /* answers about the daemon's own memory that SETUP waits for */
 	bool setup_failed;

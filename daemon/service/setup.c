@@ -18,6 +18,7 @@ void setup_drop_memory(struct device *d)
 	d->pool = table_pool_free(d->pool);
 	shm_fini(&d->rings);
 	shm_fini(&d->marks);
+	shm_fini(&d->keep);
 	nest_drop_memory(d);
 	free(d->commands);
 	d->commands = NULL;
@@ -46,6 +47,8 @@ static int device_make_memory(struct device *d)
 
 	if (r == 0 && d->eops->rw_bytes)
 		r = shm_init(&d->marks, "pasidd-marks", d->eops->rw_bytes);
+	if (r == 0 && d->eops->keep_bytes)
+		r = shm_init(&d->keep, "pasidd-keep", d->eops->keep_bytes);
 	if (r == 0 && d->eops->reads) {
 		d->commands = malloc(d->eops->submit_max);
 		r = d->commands ? 0 : -ENOMEM;
@@ -182,6 +185,7 @@ static int setup_engine(struct device *d)
 		.ro_bus = d->layout.engine.first,
 		.rw = d->marks.p,
 		.rw_bus = d->layout.engine.first + d->rings.bytes,
+		.keep = d->keep.p,
 	};
 	struct engine_config config = {
 		/* The IOMMU has the device in one address space at a time. */
