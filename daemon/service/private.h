@@ -243,6 +243,12 @@ struct verb { /* the request being carried out; one at a time for each client */
 	struct unused unused;
 };
 
+struct kept_reply {
+	void *data;
+	size_t size, room;
+	bool with_fence;
+};
+
 struct service_client {
 	struct service *svc;
 	struct client *books;
@@ -251,6 +257,8 @@ struct service_client {
 	bool closing;
 	bool hello;
 	struct verb verb;
+	uint64_t serial; /* of the last request that was carried out, or is pending */
+	struct kept_reply kept[PASID_IN_FLIGHT]; /* by serial */
 	struct device *later; /* whose word a refused-for-now request waits for */
 	struct shm fence;
 	LIST_HEAD(, fence_map) fence_maps;
@@ -304,6 +312,7 @@ static inline bool device_private_tables(const struct device *d)
 
 /* ---- service.c ---- */
 void service_client_reap(struct service_client *c); /* goes on with a closing client */
+void service_keep(struct service_client *c, const struct service_reply *reply); /* to the request of c->serial */
 
 /* ---- verbs.c, bind.c ---- */
 struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, const void *body, size_t size);
