@@ -386,6 +386,30 @@ static void test_eight_thousand(void **state)
 	assert_int_equal(vault_put(vault, 6, 1, fd), 0);
 }
 
+/* While the manager has not heard of a new shelf, nothing leaves an old one for it. */
+static void test_not_moved_to_where_it_could_be_lost(void **state)
+{
+	for (uint32_t key = 0; key < 20; key++)
+		put(key, 1);
+	go_on();
+	end();
+	begin();
+	while (fdstore_notify(fs, "STATUS=talking") == 0) /* until there is no room even in the outbox */
+		;
+	vault_forget_others(vault, is_known, NULL);
+	for (unsigned int i = 0; i < 10; i++)
+		event_base_loop(base, EVLOOP_NONBLOCK);
+	end();
+	begin();
+	check_all();
+	vault_forget_others(vault, is_known, NULL);
+	while (manager.n > 1) {
+		event_base_loop(base, EVLOOP_ONCE);
+		manager_hear(&manager);
+	}
+	check_all();
+}
+
 /* ---- it dies at every message ---- */
 
 enum state { NEVER, PUTTING, SOON, THERE, DROPPED };
@@ -601,6 +625,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_many_lives, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_random, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_eight_thousand, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_not_moved_to_where_it_could_be_lost, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_dies_at_every_message, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_not_a_shelf, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_many_in_flight, setup, teardown),
