@@ -4,10 +4,11 @@
 
     supervisor.py [--max N] [--listen PATH[=NAME]]... [--pid-file FILE] [--start-limit N] -- PROGRAM [ARGUMENT]...
 
-It listens at $NOTIFY_SOCKET, keeps fds (FDSTORE=1 with FDNAME= and FDPOLL=0, FDSTOREREMOVE=1, BARRIER=1), hands them and
-listening sockets over in $LISTEN_FDS and $LISTEN_FDNAMES, sockets first, and starts the daemon again when it dies. Like
-systemd it believes the daemon's own process only, keeps no file twice, drops without a word what is beyond --max, and has
-handled all that was said before it starts the next one. SIGTERM ends the daemon and then it. Tests use Supervisor.
+It listens at $NOTIFY_SOCKET, keeps fds (FDSTORE=1 with FDNAME= and FDPOLL=0, FDSTOREREMOVE=1, BARRIER=1), hands them
+and listening sockets over in $LISTEN_FDS and $LISTEN_FDNAMES, sockets first, and starts the daemon again when it dies.
+Like systemd it believes the daemon's own process only, keeps no file twice, drops without a word what is beyond --max,
+and has handled all that was said before it starts the next one. SIGTERM ends the daemon and then it. Tests use
+Supervisor.
 """
 
 import argparse
@@ -78,6 +79,10 @@ class Store:
     def remove_if(self, unwanted):
         for name, fd in [entry for entry in self.entries if unwanted(*entry)]:
             self.entries.remove((name, fd))
+            try:
+                self.hangups.unregister(fd)
+            except OSError:  # nobody waits for it
+                pass
             os.close(fd)
 
     def remove_hung_up(self):
@@ -93,8 +98,9 @@ class Store:
 class Supervisor:
     """Starts argv in a thread of its own, and again whenever it dies, until it is stopped. sockets: (name, socket).
 
-    Everything below may be read at any time: pid, starts, ready (an Event, set since the last start's READY=1), names(),
-    counts (messages by their first word), deaths and readies (times of the monotonic clock), status (of the last end).
+    May be read at any time: pid, starts, ready (an Event: the one that runs has said READY=1), names(), counts (of
+    messages, by their first word), said (those about no fds, in lines), deaths and readies (times of the monotonic
+    clock), status (of the last end; negative: a signal).
     """
 
     def __init__(self, argv, maximum=4096, sockets=(), env=None, stderr=None, start_limit=None, pid_file=None):
@@ -132,8 +138,8 @@ class Supervisor:
 
     def await_ready(self, seconds=10):
         if not self.ready.wait(seconds):
-            raise SupervisorError(f"{self.argv[0]} is not ready within {seconds} s; it was started {self.starts} times, "
-                                  f"its last status is {self.status}")
+            raise SupervisorError(f"{self.argv[0]} is not ready within {seconds} s; it was started {self.starts} "
+                                  f"times, its last status is {self.status}")
 
     def kill(self, number=signal.SIGKILL):
         """Signals the daemon, if it lives."""

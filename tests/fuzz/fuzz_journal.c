@@ -76,7 +76,8 @@ static int each(void *arg, uint32_t type, const void *p, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct image i;
-	struct iovec v = {"entry", 5};
+	char text[] = "entry";
+	struct iovec v = {text, 5};
 	char why[JOURNAL_WHY_MAX] = "";
 	struct journal *j;
 	uint32_t sum = 0;

@@ -162,8 +162,8 @@ class Supervising(unittest.TestCase):
     def test_as_a_program(self):
         pid_file, path = self.rig.path / "pid", str(self.rig.path / "socket")
         script = CHILD + "socket.socket(fileno=3).accept()[0].send(b'%d' % len(handed)); signal.pause()"
-        argv = [sys.executable, supervisor.__file__, "--listen", f"{path}=s", "--pid-file", pid_file, "--max", "10", "--",
-                sys.executable, "-c", script]
+        argv = [sys.executable, supervisor.__file__, "--listen", f"{path}=s", "--pid-file", pid_file, "--max", "10",
+                "--", sys.executable, "-c", script]
         with subprocess.Popen(argv, stderr=self.rig.log) as p:
             try:
                 harness.wait_until(pid_file.exists, "it is started")

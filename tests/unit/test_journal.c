@@ -277,6 +277,7 @@ static void test_room(void **state)
 	static struct list l;
 	static uint8_t big[600 << 10];
 	struct iovec v = {big, sizeof(big)};
+	uint64_t before;
 	uint32_t i = 1;
 
 	l.n = 0;
@@ -285,15 +286,23 @@ static void test_room(void **state)
 	assert_int_equal(journal_begin(j, 5ull << 30), -ENOSPC);
 	assert_int_equal(journal_begin(j, UINT64_MAX - 8), -ENOSPC);
 	/* What is held is there after any number of other appends, and after a switch. */
-	assert_int_equal(journal_hold(j, journal_entry_bytes(sizeof(big))), 0);
-	for (; i < 2000; i++)
-		append(j, &l, i);
-	keep_last(&l);
-	assert_int_equal(begin_snapshot(j, &l), 0);
-	journal_switch(j);
-	journal_release(j, journal_entry_bytes(sizeof(big)));
-	journal_append(j, 1, &v, 1);
-	assert_int_equal(journal_bytes(j) - journal_snapshot_bytes(j), journal_entry_bytes(sizeof(big)));
+	for (unsigned int n = 0; n < 2; n++) {
+		assert_int_equal(journal_hold(j, journal_entry_bytes(sizeof(big))), 0);
+		for (uint64_t until = journal_bytes(j) + 3 * sizeof(big); journal_bytes(j) < until; i++) {
+			append(j, &l, i);
+			if (l.n == ARRAY_SIZE(l.number))
+				keep_last(&l);
+		}
+		keep_last(&l);
+		if (n == 1) {
+			assert_int_equal(begin_snapshot(j, &l), 0);
+			journal_switch(j);
+		}
+		before = journal_bytes(j);
+		journal_release(j, journal_entry_bytes(sizeof(big)));
+		journal_append(j, 1, &v, 1);
+		assert_int_equal(journal_bytes(j) - before, journal_entry_bytes(sizeof(big)));
+	}
 	journal_free(j);
 }
 
@@ -445,8 +454,10 @@ static void single_step(struct journal *j, void (*act)(struct journal *j), const
 	if (pid == 0) {
 		char text[JOURNAL_WHY_MAX];
 
-		if (journal_open(&j, journal_fd(j), VERSION, text) < 0 || ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
+		if (journal_open(&j, journal_fd(j), VERSION, text) < 0)
 			_exit(1);
+		if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
+			_exit(77);
 		raise(SIGSTOP);
 		act(j);
 		_exit(0);
@@ -465,7 +476,12 @@ static void single_step(struct journal *j, void (*act)(struct journal *j), const
 		steps++;
 		assert_int_equal(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL), 0);
 	}
-	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77) {
+		printf("# skipped: this process may not trace its child\n");
+		skip();
+	}
+	assert_int_equal(WEXITSTATUS(status), 0);
 	assert_true(changed && steps > 100 && seen > 5);
 }
 
