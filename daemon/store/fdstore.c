@@ -20,14 +20,15 @@ static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN
 
 static bool name_parse(const char *name, uint32_t *number)
 {
+	if (name[0] <= ' ' || name[0] > '~' || name[0] == ':')
+		return false;
 	*number = 0;
-	for (unsigned int i = 0; i < FDSTORE_NAME; i++) {
+	for (unsigned int i = 1; i < FDSTORE_NAME; i++) {
 		const char *d = name[i] ? strchr(digits, name[i]) : NULL;
 
 		if (!d)
 			return false;
-		if (i > 0)
-			*number = *number * DIGITS + (uint32_t)(d - digits);
+		*number = *number * DIGITS + (uint32_t)(d - digits);
 	}
 	return name[FDSTORE_NAME] == '\0';
 }

@@ -7,7 +7,8 @@
  * and does not answer. So we count; what has to be certain is asked by a barrier: once that is done, the manager has
  * handled all that was said before.
  *
- * A name stands for one fd: a letter for what it is, and three more letters or digits. One file cannot be stored twice.
+ * A name stands for one fd: a sign for its kind, and three letters or digits. The unit opens files under names, too, such as
+ * devices' names; a kind whose sign is no letter, digit or "_" is never taken for one. One file cannot be stored twice.
  */
 #ifndef STORE_FDSTORE_H
 #define STORE_FDSTORE_H
@@ -15,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define FDSTORE_NAME 4u /* characters, each a letter or a digit */
+#define FDSTORE_NAME 4u /* characters: any but ":" and blanks, then letters or digits */
 
 struct event_base;
 struct fdstore;
@@ -35,14 +36,14 @@ uint32_t fdstore_left(const struct fdstore *fs); /* how many more there can be *
 
 /*
  * What the manager handed over: each(name, fd) for all of it, in its order. Those that have a name of one of these kinds
- * (first letters) are `stored`, and count as such; of a name that is there twice only the first one is handed over, and
+ * (their signs) are `stored`, and count as such; of a name that is there twice only the first one is handed over, and
  * dropping it drops both. Others are sockets and files that the unit opens; their names may be anything. All are
  * close-on-exec, and each()'s. To be called once, before anything is stored. Returns how many there were, or -errno.
  */
 int fdstore_take(struct fdstore *fs, const char *kinds, void (*each)(void *arg, const char *name, int fd, bool stored),
 		 void *arg);
 
-/* The lowest name of this kind that is free. -ENOSPC: all are in use; -EINVAL: no letter or digit; -ENOMEM. */
+/* The lowest name of this kind that is free. -ENOSPC: all are in use; -EINVAL: that is no sign; -ENOMEM. */
 int fdstore_name(struct fdstore *fs, char kind, char name[FDSTORE_NAME + 1]);
 
 /*

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VAULT_KIND 'v' /* of the names of shelves in the fd store */
+#define VAULT_KIND '+' /* of the names of shelves in the fd store */
 #define VAULT_SOON 1 /* of vault_put() */
 
 struct event_base;

@@ -27,7 +27,7 @@
 
 #define KEYS_MAX (1u << 20) /* in all lives together */
 #define VERSION 1u
-#define JOURNAL_NAME "j000"
+#define JOURNAL_NAME "=000"
 #define ENTRY_BYTES journal_entry_bytes(sizeof(uint32_t))
 
 enum type { ENTRY_PUT = 1, ENTRY_DROP = 2 };
@@ -268,7 +268,7 @@ int main(int argc, char **argv)
 	open_promises(argv[1]);
 	must(fdstore_new(&me.fs, me.base, UINT32_MAX), "the fd store");
 	must(vault_new(&me.vault, me.base, me.fs), "the vault");
-	must(fdstore_take(me.fs, "jv", take, NULL), "taking fds");
+	must(fdstore_take(me.fs, "=+", take, NULL), "taking fds");
 	find();
 	must(fdstore_barrier(me.fs, ready, &me), "a barrier");
 	event_base_dispatch(me.base);

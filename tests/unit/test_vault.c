@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "base/closer.h"
 #include "base/util.h"
 #include "store/fdstore.h"
 #include "store/vault.h"
@@ -106,7 +107,7 @@ static void begin(void)
 	assert_non_null(base);
 	assert_int_equal(fdstore_new(&fs, base, 1000), 0);
 	assert_int_equal(vault_new(&vault, base, fs), 0);
-	assert_int_equal(fdstore_take(fs, "v", take, NULL), (int)manager.n);
+	assert_int_equal(fdstore_take(fs, "+", take, NULL), (int)manager.n);
 }
 
 static void end(void)
@@ -255,6 +256,7 @@ static void test_what_is_dropped_is_closed(void **state)
 {
 	static const uint64_t bytes[] = {MANY, 1 << 20, 1};
 
+	assert_int_equal(closer_start(base), 0);
 	for (uint32_t n = 0; n < ARRAY_SIZE(bytes); n++) {
 		uint64_t began, ms;
 		int p[2];
@@ -277,6 +279,7 @@ static void test_what_is_dropped_is_closed(void **state)
 		close(p[0]);
 	}
 	check_all();
+	closer_stop();
 	die_and_begin();
 }
 
@@ -547,14 +550,14 @@ static void test_not_a_shelf(void **state)
 	AUTO_CLOSE int fd = memory(1);
 	int p[2];
 
-	assert_int_equal(fdstore_put(fs, "v00z", fd), 0);
-	assert_int_equal(vault_adopt(vault, "v00z", fcntl(fd, F_DUPFD_CLOEXEC, 0)), -EBADMSG);
+	assert_int_equal(fdstore_put(fs, "+00z", fd), 0);
+	assert_int_equal(vault_adopt(vault, "+00z", fcntl(fd, F_DUPFD_CLOEXEC, 0)), -EBADMSG);
 	assert_int_equal(fdstore_count(fs), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, p), 0);
 	assert_int_equal(send(p[1], "what is this, and what for?", 27, 0), 27);
 	assert_int_equal(send(p[1], "0123456789abcdef", 16, 0), 16); /* of the right size, but without an fd */
 	close(p[1]);
-	assert_int_equal(vault_adopt(vault, "v00y", p[0]), 0);
+	assert_int_equal(vault_adopt(vault, "+00y", p[0]), 0);
 	assert_int_equal(vault_count(vault), 1);
 	assert_int_equal(vault_get(vault, 0x3736353433323130), -EMFILE);
 	vault_forget_others(vault, is_known, NULL);
