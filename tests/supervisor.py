@@ -46,9 +46,9 @@ def same_file(a, b):
 
 
 def listen_at(path):
-    """A listening socket such as the daemon's."""
+    """A listening socket such as the daemon's; "": at any address."""
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.path.exists(path):
+    if path and os.path.exists(path):
         os.unlink(path)
     s.bind(path)
     s.listen(128)

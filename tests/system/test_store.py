@@ -18,9 +18,9 @@ import unittest
 from pathlib import Path
 
 import harness
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import supervisor  # noqa: E402
+import pasid_client
+import supervised
+from supervised import supervisor
 
 # Says things to the service manager, one line of the script after the other, and tells what it was handed.
 CHILD = textwrap.dedent("""
@@ -177,6 +177,25 @@ class Supervising(unittest.TestCase):
             finally:
                 p.terminate()
             self.assertEqual(p.wait(10), 128 + signal.SIGTERM)
+
+
+class Supervised(unittest.TestCase):
+    """The daemon under the supervisor."""
+
+    def test_the_daemon_is_started_again(self):
+        listening = supervisor.listen_at("")
+        self.addCleanup(listening.close)
+        with supervised.Stack(sockets=[("nobodys.socket", listening)]) as stack:
+            for starts in 1, 2, 3:
+                self.assertEqual(stack.manager.starts, starts)
+                with pasid_client.Client(stack.socket) as client:
+                    stack.await_device(client)
+                    pid = stack.daemon.pid
+                stack.kill_daemon()
+                self.assertNotEqual(stack.daemon.pid, pid)
+            self.assertIn("nobodys.socket", stack.log_tail(None))
+            stack.stop_daemon()
+            self.assertEqual((stack.manager.status, stack.manager.starts), (0, 4))
 
 
 @unittest.skipUnless(os.environ.get("STORE_SUBJECT"), "needs the program of the build")
