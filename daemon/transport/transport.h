@@ -30,6 +30,8 @@ struct transport_memory;
 
 #define TRANSPORT_MAX_IRQS ENGINE_MAX_IRQS
 #define TRANSPORT_IRQ_IOMMU TRANSPORT_MAX_IRQS
+#define TRANSPORT_SAVE_MAX 256u
+#define TRANSPORT_KEEP_MAX 8u
 
 enum transport_prot { TRANSPORT_READ = 1, TRANSPORT_WRITE = 2 };
 
@@ -137,6 +139,27 @@ struct transport_ops {
 	int (*open)(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
 		    uint32_t deadline_ms, const struct transport_events *events, void *owner);
 
+	/*
+	 * What a successor of this process needs to go on with the device, if this one dies: `save` writes plain data, a number
+	 * of its form first, and returns how many bytes; `keep` names fds, in an order of its own, which stay the transport's,
+	 * and returns how many. Whoever wants a successor holds on to both. They are right from `opened`, or a successful
+	 * adopt, on, and change no more. NULL, all three, where there can be none: then the device is opened afresh.
+	 */
+	size_t (*save)(const struct transport *t, void *buf); /* of TRANSPORT_SAVE_MAX bytes */
+	size_t (*keep)(const struct transport *t, int *fds); /* room for TRANSPORT_KEEP_MAX */
+
+	/*
+	 * As open, over what a predecessor has left; takes the fds if it returns 0. Nothing of the device is reset, or stops;
+	 * all that was mapped stays mapped. Interrupts are armed anew: what was raised meanwhile is not told, so look at
+	 * everything at `opened`. Nothing is asked of the device before the loop runs: have `saved` replaced by what `save` says
+	 * now until then, so that the next successor's requests are told from this one's. -EBADMSG: these are not what save and
+	 * keep gave. What the predecessor asked may have been done, or not, or be done yet, but before anything that is asked
+	 * now: dma_clear what was not known to be mapped or unmapped.
+	 */
+	int (*adopt)(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+		     uint32_t deadline_ms, const void *saved, size_t size, const int *fds, size_t n,
+		     const struct transport_events *events, void *owner);
+
 	/* Takes NULL. Closes without waiting for the device; requests that are out are forgotten, their done is not
 	 * called. Must not be called from inside a transport_done or an event of the same transport. */
 	struct transport *(*close)(struct transport *t);
@@ -159,6 +182,10 @@ struct transport_ops {
 
 	/* Undoes exactly one dma_map. When done says 0 the device can no longer reach the range. */
 	int (*dma_unmap)(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg);
+
+	/* The same of a dma_map that a predecessor may not have made, or has undone: done says 0 then, too. NULL where nothing
+	 * can be adopted. */
+	int (*dma_clear)(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg);
 
 	/* Posted register write of 4 or 8 bytes: no answer; if it cannot be made, the device is lost; ordered after earlier ones, and after the caller's earlier
 	 * stores to memory that the device maps. */
