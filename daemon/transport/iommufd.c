@@ -300,6 +300,18 @@ static void mark(uint8_t *bits, uint32_t id)
 		bits[id / 8] |= (uint8_t)(1u << id % 8);
 }
 
+/* Destroys what is not marked; whether there was anything. */
+static bool sweep_once(const struct iommufd *i, const uint8_t *ours, const uint32_t *known, size_t n)
+{
+	struct kabi_iommu_destroy m = {.size = sizeof(m)};
+	bool any = false;
+
+	for (m.id = 1; m.id < MAX_ID; m.id++)
+		if (!(ours[m.id / 8] >> m.id % 8 & 1) && !is_known(i, m.id, known, n))
+			any |= ioctl(i->fd, KABI_IOMMU_DESTROY, &m) == 0;
+	return any;
+}
+
 void iommufd_sweep(const struct iommufd *i, const uint32_t *known, size_t n)
 {
 	AUTO_FREE uint8_t *ours = calloc(MAX_ID / 8, 1);
@@ -312,10 +324,8 @@ void iommufd_sweep(const struct iommufd *i, const uint32_t *known, size_t n)
 		mark(ours, s->hwpt);
 	}
 	/* An IOAS can go when the HWPT over it has gone. */
-	for (unsigned int round = 0; round < 2; round++)
-		for (uint32_t id = 1; id < MAX_ID; id++)
-			if (!(ours[id / 8] >> id % 8 & 1) && !is_known(i, id, known, n))
-				iommufd_destroy(i, id);
+	while (sweep_once(i, ours, known, n))
+		;
 }
 
 void iommufd_release(struct iommufd *i, struct transport_memory *m)
