@@ -8,6 +8,20 @@
 #include "base/util.h"
 #include "core/books_private.h"
 
+static void set_lines(struct books *b, const struct limit_policy *policy)
+{
+	b->max_lines = policy->connection.v[PASID_RES_CONTEXTS];
+	if (b->max_lines > BOOKS_MAX_CONTEXTS)
+		b->max_lines = BOOKS_MAX_CONTEXTS;
+	b->max_lines *= 2;
+}
+
+void books_set_limits(struct books *b, const struct limit_policy *policy)
+{
+	set_lines(b, policy);
+	ledger_set_policy(b->ledger, policy);
+}
+
 int books_new(struct books **ret, const struct limit_policy *policy, books_unused unused, void *arg)
 {
 	struct books *b = calloc(1, sizeof(*b));
@@ -18,10 +32,7 @@ int books_new(struct books **ret, const struct limit_policy *policy, books_unuse
 	TAILQ_INIT(&b->clients);
 	b->unused = unused;
 	b->arg = arg;
-	b->max_lines = policy->connection.v[PASID_RES_CONTEXTS];
-	if (b->max_lines > BOOKS_MAX_CONTEXTS)
-		b->max_lines = BOOKS_MAX_CONTEXTS;
-	b->max_lines *= 2;
+	set_lines(b, policy);
 	r = ledger_new(&b->ledger, policy);
 	if (r < 0) {
 		free(b);
@@ -162,10 +173,8 @@ int books_client_open(struct books *b, struct record *rec, struct refusal *why, 
 	TAILQ_INIT(&c->all_buffers);
 	c->uid = rec->uid;
 	c->pid = rec->pid;
-	if (!rec->size)
-		rec->size = b->max_lines;
-	c->n_lines = (uint32_t)rec->size;
-	c->lines = calloc((rec->size + 63) / 64 + 1, sizeof(*c->lines));
+	c->n_lines = (uint32_t)(rec->size ? rec->size : b->max_lines);
+	c->lines = calloc((c->n_lines + 63) / 64 + 1, sizeof(*c->lines));
 	if (!c->lines) {
 		client_free(c);
 		return refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
@@ -182,6 +191,7 @@ int books_client_open(struct books *b, struct record *rec, struct refusal *why, 
 	}
 	books_id_taken(&b->last_client, c->id);
 	rec->client = c->id;
+	rec->size = c->n_lines;
 	TAILQ_INSERT_TAIL(&b->clients, c, link);
 	*ret = c;
 	return 0;

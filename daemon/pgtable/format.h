@@ -34,6 +34,9 @@ struct pgtable_format {
 	int (*adopt)(struct pgtable *pt, int (*leaf)(void *arg, const struct pgtable_leaf *l), void *arg);
 	/* Unlinks the tables that are empty, and puts them aside. */
 	void (*prune)(struct pgtable *pt);
+	unsigned int (*levels)(const struct pgtable *pt, uint64_t iova, struct pgtable_level v[PGTABLE_LEVELS]);
+	bool (*next)(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret);
+	const char *(*attributes)(uint64_t entry); /* of a leaf: what it is beside an address and a right to write */
 	/* Puts the tables below the root and the root itself aside. */
 	void (*drop)(struct pgtable *pt);
 };
