@@ -2,6 +2,7 @@
 /* pasidd: options, signals, and the one event loop. */
 #include <errno.h>
 #include <event2/event.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -21,6 +23,8 @@
 #include "transport/transport.h"
 
 #define DEFAULT_CONFIG PASIDD_SYSCONFDIR "/pasidd/pasidd.json"
+/* What pasidd.socket calls its fd. No device has such a name, for it has no dots. */
+#define LISTENER_NAME "pasidd.socket"
 
 struct options {
 	const char *config;
@@ -146,19 +150,44 @@ static const char *find_use(const struct service_config *c, const char *name)
 	return NULL;
 }
 
-/* Device files that the service manager opened for us (LISTEN_FDS, LISTEN_FDNAMES). */
-static void take_fds(const struct service_config *c)
+/* The socket that clients connect to. The service manager's comes without O_NONBLOCK. NULL, or why it will not do. */
+static const char *take_listener(int fd, int *listener)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (*listener >= 0)
+		return "there is one already";
+	if (sd_is_socket_unix(fd, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
+		return "it is not a Unix socket of type SOCK_SEQPACKET that listens";
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+		return strerror(errno);
+	*listener = fd;
+	return NULL;
+}
+
+static const char *take_file(const struct service_config *c, const char *name, int fd)
+{
+	const char *use = find_use(c, name);
+
+	return use ? transport_hand_over(use, fd) : "no device is called that";
+}
+
+/* What the service manager opened for us (LISTEN_FDS, LISTEN_FDNAMES): device files, and the socket. *listener: -1 if
+ * there is none. */
+static void take_fds(const struct service_config *c, int *listener)
 {
 	char **names = NULL;
 	int n = sd_listen_fds_with_names(true, &names);
 
+	*listener = -1;
 	for (int i = 0; i < n; i++) {
-		const char *use = find_use(c, names[i]);
-		const char *why = use ? transport_hand_over(use, SD_LISTEN_FDS_START + i) : "no device is called that";
+		int fd = SD_LISTEN_FDS_START + i;
+		bool listens = !strcmp(names[i], LISTENER_NAME);
+		const char *why = listens ? take_listener(fd, listener) : take_file(c, names[i], fd);
 
 		if (why) {
 			log_warn("the service manager handed over an fd \"%s\": %s; it is closed", names[i], why);
-			close(SD_LISTEN_FDS_START + i);
+			close(fd);
 		} else {
 			log_info("the service manager handed over %s", names[i]);
 		}
@@ -170,12 +199,48 @@ static void take_fds(const struct service_config *c)
 struct daemon {
 	struct event_base *base;
 	struct event *sigterm, *sigint;
+	struct event *watchdog; /* NULL: nobody asks whether the loop still turns */
 	struct service *service;
 	struct ipc *ipc;
 };
 
-static int daemon_start(struct daemon *d, const struct config *config, const char *socket)
+static void on_watchdog(evutil_socket_t fd, short what, void *arg)
 {
+	sd_notify(0, "WATCHDOG=1");
+}
+
+/* The service manager ends us if it does not hear from the loop for a while: WATCHDOG_USEC. */
+static int watchdog_start(struct daemon *d)
+{
+	uint64_t us = 0;
+	struct timeval half;
+
+	if (sd_watchdog_enabled(true, &us) <= 0)
+		return 0;
+	half = (struct timeval){.tv_sec = (time_t)(us / 2000000), .tv_usec = (suseconds_t)(us / 2 % 1000000)};
+	d->watchdog = event_new(d->base, -1, EV_PERSIST, on_watchdog, NULL);
+	if (!d->watchdog || event_add(d->watchdog, &half) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+/* listener: -1, or a socket that is used instead of one at `path`, and taken. */
+static int daemon_listen(struct daemon *d, const char *path, mode_t mode, int listener)
+{
+	int r = ipc_new(&d->ipc, d->base, d->service, path, mode, listener);
+
+	if (r < 0)
+		log_error("cannot listen at %s: %s", path, strerror(-r));
+	else if (listener >= 0)
+		log_info("listening at the socket of the service manager");
+	else
+		log_info("listening at %s", path);
+	return r;
+}
+
+static int daemon_start(struct daemon *d, const struct config *config, const char *path, int listener)
+{
+	AUTO_CLOSE int owned = listener;
 	int r;
 
 	d->base = event_base_new();
@@ -185,6 +250,9 @@ static int daemon_start(struct daemon *d, const struct config *config, const cha
 	d->sigint = evsignal_new(d->base, SIGINT, on_signal, d->base);
 	if (!d->sigterm || !d->sigint || event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0)
 		return -ENOMEM;
+	r = watchdog_start(d);
+	if (r < 0)
+		return r;
 	r = closer_start(d->base);
 	if (r < 0) {
 		log_error("cannot start the process that closes what clients sent: %s", strerror(-r));
@@ -195,12 +263,7 @@ static int daemon_start(struct daemon *d, const struct config *config, const cha
 		log_error("cannot begin: %s", strerror(-r));
 		return r;
 	}
-	r = ipc_new(&d->ipc, d->base, d->service, socket, config->socket_mode, -1);
-	if (r < 0)
-		log_error("cannot listen at %s: %s", socket, strerror(-r));
-	else
-		log_info("listening at %s", socket);
-	return r;
+	return daemon_listen(d, path, config->socket_mode, util_take_fd(&owned));
 }
 
 static void daemon_end(struct daemon *d)
@@ -208,6 +271,8 @@ static void daemon_end(struct daemon *d)
 	ipc_free(d->ipc);
 	service_free(d->service);
 	closer_stop();
+	if (d->watchdog)
+		event_free(d->watchdog);
 	if (d->sigterm)
 		event_free(d->sigterm);
 	if (d->sigint)
@@ -223,7 +288,7 @@ int main(int argc, char **argv)
 	char error[CONFIG_ERROR_MAX];
 	struct daemon daemon = {0};
 	struct config *config = NULL;
-	int r = parse_options(&options, argc, argv);
+	int listener, r = parse_options(&options, argc, argv);
 
 	if (r >= 0)
 		return r;
@@ -238,8 +303,8 @@ int main(int argc, char **argv)
 	}
 	signal(SIGPIPE, SIG_IGN);
 	raise_nofile();
-	take_fds(&config->service);
-	r = daemon_start(&daemon, config, options.socket ? options.socket : config->socket_path);
+	take_fds(&config->service, &listener);
+	r = daemon_start(&daemon, config, options.socket ? options.socket : config->socket_path, listener);
 	if (r == 0) {
 		sd_notify(0, "READY=1");
 		event_base_dispatch(daemon.base);
