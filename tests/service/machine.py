@@ -85,13 +85,20 @@ class Tree:
 
 
 class Machine:
-    """A tree that runs. Its log is what its process 1 says on the console."""
+    """A tree that runs: systemd, or, with `boots` False, a container in which nothing runs but what is begun there. uids:
+    the one that its root is, with as many more of its own; none: everybody is who he is here. Its log is what its process 1
+    says on the console."""
 
     count = 0
 
-    def __init__(self, tree, options=()):
+    def __init__(self, tree, options=(), boots=True, uids=None):
         self.tree = tree
         self.options = list(options)
+        if uids is not None:
+            self.options += [f"--private-users={uids}:65536", "--private-users-ownership=chown"]
+        self.uids = [] if uids is None else ["--user", "--setuid=0", "--setgid=0"]
+        self.boots = boots
+        self.first = ["--boot"] if boots else ["sleep", "infinity"]
         Machine.count += 1
         self.name = f"pasidd-{os.getpid()}-{Machine.count}"
         self.nspawn = self.leader = None
@@ -101,12 +108,12 @@ class Machine:
         # Whatever ends us ends the container.
         command = ["setpriv", "--pdeathsig", "KILL", "systemd-nspawn", "-D", self.tree.path, f"--machine={self.name}",
                    "--register=no", "--keep-unit", "--quiet", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
-                   "--console=pipe", *self.options, "--boot"]
+                   "--console=pipe", *self.options, *self.first]
         with open(self.log, "wb") as log:
             self.nspawn = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                            env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
         try:
-            self.leader = wait_until(self.find_leader, "systemd as process 1", BOOT_SECONDS)
+            self.leader = wait_until(self.find_leader, "process 1", BOOT_SECONDS)
             wait_until(self.is_up, "the end of the boot", BOOT_SECONDS)
         except BaseException as error:
             self.stop()
@@ -133,18 +140,21 @@ class Machine:
         children = Path(f"/proc/{self.nspawn.pid}/task/{self.nspawn.pid}/children").read_text(encoding="ascii")
         for pid in map(int, children.split()):
             with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text(encoding="ascii") == "systemd\n":
+                if Path(f"/proc/{pid}/comm").read_text(encoding="ascii") in ("systemd\n", "sleep\n"):
                     return pid
         return None
 
     def is_up(self):
         if self.nspawn.poll() is not None:
             raise Failed(f"systemd-nspawn ended with status {self.nspawn.returncode}")
+        if not self.boots:
+            return True
         return self.run("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded")
 
     def command(self, *argv, user=None, env=None):
         """What to type on this machine for a command to run in that one."""
         enter = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        enter += self.uids
         who = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
         variables = {**ENVIRONMENT, **(env or {})}
         return enter + ["/usr/bin/env", "-i", *(f"{k}={v}" for k, v in variables.items())] + who + [str(a) for a in argv]
