@@ -2,7 +2,6 @@
 /* pasidd: options, signals, and the one event loop. */
 #include <errno.h>
 #include <event2/event.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -10,26 +9,25 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "base/closer.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "config/config.h"
+#include "dbus/dbus.h"
 #include "ipc/ipc.h"
+#include "manager.h"
 #include "service/service.h"
-#include "transport/transport.h"
 
 #define DEFAULT_CONFIG PASIDD_SYSCONFDIR "/pasidd/pasidd.json"
-/* What pasidd.socket calls its fd. No device has such a name, for it has no dots. */
-#define LISTENER_NAME "pasidd.socket"
 
 struct options {
 	const char *config;
 	const char *socket;
 	const char *device;
+	const char *bus;
+	const char *log_level;
 	bool check;
 };
 
@@ -44,6 +42,7 @@ static void usage(FILE *f)
 		   "                           or vfio:, iommufd: or type1: and a PCI address; it is called\n"
 		   "                           gpu0, has mode gpu-mmu, and needs no configuration file\n"
 		   "  -s, --socket PATH        listen there instead\n"
+		   "  -b, --bus BUS            the D-Bus to be on: system, session, an address, or none (system)\n"
 		   "  -l, --log-level LEVEL    error, warn, info or debug (info)\n"
 		   "  -h, --help               this text\n"
 		   "      --version            the version\n");
@@ -54,15 +53,20 @@ static int parse_options(struct options *o, int argc, char **argv)
 {
 	enum { OPT_CHECK = 256, OPT_VERSION };
 	static const struct option longs[] = {
-		{"config", required_argument, NULL, 'c'},    {"check-config", required_argument, NULL, OPT_CHECK},
-		{"device", required_argument, NULL, 'd'},    {"socket", required_argument, NULL, 's'},
-		{"log-level", required_argument, NULL, 'l'}, {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, OPT_VERSION}, {0},
+		{"config", required_argument, NULL, 'c'},
+		{"check-config", required_argument, NULL, OPT_CHECK},
+		{"device", required_argument, NULL, 'd'},
+		{"socket", required_argument, NULL, 's'},
+		{"bus", required_argument, NULL, 'b'},
+		{"log-level", required_argument, NULL, 'l'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, OPT_VERSION},
+		{0},
 	};
 	enum log_level level;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "c:d:s:l:h", longs, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "c:d:s:b:l:h", longs, NULL)) != -1) {
 		switch (c) {
 		case 'c':
 			o->config = optarg;
@@ -77,6 +81,9 @@ static int parse_options(struct options *o, int argc, char **argv)
 		case 's':
 			o->socket = optarg;
 			break;
+		case 'b':
+			o->bus = optarg;
+			break;
 		case 'l':
 			if (log_level_parse(optarg, &level) < 0) {
 				fprintf(stderr,
@@ -84,7 +91,7 @@ static int parse_options(struct options *o, int argc, char **argv)
 					optarg);
 				return 2;
 			}
-			log_set_level(level);
+			o->log_level = optarg;
 			break;
 		case 'h':
 			usage(stdout);
@@ -105,15 +112,17 @@ static int parse_options(struct options *o, int argc, char **argv)
 	return -1;
 }
 
+typedef int (*read_config)(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX]);
+
 /* No file is needed where the options say all. */
-static int load_config(const struct options *o, struct config **ret, char error[CONFIG_ERROR_MAX])
+static int load_config(const struct options *o, read_config how, struct config **ret, char error[CONFIG_ERROR_MAX])
 {
 	int r;
 
 	if (o->device && !o->config)
 		r = config_parse(ret, "{}", 2, "--device", error);
 	else
-		r = config_load(ret, o->config ? o->config : DEFAULT_CONFIG, error);
+		r = how(ret, o->config ? o->config : DEFAULT_CONFIG, error);
 	if (r < 0 || !o->device)
 		return r;
 	r = config_only_device(*ret, o->device, error);
@@ -139,118 +148,122 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	event_base_loopexit(arg, NULL);
 }
 
-/* What such an fd is said to be for: a device by its name, or a file that is no device's. */
-static const char *find_use(const struct service_config *c, const char *name)
-{
-	if (transport_is_file(name))
-		return name;
-	for (size_t i = 0; i < c->n_devices; i++)
-		if (!strcmp(c->devices[i].name, name))
-			return c->devices[i].spec;
-	return NULL;
-}
-
-/* The socket that clients connect to. The service manager's comes without O_NONBLOCK. NULL, or why it will not do. */
-static const char *take_listener(int fd, int *listener)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	if (*listener >= 0)
-		return "there is one already";
-	if (sd_is_socket_unix(fd, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
-		return "it is not a Unix socket of type SOCK_SEQPACKET that listens";
-	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return strerror(errno);
-	*listener = fd;
-	return NULL;
-}
-
-static const char *take_file(const struct service_config *c, const char *name, int fd)
-{
-	const char *use = find_use(c, name);
-
-	return use ? transport_hand_over(use, fd) : "no device is called that";
-}
-
-/* What the service manager opened for us (LISTEN_FDS, LISTEN_FDNAMES): device files, and the socket. *listener: -1 if
- * there is none. */
-static void take_fds(const struct service_config *c, int *listener)
-{
-	char **names = NULL;
-	int n = sd_listen_fds_with_names(true, &names);
-
-	*listener = -1;
-	for (int i = 0; i < n; i++) {
-		int fd = SD_LISTEN_FDS_START + i;
-		bool listens = !strcmp(names[i], LISTENER_NAME);
-		const char *why = listens ? take_listener(fd, listener) : take_file(c, names[i], fd);
-
-		if (why) {
-			log_warn("the service manager handed over an fd \"%s\": %s; it is closed", names[i], why);
-			close(fd);
-		} else {
-			log_info("the service manager handed over %s", names[i]);
-		}
-		free(names[i]);
-	}
-	free(names);
-}
-
 struct daemon {
+	const struct options *options;
+	struct config *config;
 	struct event_base *base;
-	struct event *sigterm, *sigint;
-	struct event *watchdog; /* NULL: nobody asks whether the loop still turns */
+	struct event *sigterm, *sigint, *sighup;
+	struct event *watchdog; /* NULL: nobody asks */
 	struct service *service;
 	struct ipc *ipc;
+	struct dbus *dbus;
 };
 
-static void on_watchdog(evutil_socket_t fd, short what, void *arg)
+/* An option holds whatever the file says. */
+static void set_log_level(const struct options *o, const struct config *c)
 {
-	sd_notify(0, "WATCHDOG=1");
+	enum log_level level;
+
+	if (log_level_parse(o->log_level ? o->log_level : c->log_level, &level) == 0)
+		log_set_level(level);
 }
 
-/* The service manager ends us if it does not hear from the loop for a while: WATCHDOG_USEC. */
-static int watchdog_start(struct daemon *d)
+static int daemon_reload(void *arg, char error[DBUS_ERROR_MAX])
 {
-	uint64_t us = 0;
-	struct timeval half;
+	struct config *now = NULL;
+	struct daemon *d = arg;
+	int r;
 
-	if (sd_watchdog_enabled(true, &us) <= 0)
-		return 0;
-	half = (struct timeval){.tv_sec = (time_t)(us / 2000000), .tv_usec = (suseconds_t)(us / 2 % 1000000)};
-	d->watchdog = event_new(d->base, -1, EV_PERSIST, on_watchdog, NULL);
-	if (!d->watchdog || event_add(d->watchdog, &half) < 0)
+	_Static_assert(CONFIG_ERROR_MAX == DBUS_ERROR_MAX, "the same sentence");
+	r = load_config(d->options, config_read, &now, error);
+	if (r == 0)
+		r = dbus_set_admins(d->dbus, now->admin_group);
+	if (r == -ENOENT && now)
+		snprintf(error, DBUS_ERROR_MAX, "admin_group: found \"%s\"; there is no such group", now->admin_group);
+	else if (r < 0 && now)
+		snprintf(error, DBUS_ERROR_MAX, "admin_group: %s", strerror(-r));
+	if (r == 0) {
+		config_apply(d->config, now);
+		service_limits_changed(d->service);
+		set_log_level(d->options, d->config);
+		log_info("the configuration was read again");
+	}
+	config_free(now);
+	return r;
+}
+
+static void on_hangup(evutil_socket_t sig, short what, void *arg)
+{
+	char error[DBUS_ERROR_MAX];
+	int r;
+
+	manager_reloading();
+	r = daemon_reload(arg, error);
+	if (r < 0)
+		log_error("%s; nothing has changed", error);
+	manager_reloaded(r < 0 ? error : NULL);
+}
+
+static int daemon_connect(void *arg, int fd, uid_t uid, pid_t pid)
+{
+	struct daemon *d = arg;
+
+	return ipc_add(d->ipc, fd, uid, pid);
+}
+
+static int start_dbus(struct daemon *d)
+{
+	const struct dbus_host host = {.connect = daemon_connect, .reload = daemon_reload, .arg = d};
+	int r = dbus_new(&d->dbus, d->base, d->service, d->options->bus ? d->options->bus : d->config->bus, &host);
+
+	if (r == 0)
+		r = dbus_set_admins(d->dbus, d->config->admin_group);
+	if (r == -EINVAL)
+		log_error("bus: found \"%s\"; allowed is \"system\", \"session\", \"none\", \"unix:path=...\" or "
+			  "\"unix:abstract=...\"",
+			  d->options->bus ? d->options->bus : d->config->bus);
+	else if (r < 0)
+		log_error("cannot begin: %s%s: %s", r == -ENOENT ? "admin_group " : "D-Bus",
+			  r == -ENOENT ? d->config->admin_group : "",
+			  r == -ENOENT ? "there is no such group" : strerror(-r));
+	return r;
+}
+
+static int catch_signals(struct daemon *d)
+{
+	d->sigterm = evsignal_new(d->base, SIGTERM, on_signal, d->base);
+	d->sigint = evsignal_new(d->base, SIGINT, on_signal, d->base);
+	d->sighup = evsignal_new(d->base, SIGHUP, on_hangup, d);
+	if (!d->sigterm || !d->sigint || !d->sighup)
 		return -ENOMEM;
-	return 0;
+	return event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0 ? -ENOMEM : 0;
 }
 
-/* listener: -1, or a socket that is used instead of one at `path`, and taken. */
-static int daemon_listen(struct daemon *d, const char *path, mode_t mode, int listener)
+/* listener: -1, or the socket, which is taken in any case; then what the configuration says of it means nothing. */
+static int daemon_listen(struct daemon *d, int listener)
 {
-	int r = ipc_new(&d->ipc, d->base, d->service, path, mode, listener);
+	const char *path = d->options->socket ? d->options->socket : d->config->socket_path;
+	int r = ipc_new(&d->ipc, d->base, d->service, path, d->config->socket_mode, listener);
 
 	if (r < 0)
 		log_error("cannot listen at %s: %s", path, strerror(-r));
 	else if (listener >= 0)
-		log_info("listening at the socket of the service manager");
+		log_info("listening at the socket that was handed over");
 	else
 		log_info("listening at %s", path);
 	return r;
 }
 
-static int daemon_start(struct daemon *d, const struct config *config, const char *path, int listener)
+static int daemon_start(struct daemon *d, int *listener)
 {
-	AUTO_CLOSE int owned = listener;
 	int r;
 
 	d->base = event_base_new();
 	if (!d->base)
 		return -ENOMEM;
-	d->sigterm = evsignal_new(d->base, SIGTERM, on_signal, d->base);
-	d->sigint = evsignal_new(d->base, SIGINT, on_signal, d->base);
-	if (!d->sigterm || !d->sigint || event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0)
-		return -ENOMEM;
-	r = watchdog_start(d);
+	r = catch_signals(d);
+	if (r == 0)
+		r = manager_watch(&d->watchdog, d->base);
 	if (r < 0)
 		return r;
 	r = closer_start(d->base);
@@ -258,25 +271,32 @@ static int daemon_start(struct daemon *d, const struct config *config, const cha
 		log_error("cannot start the process that closes what clients sent: %s", strerror(-r));
 		return r;
 	}
-	r = service_new(&d->service, d->base, &config->service);
+	r = service_new(&d->service, d->base, &d->config->service);
 	if (r < 0) {
 		log_error("cannot begin: %s", strerror(-r));
 		return r;
 	}
-	return daemon_listen(d, path, config->socket_mode, util_take_fd(&owned));
+	r = daemon_listen(d, util_take_fd(listener));
+	if (r == 0)
+		r = start_dbus(d);
+	/* Not before there is something to read again for. */
+	return r == 0 && event_add(d->sighup, NULL) < 0 ? -ENOMEM : r;
 }
 
 static void daemon_end(struct daemon *d)
 {
+	dbus_free(d->dbus);
 	ipc_free(d->ipc);
 	service_free(d->service);
 	closer_stop();
-	if (d->watchdog)
-		event_free(d->watchdog);
 	if (d->sigterm)
 		event_free(d->sigterm);
 	if (d->sigint)
 		event_free(d->sigint);
+	if (d->sighup)
+		event_free(d->sighup);
+	if (d->watchdog)
+		event_free(d->watchdog);
 	if (d->base)
 		event_base_free(d->base);
 	libevent_global_shutdown();
@@ -286,31 +306,32 @@ int main(int argc, char **argv)
 {
 	struct options options = {0};
 	char error[CONFIG_ERROR_MAX];
-	struct daemon daemon = {0};
-	struct config *config = NULL;
-	int listener, r = parse_options(&options, argc, argv);
+	struct daemon daemon = {.options = &options};
+	AUTO_CLOSE int listener = -1;
+	int r = parse_options(&options, argc, argv);
 
 	if (r >= 0)
 		return r;
-	if (load_config(&options, &config, error) < 0) {
+	if (load_config(&options, config_load, &daemon.config, error) < 0) {
 		fprintf(stderr, "pasidd: %s\n", error);
 		return 1;
 	}
 	if (options.check) {
 		printf("%s: ok\n", options.config);
-		config_free(config);
+		config_free(daemon.config);
 		return 0;
 	}
+	set_log_level(&options, daemon.config);
 	signal(SIGPIPE, SIG_IGN);
 	raise_nofile();
-	take_fds(&config->service, &listener);
-	r = daemon_start(&daemon, config, options.socket ? options.socket : config->socket_path, listener);
+	manager_take_fds(&daemon.config->service, &listener);
+	r = daemon_start(&daemon, &listener);
 	if (r == 0) {
-		sd_notify(0, "READY=1");
+		manager_ready();
 		event_base_dispatch(daemon.base);
-		sd_notify(0, "STOPPING=1");
+		manager_stopping();
 	}
 	daemon_end(&daemon);
-	config_free(config);
+	config_free(daemon.config);
 	return r == 0 ? 0 : 1;
 }

@@ -86,6 +86,7 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 		}
 	}
 	books->tag = ctx;
+	tell_made(ctx);
 	*ret = TAKE_PTR(ctx);
 	return 0;
 }
@@ -349,6 +350,7 @@ void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job)
 	ctx->lost_why = why;
 	ctx->lost_job = job;
 	books_ctx_lost(ctx->dev->svc->books, ctx->books);
+	tell_changed(ctx, SERVICE_STATE);
 	ctx_kill(ctx);
 }
 
@@ -358,6 +360,7 @@ static void ctx_release(struct ctx *ctx)
 	struct service_client *c = ctx->client;
 	struct device *d = ctx->dev;
 
+	tell_gone(ctx);
 	device_unwait(&ctx->pending);
 	event_forget(ctx);
 	books_ctx_free(c->svc->books, ctx->books);
@@ -371,6 +374,7 @@ static void ctx_release(struct ctx *ctx)
 void ctx_free(struct ctx *ctx)
 {
 	ctx->free_asked = true;
+	tell_changed(ctx, SERVICE_STATE);
 	if (ctx->life == CTX_CLEARED)
 		ctx_release(ctx);
 	else
@@ -395,6 +399,7 @@ void ctx_device_gone(struct ctx *ctx)
 	ctx->lost_why = PASID_LOST_DEVICE;
 	ctx->lost_job = 0;
 	books_ctx_lost(d->svc->books, ctx->books);
+	tell_changed(ctx, SERVICE_STATE);
 	clear_begin(ctx);
 }
 

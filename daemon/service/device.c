@@ -181,6 +181,7 @@ static void on_reset(void *arg, int err)
 	run_after_reset(d);
 	if (d->state == DEVICE_RESETTING) {
 		d->state = DEVICE_READY;
+		tell_device(d);
 		device_poke(d);
 	}
 }
@@ -192,6 +193,8 @@ void device_reset(struct device *d, const char *why)
 	log_about(&(struct log_about){.device = d->config->name}, &d->hung, LOG_WARN, "device %s: reset: %s",
 		  d->config->name, why);
 	d->state = DEVICE_RESETTING;
+	d->resets++;
+	tell_device(d);
 	if (d->tops->reset(d->t, on_reset, d) < 0)
 		device_fail(d, "it cannot be reset");
 }
@@ -254,6 +257,7 @@ void device_fail(struct device *d, const char *why)
 			  BACKOFF_MAX_MS);
 	snprintf(d->gone_why, sizeof(d->gone_why), "%s", why);
 	d->state = DEVICE_GONE;
+	tell_device(d);
 	d->extending = false;
 	d->extend_error = 0;
 	/* What is out would be answered to those who are gone by then. */
@@ -305,6 +309,7 @@ static void device_open(struct device *d)
 	int r;
 
 	d->state = DEVICE_OPENING;
+	tell_device(d);
 	r = d->tops->open(&d->t, d->svc->base, d->address, engine_irqs(&d->svc->config->drivers), d->config->answer_ms,
 			  &device_events, d);
 	if (r < 0) {

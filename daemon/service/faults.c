@@ -34,13 +34,16 @@ void faults_charge(struct ctx *ctx, const struct translator_fault *f)
 		.near_last = near ? near->node.last : 0,
 	};
 
-	fault_log_add(&ctx->books->faults, &w, util_now_ns());
+	ctx->dev->faults++;
+	ctx->last_fault = *fault_log_add(&ctx->books->faults, &w, util_now_ns());
 	event_fault(ctx);
 	__atomic_add_fetch(&ctx->line->disrupted, 1, __ATOMIC_RELEASE);
 }
 
 static void log_stray(struct device *d, const struct translator_fault *f)
 {
+	d->strays++;
+	tell_device(d);
 	log_about(&(struct log_about){.device = d->config->name}, &d->stray, LOG_WARN,
 		  "device %s: fault at %#" PRIx64 " on slot %u, asid %u, pasid %u, job %" PRIu64
 		  " belongs to no running context; nobody is charged",

@@ -24,6 +24,14 @@ static struct put_job *job_at(struct run *run, uint32_t i)
 	return &run->jobs[(run->head + i) % RUN_JOBS];
 }
 
+/* The time that jobs of a context were on the slot is counted up to now. */
+static void count_time(struct run *run, uint64_t now)
+{
+	if (run->ctx && now > run->on_since)
+		run->ctx->device_ns += now - run->on_since;
+	run->on_since = now;
+}
+
 void run_jobs_changed(struct ctx *ctx)
 {
 	if (ctx->se)
@@ -63,6 +71,9 @@ static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 	if (r < 0)
 		return r;
 	ctx->switches++;
+	d->switches++;
+	tell_changed(ctx, SERVICE_RUNS);
+	tell_device(d);
 	return 0;
 }
 
@@ -130,7 +141,7 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 	put->number = job->number;
 	faults_put(d, slot, ctx, put);
 	if (!run->count++)
-		run->head_since = util_now_ns();
+		run->head_since = run->on_since = util_now_ns();
 	run->ctx = ctx;
 	ctx->put = job->number;
 	return 0;
@@ -221,6 +232,7 @@ void run_schedule(struct device *d)
 static void job_ended(struct ctx *ctx, uint64_t number)
 {
 	books_jobs_done(ctx->books, number);
+	tell_changed(ctx, SERVICE_JOBS | SERVICE_RUNS);
 	ctx_wake(ctx);
 }
 
@@ -239,11 +251,12 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 	}
 	if (!last)
 		return;
+	count_time(run, util_now_ns());
 	if (d->eops->reads)
 		__atomic_store_n(&ctx->line->done, last, __ATOMIC_RELEASE);
 	job_ended(ctx, last);
 	if (run->count) {
-		run->head_since = util_now_ns();
+		run->head_since = run->on_since;
 		sched_ended(d->sched, slot, before - run->count);
 	} else {
 		run->ctx = NULL;
@@ -388,6 +401,7 @@ void run_end_job(struct device *d, unsigned int slot)
 
 void run_stopped(struct device *d, unsigned int slot)
 {
+	count_time(&d->runs[slot], util_now_ns());
 	d->runs[slot] = (struct run){0};
 	sched_slot_service(d->sched, slot, true);
 }
@@ -529,8 +543,10 @@ void run_after_reset(struct device *d)
 		sort_out(d, s);
 	if (d->state != DEVICE_RESETTING)
 		return;
-	for (unsigned int s = 0; s < d->n_slots; s++)
+	for (unsigned int s = 0; s < d->n_slots; s++) {
+		count_time(&d->runs[s], util_now_ns());
 		d->runs[s] = (struct run){0};
+	}
 	faults_forget(d);
 	forget_stopping(d);
 	sched_reset(d->sched);
