@@ -37,7 +37,7 @@
 #define LISTINGS_UID_MAX 4u
 #define WAITERS_MAX 64u /* calls that wait for the end of a context, or of a reset */
 #define OUT_SIGNALS_MAX 256u /* messages that the bus has not taken; beyond that signals are dropped */
-#define OUT_MAX 1024u /* ... and nothing more is read */
+#define OUT_MAX 320u /* ... and nothing more is read; an answer may have half a megabyte */
 
 struct caller;
 struct look;
@@ -120,6 +120,7 @@ struct dbus {
 	uint32_t n_subscribers;
 	struct idmap watched_ids;
 	TAILQ_HEAD(, watched) watched, dirty;
+	uint32_t n_dirty;
 	uint64_t dirty_devices; /* by index */
 	uint64_t device_told_ns[64];
 	struct event *tick;
@@ -286,7 +287,7 @@ void signals_tick(evutil_socket_t fd, short what, void *arg);
 int signals_wait(struct call *c, enum waiter_kind kind, uint32_t id);
 
 /* ---- refuse.c ---- */
-/* org.pasidd.Error.NAME with a sentence. */
+/* org.pasidd.Error.NAME with a sentence. 0, or -errno. */
 __attribute__((format(printf, 3, 4))) int refuse_call(sd_bus_message *m, const char *name, const char *fmt, ...);
 int refuse_why(sd_bus_message *m, const struct refusal *why);
 const char *refuse_name(const struct refusal *why); /* the NAME that belongs to it */
