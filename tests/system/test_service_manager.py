@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -62,14 +63,14 @@ class Manager(harness.Stack):
         self.await_note("READY=1")
 
     def await_note(self, wanted):
-        """Waits until the daemon has sent it; what it sent before is forgotten."""
+        """Waits until the daemon has sent it, and returns what it sent with it; what it sent before is forgotten."""
         while True:
             try:
                 said = self.notes.recv(4096).decode().splitlines()
             except TimeoutError:
                 raise harness.HarnessError(f"no {wanted}\n{self.log_tail()}") from None
             if wanted in said:
-                return
+                return dict(line.split("=", 1) for line in said)
 
     def await_log(self, *words):
         harness.wait_until(lambda: any(all(w in line for w in words) for line in self.log_tail(None).splitlines()),
@@ -146,6 +147,25 @@ class ServiceManager(unittest.TestCase):
             stack.await_note("STOPPING=1")
             self.assertEqual(stack.daemon.wait(harness.DEADLINE), 0)
             stack.daemon = None
+
+    def test_reload(self):
+        """It says when it begins, by the manager's clock, and what came of it."""
+        with Manager([]) as stack:
+            config = os.path.join(stack.dir, "pasidd.json")
+            with open(config, encoding="utf-8") as f:
+                good = f.read()
+            for text, status in ((good, "The configuration was read again."),
+                                 ("{}}", f"{config}: "), (good, "The configuration was read again.")):
+                with open(config, "w", encoding="utf-8") as f:
+                    f.write(text)
+                before = time.monotonic_ns() // 1000
+                stack.daemon.send_signal(signal.SIGHUP)
+                began = int(stack.await_note("RELOADING=1")["MONOTONIC_USEC"])
+                self.assertLessEqual(before, began)
+                self.assertLessEqual(began, time.monotonic_ns() // 1000)
+                said = stack.await_note("READY=1")["STATUS"]
+                self.assertTrue(said.startswith(status), said)
+                self.assertEqual(said.endswith("; nothing has changed"), text != good)
 
     def test_no_watchdog(self):
         with Manager([]) as stack, pc.Client(stack.socket) as client:
