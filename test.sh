@@ -3,9 +3,10 @@
 # Builds pasidd with sanitizers and runs its tests.
 #
 #   ./test.sh              gcc with ASan (and its leak checks) and UBSan: unit tests, system tests, the demo both ways
-#   ./test.sh --all        also: the same with clang, unit tests for arm64, each fuzzer for $FUZZ_SECONDS (60), the tests in
-#                          virtual machines, the mutants
+#   ./test.sh --all        also: the same with clang, unit tests for arm64, each fuzzer for $FUZZ_SECONDS (60), the tests with
+#                          a real service manager, those in virtual machines, the mutants
 #   ./test.sh --arm64      only the unit tests of a build for arm64, see docs/arm64.md
+#   ./test.sh --service    only the tests of the packages with systemd itself, in containers, as root; see docs/install.md
 #   ./test.sh --vm         only the tests in virtual machines; the first time takes some ten minutes, see docs/vm.md
 #   ./test.sh --mutants    only the mutants: breaks of the daemon, each of which a test has to notice
 #   ... --no-setup         installs no packages, even as root
@@ -22,10 +23,11 @@ for argument; do
 	--all) what=all ;;
 	--arm64) what=arm64 ;;
 	--mutants) what=mutants ;;
+	--service) what=service ;;
 	--vm) what=vm ;;
 	--no-setup) setup=0 ;;
 	-h | --help)
-		sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]##*/}"
+		sed -n '3,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]##*/}"
 		exit 0
 		;;
 	*) die "unknown option $argument; see --help" ;;
@@ -140,6 +142,12 @@ run_vm() {
 	grep -q $'\tvm' "$results" || result fail vm "there were no results"
 }
 
+run_service() {
+	echo "== a real service manager"
+	python3 tests/service/run.py --results "$results" "${cache_options[@]}" || true
+	grep -q $'\tservice' "$results" || result fail service "there were no results"
+}
+
 run_mutants() {
 	echo "== mutants"
 	python3 tests/mutants/run.py --results "$results" || true
@@ -165,6 +173,9 @@ if [[ $what == all ]]; then
 fi
 case $what in
 arm64 | all) timed "tests, arm64" run_arm64 ;;
+esac
+case $what in
+service | all) timed "a real service manager" run_service ;;
 esac
 case $what in
 vm | all) timed "virtual machines" run_vm ;;

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "base/closer.h"
@@ -18,8 +17,8 @@
 #include "config/config.h"
 #include "dbus/dbus.h"
 #include "ipc/ipc.h"
+#include "manager.h"
 #include "service/service.h"
-#include "transport/transport.h"
 
 #define DEFAULT_CONFIG PASIDD_SYSCONFDIR "/pasidd/pasidd.json"
 
@@ -149,43 +148,12 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	event_base_loopexit(arg, NULL);
 }
 
-/* What such an fd is said to be for: a device by its name, or a file that is no device's. */
-static const char *find_use(const struct service_config *c, const char *name)
-{
-	if (transport_is_file(name))
-		return name;
-	for (size_t i = 0; i < c->n_devices; i++)
-		if (!strcmp(c->devices[i].name, name))
-			return c->devices[i].spec;
-	return NULL;
-}
-
-/* Device files that the service manager opened for us (LISTEN_FDS, LISTEN_FDNAMES). */
-static void take_fds(const struct service_config *c)
-{
-	char **names = NULL;
-	int n = sd_listen_fds_with_names(true, &names);
-
-	for (int i = 0; i < n; i++) {
-		const char *use = find_use(c, names[i]);
-		const char *why = use ? transport_hand_over(use, SD_LISTEN_FDS_START + i) : "no device is called that";
-
-		if (why) {
-			log_warn("the service manager handed over an fd \"%s\": %s; it is closed", names[i], why);
-			close(SD_LISTEN_FDS_START + i);
-		} else {
-			log_info("the service manager handed over %s", names[i]);
-		}
-		free(names[i]);
-	}
-	free(names);
-}
-
 struct daemon {
 	const struct options *options;
 	struct config *config;
 	struct event_base *base;
 	struct event *sigterm, *sigint, *sighup;
+	struct event *watchdog; /* NULL: nobody asks */
 	struct service *service;
 	struct ipc *ipc;
 	struct dbus *dbus;
@@ -227,9 +195,13 @@ static int daemon_reload(void *arg, char error[DBUS_ERROR_MAX])
 static void on_hangup(evutil_socket_t sig, short what, void *arg)
 {
 	char error[DBUS_ERROR_MAX];
+	int r;
 
-	if (daemon_reload(arg, error) < 0)
+	manager_reloading();
+	r = daemon_reload(arg, error);
+	if (r < 0)
 		log_error("%s; nothing has changed", error);
+	manager_reloaded(r < 0 ? error : NULL);
 }
 
 static int daemon_connect(void *arg, int fd, uid_t uid, pid_t pid)
@@ -267,15 +239,31 @@ static int catch_signals(struct daemon *d)
 	return event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0 ? -ENOMEM : 0;
 }
 
-static int daemon_start(struct daemon *d)
+/* listener: -1, or the socket, which is taken in any case; then what the configuration says of it means nothing. */
+static int daemon_listen(struct daemon *d, int listener)
 {
-	const char *socket = d->options->socket ? d->options->socket : d->config->socket_path;
+	const char *path = d->options->socket ? d->options->socket : d->config->socket_path;
+	int r = ipc_new(&d->ipc, d->base, d->service, path, d->config->socket_mode, listener);
+
+	if (r < 0)
+		log_error("cannot listen at %s: %s", path, strerror(-r));
+	else if (listener >= 0)
+		log_info("listening at the socket that was handed over");
+	else
+		log_info("listening at %s", path);
+	return r;
+}
+
+static int daemon_start(struct daemon *d, int *listener)
+{
 	int r;
 
 	d->base = event_base_new();
 	if (!d->base)
 		return -ENOMEM;
 	r = catch_signals(d);
+	if (r == 0)
+		r = manager_watch(&d->watchdog, d->base);
 	if (r < 0)
 		return r;
 	r = closer_start(d->base);
@@ -288,11 +276,7 @@ static int daemon_start(struct daemon *d)
 		log_error("cannot begin: %s", strerror(-r));
 		return r;
 	}
-	r = ipc_new(&d->ipc, d->base, d->service, socket, d->config->socket_mode, -1);
-	if (r < 0)
-		log_error("cannot listen at %s: %s", socket, strerror(-r));
-	else
-		log_info("listening at %s", socket);
+	r = daemon_listen(d, util_take_fd(listener));
 	if (r == 0)
 		r = start_dbus(d);
 	/* Not before there is something to read again for. */
@@ -311,6 +295,8 @@ static void daemon_end(struct daemon *d)
 		event_free(d->sigint);
 	if (d->sighup)
 		event_free(d->sighup);
+	if (d->watchdog)
+		event_free(d->watchdog);
 	if (d->base)
 		event_base_free(d->base);
 	libevent_global_shutdown();
@@ -321,6 +307,7 @@ int main(int argc, char **argv)
 	struct options options = {0};
 	char error[CONFIG_ERROR_MAX];
 	struct daemon daemon = {.options = &options};
+	AUTO_CLOSE int listener = -1;
 	int r = parse_options(&options, argc, argv);
 
 	if (r >= 0)
@@ -337,12 +324,12 @@ int main(int argc, char **argv)
 	set_log_level(&options, daemon.config);
 	signal(SIGPIPE, SIG_IGN);
 	raise_nofile();
-	take_fds(&daemon.config->service);
-	r = daemon_start(&daemon);
+	manager_take_fds(&daemon.config->service, &listener);
+	r = daemon_start(&daemon, &listener);
 	if (r == 0) {
-		sd_notify(0, "READY=1");
+		manager_ready();
 		event_base_dispatch(daemon.base);
-		sd_notify(0, "STOPPING=1");
+		manager_stopping();
 	}
 	daemon_end(&daemon);
 	config_free(daemon.config);

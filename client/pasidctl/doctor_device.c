@@ -109,7 +109,7 @@ static const char *user_name(uid_t uid, char *buf, size_t size)
 	return buf;
 }
 
-/* Who may open it, and may we? pasidd runs as root, so that a file of root's alone is as it should be. */
+/* Who may open it, and may we? As a service pasidd may by its group (systemd/70-pasidd.rules), or is handed it open. */
 static void check_node(const struct machine *m, const char *about, enum level missing, struct report *r,
 		       const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 static void check_node(const struct machine *m, const char *about, enum level missing, struct report *r,

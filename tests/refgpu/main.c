@@ -27,6 +27,7 @@ struct options {
 	const char *socket;
 	const char *status;
 	unsigned int slots;
+	unsigned int mode;
 	bool apart;
 	int ready_fd;
 };
@@ -39,7 +40,8 @@ static void usage(FILE *to)
 	      "\n"
 	      "A small software GPU behind a vfio-user socket.\n"
 	      "\n"
-	      "  --socket PATH   listen here; a stale socket is replaced, mode 0600\n"
+	      "  --socket PATH   listen here; a stale socket is replaced\n"
+	      "  --mode OCTAL    of the socket: who may be the driver (0600)\n"
 	      "  --slots N       address-space slots, 1 to 64 (8)\n"
 	      "  --status FILE   keep the status page in this file, for others to watch\n"
 	      "  --ready-fd N    write \"1\\n\" there once clients can connect\n"
@@ -48,13 +50,13 @@ static void usage(FILE *to)
 	      to);
 }
 
-static int parse_number(const char *text, long min, long max, long *ret)
+static int parse_number(const char *text, int base, long min, long max, long *ret)
 {
 	char *end;
 	long val;
 
 	errno = 0;
-	val = strtol(text, &end, 10);
+	val = strtol(text, &end, base);
 	if (errno || end == text || *end || val < min || val > max)
 		return -EINVAL;
 	*ret = val;
@@ -71,10 +73,15 @@ static int bad_option(const char *name, const char *text, const char *allowed)
 static int options_parse(struct options *o, int argc, char **argv)
 {
 	static const struct option known[] = {
-		{"socket", required_argument, NULL, 's'}, {"slots", required_argument, NULL, 'n'},
-		{"status", required_argument, NULL, 'p'}, {"ready-fd", required_argument, NULL, 'r'},
-		{"apart", no_argument, NULL, 'a'},        {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'v'},      {0},
+		{"socket", required_argument, NULL, 's'},
+		{"slots", required_argument, NULL, 'n'},
+		{"status", required_argument, NULL, 'p'},
+		{"ready-fd", required_argument, NULL, 'r'},
+		{"apart", no_argument, NULL, 'a'},
+		{"mode", required_argument, NULL, 'm'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},
+		{0},
 	};
 	long val;
 	int c;
@@ -88,14 +95,19 @@ static int options_parse(struct options *o, int argc, char **argv)
 			o->status = optarg;
 			break;
 		case 'n':
-			if (parse_number(optarg, 1, REFGPU_MAX_SLOTS, &val) < 0)
+			if (parse_number(optarg, 10, 1, REFGPU_MAX_SLOTS, &val) < 0)
 				return bad_option("--slots", optarg, "a number from 1 to 64");
 			o->slots = (unsigned int)val;
 			break;
 		case 'r':
-			if (parse_number(optarg, 0, INT_MAX, &val) < 0)
+			if (parse_number(optarg, 10, 0, INT_MAX, &val) < 0)
 				return bad_option("--ready-fd", optarg, "a file descriptor");
 			o->ready_fd = (int)val;
+			break;
+		case 'm':
+			if (parse_number(optarg, 8, 0, 0777, &val) < 0)
+				return bad_option("--mode", optarg, "an octal number to 0777");
+			o->mode = (unsigned int)val;
 			break;
 		case 'a':
 			o->apart = true;
@@ -138,7 +150,7 @@ static int socket_remove_stale(const struct sockaddr_un *sun)
 	return r;
 }
 
-static int socket_listen(const char *path)
+static int socket_listen(const char *path, mode_t mode)
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	mode_t mask;
@@ -153,7 +165,7 @@ static int socket_listen(const char *path)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	mask = umask(0177);
+	mask = umask(~mode & 0777);
 	r = bind(fd, (const struct sockaddr *)&sun, sizeof(sun));
 	if (r < 0)
 		r = -errno;
@@ -214,7 +226,7 @@ static int serve(const struct options *o)
 		return r;
 	if (o->apart)
 		device_set_apart(server.dev);
-	listener = socket_listen(o->socket);
+	listener = socket_listen(o->socket, o->mode);
 	r = listener;
 	if (listener >= 0) {
 		r = say_ready(o->ready_fd);
@@ -229,7 +241,7 @@ static int serve(const struct options *o)
 
 int main(int argc, char **argv)
 {
-	struct options o = {.slots = DEFAULT_SLOTS, .ready_fd = -1};
+	struct options o = {.slots = DEFAULT_SLOTS, .mode = 0600, .ready_fd = -1};
 	int r = options_parse(&o, argc, argv);
 
 	if (r)

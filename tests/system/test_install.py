@@ -20,6 +20,7 @@ import pasid_client as pc  # noqa: E402
 
 TOP = Path(__file__).resolve().parents[2]
 DOCS = sorted((TOP / "docs").iterdir())
+UNITS = ("pasidd.service", "pasidd.socket", "pasidd.slice", "pasid-refgpu.service")
 # The library may be built with sanitizers; a program that links it is then, too.
 SANITIZERS = {"__asan_init": "-fsanitize=address", "__ubsan_handle": "-fsanitize=undefined"}
 
@@ -70,22 +71,60 @@ class Install(unittest.TestCase):
         for path in self.programs:
             self.assertTrue(os.access(path, os.X_OK), path)
         allowed = {"pasidd", "pasidctl", "pasid-refgpu", "libpasid.so", "libpasid.so.0", "libpasid.so.0.1.0",
-                   "libpasid.pc", "driver.h", "edu.h", "pasid.h", "protocol.h", "range.h", "refgpu.h", "pasidd.service",
-                   "pasidd.json", "README.md", "fill.c", *(path.name for path in DOCS)}
+                   "libpasid.pc", "driver.h", "edu.h", "pasid.h", "protocol.h", "range.h", "refgpu.h", *UNITS,
+                   "pasidd.conf", "70-pasidd.rules", "org.pasidd.conf", "org.pasidd.service", "pasidd.json", "README.md", "fill.c", *(path.name for path in DOCS)}
         installed = {p.name for p in self.root.rglob("*") if not p.is_dir()}
         self.assertEqual(installed - allowed, set(), "installed, and nobody said so")
 
-    def test_service(self):
-        services = list(self.root.rglob("pasidd.service"))
-        self.assertEqual(len(services), 1)
-        self.assertEqual(services[0].parent.parts[-3:], ("lib", "systemd", "system"))
-        text = services[0].read_text()
-        self.assertNotIn("@", re.sub(r"@[a-z-]+", "", re.sub(r"SystemCallFilter=.*", "", text)))
-        command = re.search(r"^ExecStart=(.*)$", text, re.M).group(1).split()
-        self.assertEqual(Path(command[0]), self.prefix / self.options["sbindir"] / "pasidd")
-        self.assertEqual(command[1], "--config")
-        readme = Path(re.search(r"^Documentation=file:(.*)$", text, re.M).group(1))
-        self.assertTrue(self.root.joinpath(*readme.parts[1:]).is_file(), readme)
+    def test_units(self):
+        """Where systemd looks for them; what they name is there."""
+        units = {path.name: path for path in self.root.rglob("systemd/system/*")}
+        self.assertEqual(sorted(units), sorted(UNITS))
+        for path in units.values():
+            text = path.read_text()
+            self.assertNotRegex(text, r"@\w+@")
+            for program in re.findall(r"^ExecStart=(\S+)", text, re.M):
+                self.assertIn(Path(program), [self.prefix / p.relative_to(self.root / self.prefix.relative_to("/"))
+                                              for p in self.programs])
+            documents = re.findall(r"^Documentation=.*file:(\S+)", text, re.M)
+            self.assertEqual([d for d in documents if not self.root.joinpath(d[1:]).is_file()], [])
+            self.assertEqual(len(documents), 1)
+        config = re.search(r"^ExecStart=.* --config (\S+)$", units["pasidd.service"].read_text(), re.M).group(1)
+        self.assertTrue(self.root.joinpath(config[1:]).is_file(), config)
+
+    def test_first_configuration(self):
+        """It has no devices; and one that is there stays when something is installed over it."""
+        config = self.path("sysconfdir", "pasidd", "pasidd.json")
+        self.assertEqual(json.loads(config.read_text()), {"devices": []})
+        build = harness.program("PASID_BUILD")
+        config.write_text("{}")
+        output("meson", "install", "-C", build, "--destdir", self.root, "--no-rebuild")
+        self.assertEqual(config.read_text(), "{}")
+        config.unlink()
+        output("meson", "install", "-C", build, "--destdir", self.root, "--no-rebuild")
+
+    def test_directories(self):
+        """In /usr they are the machine's; each can be chosen; and units are for the systemd that is said."""
+        build = self.top / "other"
+        chosen = {"systemunitdir": "/a/units", "sysusersdir": "/a/users", "tmpfilesdir": "/a/files", "udevrulesdir": "/a/rules",
+                  "dbuspolicydir": "/a/policy", "dbusservicedir": "/a/activation"}
+        output("meson", "setup", build, TOP, "--prefix=/usr", "-Dtests=disabled", "-Dsystemd_version=254",
+               *(f"-D{name}={path}" for name, path in chosen.items()))
+        files = set(json.loads(output("meson", "introspect", "--installed", build)).values())
+        self.assertLessEqual({"/a/units/pasidd.service", "/a/units/pasidd.socket", "/a/users/pasidd.conf",
+                              "/a/files/pasidd.conf", "/a/rules/70-pasidd.rules", "/a/policy/org.pasidd.conf",
+                              "/a/activation/org.pasidd.service"}, files)
+        unit = (build / "systemd/pasidd.service").read_text()
+        for line in ("Type=notify-reload", "FileDescriptorStorePreserve=yes"):
+            self.assertRegex(unit, rf"(?m)^{line}")
+        output("meson", "configure", build, "-Dsystemd_version=252", *(f"-D{name}=" for name in chosen))
+        output("meson", "setup", "--reconfigure", build)
+        unit = (build / "systemd/pasidd.service").read_text()
+        self.assertRegex(unit, r"(?m)^Type=notify$")
+        self.assertNotRegex(unit, r"(?m)^FileDescriptorStorePreserve=")
+        files = set(json.loads(output("meson", "introspect", "--installed", build)).values())
+        where = output("pkg-config", "--variable=systemdsystemunitdir", "systemd").strip()
+        self.assertIn(f"{where}/pasidd.service", files)
 
     def test_programs(self):
         for path in self.programs:

@@ -7,8 +7,8 @@
 #   tests/vm/cache.sh --update     forgets the Debian root, so that the newest versions are fetched
 #   ... --no-setup                 installs no packages, even as root
 #
-# All of it comes from Debian's packages, from the mirror that this machine's apt is configured for. Steps, each of
-# which is made under another name and then renamed, so that it is there whole or not at all:
+# All of it comes from Debian's packages, from the mirror that this machine's apt is configured for. Its steps
+# (tests/cache_lib.sh):
 #
 #   root      a minimal Debian (trixie) with backports: the kernel's packages (fetched, not installed), a static
 #             busybox, QEMU for arm64, and for amd64 unless this machine has one that knows vfio-user-pci
@@ -22,6 +22,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../lib.sh"
+source "$here/../cache_lib.sh"
 
 SUITE=trixie
 # Raise one when what its step makes changes other than by versions and fragment.
@@ -37,7 +38,6 @@ STOCK_MODULES=(irqbypass vfio vfio_iommu_type1 vfio-pci-core vfio-pci)
 
 cache=${PASIDD_VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pasidd-vm}
 root=$cache/root-$SUITE-$ROOT_RECIPE
-codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 sysroot=$cache/sysroot-arm64-$codename-$SYSROOT_RECIPE
 fragment=$here/kernel.fragment
 arm64_fragment=$here/kernel-arm64.fragment
@@ -75,25 +75,9 @@ print_paths() {
 		arm64 "$arm64" sysroot "$sysroot"
 }
 
-# mirror: the address of the Debian mirror that apt is configured for. apt itself reads its files, in either format.
-mirror() {
-	local uri
-	# shellcheck disable=SC2016
-	uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-		awk -v name="$codename" '($2 == name || $2 ~ /^(stable|testing|unstable|sid)$/) && $3 == "main" { print $1; exit }')
-	[[ -n $uri ]] || die "apt on this machine has no Debian mirror configured (a line with component main and a suite)"
-	echo "$uri"
-}
-
 # qemu_knows_vfio_user PROGRAM...: is it 10.1 or later, that is, has it the device?
 qemu_knows_vfio_user() {
 	"$@" -device help 2>/dev/null | grep -q '"vfio-user-pci"'
-}
-
-in_root() {
-	local dir=$1
-	shift
-	chroot "$dir" /usr/bin/env DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
 }
 
 configure_apt() {
@@ -107,8 +91,7 @@ configure_apt() {
 		Pin: release n=$SUITE-backports
 		Pin-Priority: 600
 	END
-	# The proxies of this machine's apt, if it has any.
-	apt-config dump | grep -iE '^Acquire::https?::Proxy' >"$dir/etc/apt/apt.conf.d/90proxy" || true
+	use_proxies "$dir"
 }
 
 # fetch DIRECTORY PACKAGE...: the .debs into the root's /packages. All of them now, because mirrors forget old versions
@@ -238,28 +221,11 @@ make_sysroot() {
 	done
 }
 
-# step TEXT DIRECTORY FUNCTION: calls FUNCTION with an empty directory, which then becomes DIRECTORY.
-step() {
-	local text=$1 final=$2 function=$3 log=$2.log started=$SECONDS alone=()
-	if [[ -d $final ]]; then
-		echo "vm cache: $text: there"
-		return
-	fi
-	echo "vm cache: $text: being made ..."
-	mkdir -p "$(dirname "$final")"
-	rm -rf --one-file-system "$final.new"
-	mkdir "$final.new"
-	# A shell of its own: "set -e" does not work in what is tested. Its mounts end with it.
-	! unshare --mount true 2>/dev/null || alone=(unshare --mount)
-	if ! "${alone[@]}" "$BASH" "$here/cache.sh" --step "$function" "$final.new" >"$log" 2>&1; then
-		tail -n 15 "$log" >&2
-		printf '%s\n' "$text could not be made: $(tail -n 1 "$log") (the log: $log)" >&2
-		# Whether there is a root is up to the machine; the rest is up to us.
-		[[ $final == "$root" ]] && exit 2
-		exit 1
-	fi
-	mv -T "$final.new" "$final"
-	echo "vm cache: $text: made in $((SECONDS - started)) s"
+# make_step TEXT DIRECTORY FUNCTION: a step. Whether there is a root is up to the machine; the rest is up to us.
+make_step() {
+	step "$here/cache.sh" "$@" && return
+	[[ $2 == "$root" ]] && exit 2
+	exit 1
 }
 
 fill() {
@@ -268,13 +234,13 @@ fill() {
 	mkdir -p "$cache"
 	exec 9>"$cache/lock"
 	flock 9
-	step "Debian $SUITE with QEMU" "$root" make_root
+	make_step "Debian $SUITE with QEMU" "$root" make_root
 	set_paths
-	step "Debian's kernel $(fact linux_version)" "$stock" make_stock
-	step "the source of Linux $(fact linux_version)" "$tree" make_source
-	step "a kernel with iommufd" "$iommufd" make_iommufd
-	step "the same for arm64" "$arm64" make_arm64
-	step "Debian $codename for arm64" "$sysroot" make_sysroot
+	make_step "Debian's kernel $(fact linux_version)" "$stock" make_stock
+	make_step "the source of Linux $(fact linux_version)" "$tree" make_source
+	make_step "a kernel with iommufd" "$iommufd" make_iommufd
+	make_step "the same for arm64" "$arm64" make_arm64
+	make_step "Debian $codename for arm64" "$sysroot" make_sysroot
 }
 
 missing() {

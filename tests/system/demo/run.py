@@ -72,11 +72,11 @@ def on_terminate(_signal, _frame):
 class Process:
     """A child with its output in a file or on a pipe."""
 
-    def __init__(self, name, argv, log, user=None, **options):
+    def __init__(self, name, argv, log, user=None, groups=(), **options):
         self.name = name
         self.user = user
         if user is not None:
-            options.update(user=user, group=user, extra_groups=[])
+            options.update(user=user, group=user, extra_groups=list(groups))
         with open(log, "ab") as err:
             self.popen = subprocess.Popen(argv, stderr=err, **options)
         self.pid = self.popen.pid
@@ -193,6 +193,8 @@ class PciGpu:
 class Stage:
     """The GPU, the daemon, and the two programs, for one run."""
 
+    groups = ()  # that the two programs are in
+
     def __init__(self, args, top):
         self.args = args
         self.top = top
@@ -210,6 +212,9 @@ class Stage:
         child = Process(name, argv, self.top / "log" / name, **options)
         self.children.append(child)
         return child
+
+    def start_gpu(self):
+        return PciGpu(self) if self.args.device else ProcessGpu(self)
 
     def start_daemon(self):
         config = self.top / "config.json"
@@ -254,8 +259,8 @@ class Stage:
         if uid is not None:
             os.chown(directory, uid, uid)
         programs, env = self.programs_at
-        child = self.start(name, [programs / f"demo-{name}", directory, *argv], user=uid, env=env, text=True,
-                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/")
+        child = self.start(name, [programs / f"demo-{name}", directory, *argv], user=uid, groups=self.groups, env=env,
+                           text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/")
         return Records(child)
 
     def status(self):
@@ -269,7 +274,7 @@ class Stage:
 
     def run(self):
         self.programs_at = self.programs()
-        self.gpu = PciGpu(self) if self.args.device else ProcessGpu(self)
+        self.gpu = self.start_gpu()
         self.start_daemon()
         self.bank = self.start_program("bank", self.uids[0])
         self.ready = self.bank.read_until("ready")[1]

@@ -18,6 +18,7 @@ from edu import DATA, EDU, FILL, PAGE, Space, command, pc
 
 HOW = vm.ARGUMENTS[0]
 USER = "bank"
+GROUP = 4711  # nobody is in it
 FIRST, SPARE = 3, 64  # sd_listen_fds(3) begins at FIRST; the shell has the fds from SPARE on
 DENIED = "Permission denied; let pasidd's user open it, or hand it over open (docs/vfio.md)"
 
@@ -34,8 +35,8 @@ class Handed(unittest.TestCase):
         self.path = f"/dev/vfio/devices/{path}" if path else f"/dev/vfio/{self.device.group()}"
         self.common = ("iommu", "/dev/iommu") if HOW == "iommufd" else ("vfio", "/dev/vfio/vfio")
 
-    def daemon(self, *handed):
-        """As a user without rights; handed: (name, path[, mode]) of each."""
+    def daemon(self, *handed, group=None):
+        """As a user without rights, in this group alone; handed: (name, path[, mode]) of each."""
         fds, moves, closed = [], "", ""
         for i, (_, path, *mode) in enumerate(handed):
             fd = os.open(path, *(mode or [os.O_RDWR]))
@@ -47,7 +48,8 @@ class Handed(unittest.TestCase):
         try:
             daemon = vm.Daemon({"name": "edu0", "spec": f"{HOW}:{self.device.bdf}", "mode": "exclusive"},
                                prefix=["/bin/sh", "-c", f'LISTEN_PID=$$ exec "$0" "$@" {moves} {closed}'],
-                               user=USER, popen={"pass_fds": fds, "env": environment})
+                               user=USER, popen={"pass_fds": fds, "env": environment, "group": group,
+                                                 "extra_groups": []})
         finally:
             for fd in fds:
                 os.close(fd)
@@ -105,6 +107,20 @@ class Handed(unittest.TestCase):
             daemon.await_log('handed over an fd "edu0": ', "there is one already")
         self.assert_usable(self.client(daemon))
         self.assertEqual(self.device_files(daemon), sorted((self.path, self.common[1])))
+
+    def test_5_by_group(self):
+        """As rules for udev have it (systemd/70-pasidd.rules): its group may open the files, and it may lock memory. Other
+        rights it has none, and needs none."""
+        for path in (self.path, self.common[1]):
+            os.chown(path, 0, GROUP)
+            os.chmod(path, 0o660)
+            self.addCleanup(os.chown, path, 0, 0)
+        daemon = self.daemon(group=GROUP)
+        with open(f"/proc/{daemon.process.pid}/status", encoding="ascii") as status:
+            rights = dict(line.rstrip("\n").split(":\t", 1) for line in status)
+        self.assertEqual({int(rights[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")}, {0})
+        self.assertEqual(rights["Gid"].split(), [str(GROUP)] * 4)
+        self.assert_usable(self.client(daemon))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""What the tests have in common: machines with the packages installed, the software GPU, users."""
+
+import json
+import os
+import shutil
+import unittest
+from pathlib import Path
+
+from machine import Machine, Tree
+
+ROOT, INSTALLED, PACKAGES, SUITE = (os.environ[f"SERVICE_{name}"] for name in ("ROOT", "INSTALLED", "PACKAGES", "SUITE"))
+TOP = Path(__file__).resolve().parents[2]
+# In the machine, for Python programs that run there.
+SYSTEM = "/opt/system"
+CONFIG = "/etc/pasidd/pasidd.json"
+SOCKET = "/run/pasidd/socket"
+GPU = {"name": "gpu0", "spec": "vfio-user:/run/pasid-refgpu/socket", "slots": 2}
+SYSTEMD = {"bookworm": 252, "trixie": 257}[SUITE]
+
+
+class Case(unittest.TestCase):
+    """One machine for the tests of a class. layers: its file system, the lowest first."""
+
+    layers = (ROOT, INSTALLED)
+
+    @classmethod
+    def setUpClass(cls):
+        cls.tree = cls.enterClassContext(Tree(*cls.layers))
+        cls.copy_clients(cls.tree)
+        cls.machine = cls.enterClassContext(Machine(cls.tree))
+
+    @staticmethod
+    def copy_clients(tree):
+        shutil.copytree(TOP / "tests/system", tree.path / SYSTEM.lstrip("/"))
+        shutil.copytree(TOP / "tests/service/guest", tree.path / "opt/guest")
+
+    def client(self, *argv, user="alice", check=True, **options):
+        """What a client program of tests/service/guest says: its name, and its arguments."""
+        program, *arguments = argv
+        return self.machine.run("python3", f"/opt/guest/{program}.py", *arguments, user=user, check=check, **options)
+
+    @classmethod
+    def configure(cls, **keys):
+        cls.machine.write(CONFIG, json.dumps(keys))
+
+    @classmethod
+    def start_gpu(cls):
+        cls.machine.say("systemctl", "start", "pasid-refgpu")
+
+    def restarts(self):
+        return int(self.machine.show("pasidd", "NRestarts"))

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""What an installation does to a machine that runs, and what is left of it."""
+
+import json
+import os
+import shutil
+import unittest
+from pathlib import Path
+
+import rig
+
+# What any package or any boot changes, but for what has our name.
+OTHERS = ("/var/lib/dpkg/", "/var/lib/systemd/", "/var/log/", "/var/cache/", "/etc/ld.so.cache", "/tmp/", "/var/tmp/", "/run/")
+NOBODYS = ("/proc", "/sys", "/dev", "/opt")
+# Users and groups stay, as in all of Debian.
+USERS = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/subuid", "/etc/subgid", "/etc/.pwd.lock")
+# What dpkg keeps until a purge: the configuration, and which units are enabled.
+CONFIGURATION = ("/etc/pasidd", "/etc/systemd/system/sockets.target.wants/", "/var/lib/dpkg/info/",
+                 "/var/lib/systemd/deb-systemd-helper-enabled/")
+
+
+class Packages(rig.Case):
+    """In the order of their names: nothing is there at first."""
+
+    layers = (rig.ROOT,)
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.before = cls.files()
+        cls.debs = []
+        for path in sorted(Path(rig.PACKAGES).glob("*.deb")):
+            if "dbgsym" not in path.name and "-dev_" not in path.name:
+                shutil.copy(path, cls.machine.path("/opt"))
+                cls.debs.append(f"/opt/{path.name}")
+
+    @classmethod
+    def files(cls):
+        """Every file that is no other's business, with what it is. Directories only if they have our name."""
+        nobodys = " -o ".join(f"-path {path}" for path in NOBODYS)
+        # What goes while it is looked for is nobody's, either.
+        said = cls.machine.run("sh", "-c", f"find / \\( {nobodys} \\) -prune -o -printf '%p %y %s %m %l\\n'", check=False)
+        found = (line.split(" ", 1) for line in said.stdout.splitlines())
+        return {(path, what) for path, what in found
+                if "pasid" in path or not what.startswith("d ") and not path.startswith(OTHERS)}
+
+    def assert_left(self, *allowed):
+        """What is there now and was not before, or is another file, or is gone."""
+        changed = {path for path, _ in self.files() ^ self.before}
+        self.assertEqual({path for path in changed if not path.startswith(USERS + allowed)}, set())
+
+    def test_1_install(self):
+        self.machine.say("dpkg", "-i", *self.debs)
+        self.machine.say("usermod", "-aG", "pasid", "alice")
+        self.assertEqual(self.machine.state("pasidd.socket"), "active")
+        for unit in ("pasidd", "pasid-refgpu"):
+            self.assertEqual(self.machine.state(unit), "inactive")
+            self.assertEqual(self.machine.show(unit, "UnitFileState"), "disabled")
+        self.assertEqual(self.machine.show("pasidd.socket", "UnitFileState"), "enabled")
+        self.assertEqual(self.machine.say("stat", "-c", "%A %U %G", rig.SOCKET).split(), ["srw-rw----", "root", "pasid"])
+        self.assertEqual(self.machine.say("stat", "-c", "%A %U %G", "/run/pasidd").split(), ["drwxr-xr-x", "root", "root"])
+
+    def test_2_no_device_is_touched(self):
+        """Whoever connects starts the daemon, which has no devices, and no file of any open."""
+        self.assertEqual(json.loads(self.client("devices").stdout), [])
+        self.assertEqual(self.machine.state("pasidd"), "active")
+        pid = self.machine.main_pid("pasidd")
+        links = self.machine.say("find", f"/proc/{pid}/fd", "-type", "l", "-printf", "%l\n").split()
+        self.assertEqual([link for link in links if link.startswith("/dev/") and link != "/dev/null"], [])
+        self.machine.await_journal("pasidd", "no devices")
+
+    def test_3_again(self):
+        """The same packages over themselves: the daemon is restarted, the socket is not; a changed configuration stays."""
+        self.configure(devices=[], limits={"uid": {"contexts": 7}})
+        daemon, since = self.machine.main_pid("pasidd"), self.machine.show("pasidd.socket", "ActiveEnterTimestampMonotonic")
+        self.machine.say("dpkg", "-i", *self.debs)
+        self.assertNotEqual(self.machine.main_pid("pasidd"), daemon)
+        self.assertEqual(self.machine.state("pasidd"), "active")
+        self.assertEqual(self.machine.show("pasidd.socket", "ActiveEnterTimestampMonotonic"), since)
+        self.assertIn('"contexts": 7', self.machine.path(rig.CONFIG).read_text())
+        self.client("devices")
+
+    def test_4_remove(self):
+        """Everything ends, and but for the configuration everything goes."""
+        self.machine.say("systemctl", "start", "pasid-refgpu")
+        names = [os.path.basename(path).split("_")[0] for path in self.debs]
+        self.machine.say("dpkg", "--remove", *names)
+        for unit in ("pasidd.socket", "pasidd", "pasid-refgpu"):
+            self.assertEqual(self.machine.state(unit), "inactive")
+        self.assertFalse(self.machine.path(rig.SOCKET).exists())
+        self.assertEqual(self.machine.processes("pasid"), [])
+        self.assert_left(*CONFIGURATION)
+
+    def test_5_purge(self):
+        names = [os.path.basename(path).split("_")[0] for path in self.debs]
+        self.machine.say("dpkg", "--purge", *names)
+        self.assert_left()
+        self.machine.say("systemctl", "daemon-reload")
+        self.assertEqual(self.machine.say("systemctl", "list-units", "--all", "--plain", "--no-legend", "*pasid*"), "")
+        self.assertEqual(self.machine.say("systemctl", "--failed", "--plain", "--no-legend"), "")
+
+
+if __name__ == "__main__":
+    unittest.main()
