@@ -3,7 +3,7 @@
  * What the files of the service share: the running side of devices, contexts, buffers and clients, whose books are in
  * core. service.c: clients and their end. verbs.c, bind.c: requests. context.c: a context's life. buffer.c: memory that
  * devices map. device.c, setup.c: a device's life; nest.c: what of it is behind an SMMU that walks our tables. run.c: slots
- * and jobs. faults.c: whose a fault is. events.c: what clients hear.
+ * and jobs. faults.c: whose a fault is. events.c: what clients hear. tracing.c: what a trace begins with.
  */
 #ifndef SERVICE_PRIVATE_H
 #define SERVICE_PRIVATE_H
@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/shm.h"
+#include "base/trace.h"
 #include "core/books.h"
 #include "core/sched.h"
 #include "engine/engine.h"
@@ -268,6 +269,7 @@ struct service {
 	struct unused unused; /* as the books told; whoever caused it takes them over at once */
 	struct event *reap; /* looks at closing clients: from the loop, never from inside a call of theirs */
 	struct log_limit limit;
+	struct trace trace;
 	struct range ranges[PASID_BIND_MAX];
 	union {
 		struct pasid_reply head;
@@ -300,6 +302,15 @@ static inline bool device_kernel_tables(const struct device *d)
 static inline bool device_private_tables(const struct device *d)
 {
 	return d->mode == PASID_MODE_GPU_MMU || d->mode == PASID_MODE_NESTED;
+}
+
+/* For whoever looks; r.device is filled in. */
+static inline void device_trace(const struct device *d, struct pasid_trace_record r)
+{
+	if (!trace_on(&d->svc->trace))
+		return;
+	r.device = (uint16_t)d->books->index;
+	trace_write(&d->svc->trace, &r);
 }
 
 /* ---- service.c ---- */
@@ -376,6 +387,9 @@ void run_installed(struct device *d); /* looks whether those that are installing
 
 /* The translator did not carry out what it was asked of an ASID. It is asked again from time to time, but not for ever. */
 void run_refused(struct device *d, uint32_t asid);
+
+/* The job at the front of the slot; 0: none. */
+uint64_t run_front_job(const struct device *d, unsigned int slot);
 
 /* ---- faults.c ---- */
 int faults_begin(struct device *d); /* its slots are known */

@@ -24,6 +24,13 @@ static struct put_job *job_at(struct run *run, uint32_t i)
 	return &run->jobs[(run->head + i) % RUN_JOBS];
 }
 
+uint64_t run_front_job(const struct device *d, unsigned int slot)
+{
+	const struct run *run = &d->runs[slot];
+
+	return run->count ? run->jobs[run->head].number : 0;
+}
+
 void run_jobs_changed(struct ctx *ctx)
 {
 	if (ctx->se)
@@ -63,6 +70,8 @@ static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 	if (r < 0)
 		return r;
 	ctx->switches++;
+	device_trace(d, (struct pasid_trace_record){
+				.event = PASID_TRACE_SWITCH, .slot = (uint16_t)(slot + 1), .ctx = ctx->books->id});
 	return 0;
 }
 
@@ -107,6 +116,14 @@ static void prepare_job(struct ctx *ctx, const struct job *job, struct engine_jo
 	faults_charge(ctx, &f);
 }
 
+static void trace_slot(struct device *d, unsigned int slot, uint16_t event, uint64_t job)
+{
+	device_trace(d, (struct pasid_trace_record){.event = event,
+						    .slot = (uint16_t)(slot + 1),
+						    .ctx = d->runs[slot].ctx->books->id,
+						    .job = job});
+}
+
 static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 {
 	struct run *run = &d->runs[slot];
@@ -129,9 +146,12 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 		return r;
 	put->number = job->number;
 	faults_put(d, slot, ctx, put);
-	if (!run->count++)
-		run->head_since = util_now_ns();
 	run->ctx = ctx;
+	if (!run->count++) {
+		run->head_since = util_now_ns();
+		trace_slot(d, slot, PASID_TRACE_RUN, 0);
+		trace_slot(d, slot, PASID_TRACE_JOB, job->number);
+	}
 	ctx->put = job->number;
 	return 0;
 }
@@ -218,6 +238,16 @@ void run_schedule(struct device *d)
 
 /* ---- watching them ---- */
 
+static void trace_run_end(struct device *d, unsigned int slot, enum pasid_trace_end why)
+{
+	if (d->runs[slot].ctx)
+		device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_RUN_END,
+							    .slot = (uint16_t)(slot + 1),
+							    .ctx = d->runs[slot].ctx->books->id,
+							    .job = run_front_job(d, slot),
+							    .a = why});
+}
+
 static void job_ended(struct ctx *ctx, uint64_t number)
 {
 	books_jobs_done(ctx->books, number);
@@ -228,7 +258,7 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 {
 	struct run *run = &d->runs[slot];
 	struct ctx *ctx = run->ctx;
-	uint64_t last = 0;
+	uint64_t last = 0, first = run_front_job(d, slot);
 	uint32_t before = run->count;
 
 	while (run->count && look->done >= job_at(run, 0)->mark) {
@@ -241,11 +271,18 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 		return;
 	if (d->eops->reads)
 		__atomic_store_n(&ctx->line->done, last, __ATOMIC_RELEASE);
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_JOB_END,
+						    .slot = (uint16_t)(slot + 1),
+						    .ctx = ctx->books->id,
+						    .job = last,
+						    .a = first});
 	job_ended(ctx, last);
 	if (run->count) {
 		run->head_since = util_now_ns();
+		trace_slot(d, slot, PASID_TRACE_JOB, run_front_job(d, slot));
 		sched_ended(d->sched, slot, before - run->count);
 	} else {
+		trace_run_end(d, slot, PASID_TRACE_END_IDLE);
 		run->ctx = NULL;
 		sched_idle(d->sched, slot);
 	}
@@ -388,6 +425,7 @@ void run_end_job(struct device *d, unsigned int slot)
 
 void run_stopped(struct device *d, unsigned int slot)
 {
+	trace_run_end(d, slot, PASID_TRACE_END_STOPPED);
 	d->runs[slot] = (struct run){0};
 	sched_slot_service(d->sched, slot, true);
 }
@@ -529,8 +567,10 @@ void run_after_reset(struct device *d)
 		sort_out(d, s);
 	if (d->state != DEVICE_RESETTING)
 		return;
-	for (unsigned int s = 0; s < d->n_slots; s++)
+	for (unsigned int s = 0; s < d->n_slots; s++) {
+		trace_run_end(d, s, PASID_TRACE_END_RESET);
 		d->runs[s] = (struct run){0};
+	}
 	faults_forget(d);
 	forget_stopping(d);
 	sched_reset(d->sched);
@@ -541,6 +581,7 @@ void run_after_reset(struct device *d)
 void run_forget(struct device *d)
 {
 	for (unsigned int s = 0; s < ARRAY_SIZE(d->runs); s++) {
+		trace_run_end(d, s, PASID_TRACE_END_GONE);
 		/* The process may only have been stopped, and end that job later. */
 		if (d->runs[s].ctx)
 			d->runs[s].ctx->books->line_retired = true;

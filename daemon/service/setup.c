@@ -243,6 +243,7 @@ static void device_ready(struct device *d)
 		return;
 	}
 	d->state = DEVICE_READY;
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_READY, .a = d->n_slots});
 	d->ticket_asked = d->ticket_done = 0;
 	d->backoff_ms = BACKOFF_FIRST_MS;
 	d->gone_why[0] = '\0';

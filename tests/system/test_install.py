@@ -70,7 +70,7 @@ class Install(unittest.TestCase):
         for path in self.programs:
             self.assertTrue(os.access(path, os.X_OK), path)
         allowed = {"pasidd", "pasidctl", "pasid-refgpu", "libpasid.so", "libpasid.so.0", "libpasid.so.0.1.0",
-                   "libpasid.pc", "driver.h", "edu.h", "pasid.h", "protocol.h", "range.h", "refgpu.h", "pasidd.service",
+                   "libpasid.pc", "driver.h", "edu.h", "pasid.h", "protocol.h", "range.h", "refgpu.h", "trace.h", "pasidd.service",
                    "pasidd.json", "README.md", "fill.c", *(path.name for path in DOCS)}
         installed = {p.name for p in self.root.rglob("*") if not p.is_dir()}
         self.assertEqual(installed - allowed, set(), "installed, and nobody said so")
