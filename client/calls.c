@@ -96,7 +96,7 @@ static int ctx_adopt(struct pasid *p, struct ctx *c)
 	return ctx_insert(p, c);
 }
 
-static int ctx_new(struct pasid *p, const char *device, uint32_t *ctx)
+static int ctx_new(struct pasid *p, const struct pasid_ctx_args *args, uint32_t *ctx)
 {
 	static const struct conn_call call = {.opcode = PASID_OP_CTX_NEW,
 					      .body = sizeof(struct pasid_ctx_new),
@@ -113,7 +113,9 @@ static int ctx_new(struct pasid *p, const char *device, uint32_t *ctx)
 	if (!c)
 		return failure(p, -ENOMEM, LOCAL_SYSTEM, 0, 0);
 	memset(q, 0, sizeof(*q));
-	r = name_in(p, q->device, device);
+	q->flags = args->flags;
+	q->reserved = args->reserved;
+	r = name_in(p, q->device, args->device);
 	if (r == 0)
 		r = conn_call(p, &call);
 	if (r == 0)
@@ -136,7 +138,7 @@ int pasid_ctx_new(struct pasid *p, const struct pasid_ctx_args *a, uint32_t *ctx
 	else if (a && !struct_in(&args, sizeof(args), a))
 		r = failure(p, -EINVAL, LOCAL_STRUCT, a->size, 0);
 	else
-		r = ctx_new(p, args.device, ctx);
+		r = ctx_new(p, &args, ctx);
 	return r < 0 ? error_call(p, r, "make a context on device %.40s", args.device ? args.device : "(the first)")
 		     : 0;
 }

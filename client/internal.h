@@ -18,6 +18,8 @@
 #pragma GCC visibility pop
 #include <pasid/protocol.h>
 
+#include "sentence.h"
+
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the protocol is little-endian and is used in place"
 #endif
@@ -26,17 +28,6 @@
 #define DEVICES_BACK_MAX 32u /* DEVICE_BACK events kept, one per device; beyond it the oldest goes */
 #define DISRUPTED_MAX 64u /* faulted and reset jobs remembered for pasid_wait() */
 #define ERROR_MAX 640u
-
-/* Reasons that only the library knows, beside enum pasid_reason. */
-enum local_reason {
-	LOCAL_HANGUP = 1000, /* the daemon is gone */
-	LOCAL_GARBLED = 1001, /* n1 the opcode, n2 the bytes of a message that cannot be */
-	LOCAL_SYSTEM = 1002, /* the return value says it all */
-	LOCAL_ARGUMENT = 1003, /* a pointer is NULL where it may not be */
-	LOCAL_STRUCT = 1004, /* n1 the size that a struct claims to have */
-	LOCAL_NAME = 1005, /* a device name that is too long */
-	LOCAL_NO_JOB = 1006, /* n1 the job, n2 the last one submitted */
-};
 
 /* Why the last request failed; the sentence is made from it. */
 struct failure {

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "config/config.h"
+#include "dbus/dbus.h"
 #include "ipc/ipc.h"
 #include "service/service.h"
 #include "transport/transport.h"
@@ -26,6 +27,8 @@ struct options {
 	const char *config;
 	const char *socket;
 	const char *device;
+	const char *bus;
+	const char *log_level;
 	bool check;
 };
 
@@ -40,6 +43,7 @@ static void usage(FILE *f)
 		   "                           or vfio:, iommufd: or type1: and a PCI address; it is called\n"
 		   "                           gpu0, has mode gpu-mmu, and needs no configuration file\n"
 		   "  -s, --socket PATH        listen there instead\n"
+		   "  -b, --bus BUS            the D-Bus to be on: system, session, an address, or none (system)\n"
 		   "  -l, --log-level LEVEL    error, warn, info or debug (info)\n"
 		   "  -h, --help               this text\n"
 		   "      --version            the version\n");
@@ -50,15 +54,20 @@ static int parse_options(struct options *o, int argc, char **argv)
 {
 	enum { OPT_CHECK = 256, OPT_VERSION };
 	static const struct option longs[] = {
-		{"config", required_argument, NULL, 'c'},    {"check-config", required_argument, NULL, OPT_CHECK},
-		{"device", required_argument, NULL, 'd'},    {"socket", required_argument, NULL, 's'},
-		{"log-level", required_argument, NULL, 'l'}, {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, OPT_VERSION}, {0},
+		{"config", required_argument, NULL, 'c'},
+		{"check-config", required_argument, NULL, OPT_CHECK},
+		{"device", required_argument, NULL, 'd'},
+		{"socket", required_argument, NULL, 's'},
+		{"bus", required_argument, NULL, 'b'},
+		{"log-level", required_argument, NULL, 'l'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, OPT_VERSION},
+		{0},
 	};
 	enum log_level level;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "c:d:s:l:h", longs, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "c:d:s:b:l:h", longs, NULL)) != -1) {
 		switch (c) {
 		case 'c':
 			o->config = optarg;
@@ -73,6 +82,9 @@ static int parse_options(struct options *o, int argc, char **argv)
 		case 's':
 			o->socket = optarg;
 			break;
+		case 'b':
+			o->bus = optarg;
+			break;
 		case 'l':
 			if (log_level_parse(optarg, &level) < 0) {
 				fprintf(stderr,
@@ -80,7 +92,7 @@ static int parse_options(struct options *o, int argc, char **argv)
 					optarg);
 				return 2;
 			}
-			log_set_level(level);
+			o->log_level = optarg;
 			break;
 		case 'h':
 			usage(stdout);
@@ -101,15 +113,17 @@ static int parse_options(struct options *o, int argc, char **argv)
 	return -1;
 }
 
+typedef int (*read_config)(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX]);
+
 /* No file is needed where the options say all. */
-static int load_config(const struct options *o, struct config **ret, char error[CONFIG_ERROR_MAX])
+static int load_config(const struct options *o, read_config how, struct config **ret, char error[CONFIG_ERROR_MAX])
 {
 	int r;
 
 	if (o->device && !o->config)
 		r = config_parse(ret, "{}", 2, "--device", error);
 	else
-		r = config_load(ret, o->config ? o->config : DEFAULT_CONFIG, error);
+		r = how(ret, o->config ? o->config : DEFAULT_CONFIG, error);
 	if (r < 0 || !o->device)
 		return r;
 	r = config_only_device(*ret, o->device, error);
@@ -168,43 +182,122 @@ static void take_fds(const struct service_config *c)
 }
 
 struct daemon {
+	const struct options *options;
+	struct config *config;
 	struct event_base *base;
-	struct event *sigterm, *sigint;
+	struct event *sigterm, *sigint, *sighup;
 	struct service *service;
 	struct ipc *ipc;
+	struct dbus *dbus;
 };
 
-static int daemon_start(struct daemon *d, const struct config *config, const char *socket)
+/* An option holds whatever the file says. */
+static void set_log_level(const struct options *o, const struct config *c)
 {
+	enum log_level level;
+
+	if (log_level_parse(o->log_level ? o->log_level : c->log_level, &level) == 0)
+		log_set_level(level);
+}
+
+static int daemon_reload(void *arg, char error[DBUS_ERROR_MAX])
+{
+	struct config *now = NULL;
+	struct daemon *d = arg;
+	int r;
+
+	_Static_assert(CONFIG_ERROR_MAX == DBUS_ERROR_MAX, "the same sentence");
+	r = load_config(d->options, config_read, &now, error);
+	if (r == 0)
+		r = dbus_set_admins(d->dbus, now->admin_group);
+	if (r == -ENOENT && now)
+		snprintf(error, DBUS_ERROR_MAX, "admin_group: found \"%s\"; there is no such group", now->admin_group);
+	else if (r < 0 && now)
+		snprintf(error, DBUS_ERROR_MAX, "admin_group: %s", strerror(-r));
+	if (r == 0) {
+		config_apply(d->config, now);
+		service_limits_changed(d->service);
+		set_log_level(d->options, d->config);
+		log_info("the configuration was read again");
+	}
+	config_free(now);
+	return r;
+}
+
+static void on_hangup(evutil_socket_t sig, short what, void *arg)
+{
+	char error[DBUS_ERROR_MAX];
+
+	if (daemon_reload(arg, error) < 0)
+		log_error("%s; nothing has changed", error);
+}
+
+static int daemon_connect(void *arg, int fd, uid_t uid, pid_t pid)
+{
+	struct daemon *d = arg;
+
+	return ipc_add(d->ipc, fd, uid, pid);
+}
+
+static int start_dbus(struct daemon *d)
+{
+	const struct dbus_host host = {.connect = daemon_connect, .reload = daemon_reload, .arg = d};
+	int r = dbus_new(&d->dbus, d->base, d->service, d->options->bus ? d->options->bus : d->config->bus, &host);
+
+	if (r == 0)
+		r = dbus_set_admins(d->dbus, d->config->admin_group);
+	if (r < 0)
+		log_error("cannot begin: %s%s: %s", r == -ENOENT ? "admin_group " : "D-Bus",
+			  r == -ENOENT ? d->config->admin_group : "",
+			  r == -ENOENT ? "there is no such group" : strerror(-r));
+	return r;
+}
+
+static int catch_signals(struct daemon *d)
+{
+	d->sigterm = evsignal_new(d->base, SIGTERM, on_signal, d->base);
+	d->sigint = evsignal_new(d->base, SIGINT, on_signal, d->base);
+	d->sighup = evsignal_new(d->base, SIGHUP, on_hangup, d);
+	if (!d->sigterm || !d->sigint || !d->sighup)
+		return -ENOMEM;
+	return event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0 ? -ENOMEM : 0;
+}
+
+static int daemon_start(struct daemon *d)
+{
+	const char *socket = d->options->socket ? d->options->socket : d->config->socket_path;
 	int r;
 
 	d->base = event_base_new();
 	if (!d->base)
 		return -ENOMEM;
-	d->sigterm = evsignal_new(d->base, SIGTERM, on_signal, d->base);
-	d->sigint = evsignal_new(d->base, SIGINT, on_signal, d->base);
-	if (!d->sigterm || !d->sigint || event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0)
-		return -ENOMEM;
+	r = catch_signals(d);
+	if (r < 0)
+		return r;
 	r = closer_start(d->base);
 	if (r < 0) {
 		log_error("cannot start the process that closes what clients sent: %s", strerror(-r));
 		return r;
 	}
-	r = service_new(&d->service, d->base, &config->service);
+	r = service_new(&d->service, d->base, &d->config->service);
 	if (r < 0) {
 		log_error("cannot begin: %s", strerror(-r));
 		return r;
 	}
-	r = ipc_new(&d->ipc, d->base, d->service, socket, config->socket_mode, -1);
+	r = ipc_new(&d->ipc, d->base, d->service, socket, d->config->socket_mode, -1);
 	if (r < 0)
 		log_error("cannot listen at %s: %s", socket, strerror(-r));
 	else
 		log_info("listening at %s", socket);
-	return r;
+	if (r == 0)
+		r = start_dbus(d);
+	/* Not before there is something to read again for. */
+	return r == 0 && event_add(d->sighup, NULL) < 0 ? -ENOMEM : r;
 }
 
 static void daemon_end(struct daemon *d)
 {
+	dbus_free(d->dbus);
 	ipc_free(d->ipc);
 	service_free(d->service);
 	closer_stop();
@@ -212,6 +305,8 @@ static void daemon_end(struct daemon *d)
 		event_free(d->sigterm);
 	if (d->sigint)
 		event_free(d->sigint);
+	if (d->sighup)
+		event_free(d->sighup);
 	if (d->base)
 		event_base_free(d->base);
 	libevent_global_shutdown();
@@ -221,31 +316,31 @@ int main(int argc, char **argv)
 {
 	struct options options = {0};
 	char error[CONFIG_ERROR_MAX];
-	struct daemon daemon = {0};
-	struct config *config = NULL;
+	struct daemon daemon = {.options = &options};
 	int r = parse_options(&options, argc, argv);
 
 	if (r >= 0)
 		return r;
-	if (load_config(&options, &config, error) < 0) {
+	if (load_config(&options, config_load, &daemon.config, error) < 0) {
 		fprintf(stderr, "pasidd: %s\n", error);
 		return 1;
 	}
 	if (options.check) {
 		printf("%s: ok\n", options.config);
-		config_free(config);
+		config_free(daemon.config);
 		return 0;
 	}
+	set_log_level(&options, daemon.config);
 	signal(SIGPIPE, SIG_IGN);
 	raise_nofile();
-	take_fds(&config->service);
-	r = daemon_start(&daemon, config, options.socket ? options.socket : config->socket_path);
+	take_fds(&daemon.config->service);
+	r = daemon_start(&daemon);
 	if (r == 0) {
 		sd_notify(0, "READY=1");
 		event_base_dispatch(daemon.base);
 		sd_notify(0, "STOPPING=1");
 	}
 	daemon_end(&daemon);
-	config_free(config);
+	config_free(daemon.config);
 	return r == 0 ? 0 : 1;
 }

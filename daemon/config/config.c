@@ -13,6 +13,7 @@
 #include <pasid/pasid.h>
 #include <pasid/protocol.h>
 
+#include "base/log.h"
 #include "base/util.h"
 #include "config/keys.h"
 #include "engine/load.h"
@@ -357,6 +358,19 @@ static const struct key socket_keys[] = {
 	{0},
 };
 
+#define BUS_MAX 1024u
+#define GROUP_MAX 255u
+
+static int set_log_level(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	enum log_level level;
+	int r = key_string(p, v, to, key);
+
+	if (r == 0 && log_level_parse(*(char **)to, &level) < 0)
+		return place_wrong(p, v, "%s", key->allowed);
+	return r;
+}
+
 static int set_socket(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
 	return keys_take(p, v, socket_keys, to);
@@ -366,6 +380,11 @@ static const struct key top_keys[] = {
 	{"socket", set_socket, 0, 0, 0, NULL},
 	{"devices", set_devices, offsetof(struct config, service), 0, 0, NULL},
 	{"drivers", set_drivers, 0, 0, 0, NULL},
+	{"bus", key_string, offsetof(struct config, bus), 1, BUS_MAX,
+	 "\"system\", \"session\", \"none\" or the address of a D-Bus"},
+	{"admin_group", key_string, offsetof(struct config, admin_group), 0, GROUP_MAX, "the name of a group"},
+	{"log_level", set_log_level, offsetof(struct config, log_level), 1, 16,
+	 "\"error\", \"warn\", \"info\" or \"debug\""},
 	{"limits", set_limits, offsetof(struct config, service.limits), 0, 0, NULL},
 	{0},
 };
@@ -402,7 +421,10 @@ static int set_defaults(struct config *c)
 	c->service.limits.total_bytes = 64ull << 30;
 	c->socket_mode = 0666;
 	c->socket_path = strdup("/run/pasidd/socket");
-	return c->socket_path ? 0 : -ENOMEM;
+	c->bus = strdup("system");
+	c->admin_group = strdup("");
+	c->log_level = strdup("info");
+	return c->socket_path && c->bus && c->admin_group && c->log_level ? 0 : -ENOMEM;
 }
 
 static int too_long(const char *file, char error[CONFIG_ERROR_MAX])
@@ -483,6 +505,9 @@ struct config *config_free(struct config *c)
 	free(c->drivers);
 	free((struct uid_limits *)(uintptr_t)c->service.limits.uids);
 	free(c->socket_path);
+	free(c->bus);
+	free(c->admin_group);
+	free(c->log_level);
 	free(c);
 	return NULL;
 }

@@ -33,11 +33,10 @@ static int load_drivers(struct config *c, const char *file, char error[CONFIG_ER
 	return 0;
 }
 
-int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX])
+int config_read(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX])
 {
 	AUTO_CLOSE int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	AUTO_FREE char *text = malloc(CONFIG_FILE_MAX + 1);
-	struct config *c;
 	size_t len = 0;
 	ssize_t n = 1;
 	int r;
@@ -56,7 +55,14 @@ int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_M
 		}
 		len += (size_t)n;
 	}
-	r = config_parse(&c, text, len, file, error);
+	return config_parse(ret, text, len, file, error);
+}
+
+int config_load(struct config **ret, const char *file, char error[CONFIG_ERROR_MAX])
+{
+	struct config *c;
+	int r = config_read(&c, file, error);
+
 	if (r < 0)
 		return r;
 	r = load_drivers(c, file, error);

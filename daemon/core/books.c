@@ -10,6 +10,20 @@
 
 #define MAX_CONTEXTS 65536u /* of a connection, whatever its limit is: its fence memory is made at once */
 
+static void set_lines(struct books *b, const struct limit_policy *policy)
+{
+	b->max_lines = policy->connection.v[PASID_RES_CONTEXTS];
+	if (b->max_lines > MAX_CONTEXTS)
+		b->max_lines = MAX_CONTEXTS;
+	b->max_lines *= 2;
+}
+
+void books_set_limits(struct books *b, const struct limit_policy *policy)
+{
+	set_lines(b, policy);
+	ledger_set_policy(b->ledger, policy);
+}
+
 int books_new(struct books **ret, const struct limit_policy *policy, books_unused unused, void *arg)
 {
 	struct books *b = calloc(1, sizeof(*b));
@@ -20,10 +34,7 @@ int books_new(struct books **ret, const struct limit_policy *policy, books_unuse
 	TAILQ_INIT(&b->clients);
 	b->unused = unused;
 	b->arg = arg;
-	b->max_lines = policy->connection.v[PASID_RES_CONTEXTS];
-	if (b->max_lines > MAX_CONTEXTS)
-		b->max_lines = MAX_CONTEXTS;
-	b->max_lines *= 2;
+	set_lines(b, policy);
 	r = ledger_new(&b->ledger, policy);
 	if (r < 0) {
 		free(b);

@@ -81,6 +81,7 @@ struct context {
 	uint32_t line; /* in the client's fence memory, from 0 */
 	bool line_retired; /* a device that is gone may still write there: not given out again */
 	bool lost;
+	bool opaque; /* other programs of the same user may not look at it */
 	struct client *client;
 	struct device_books *device;
 	struct aspace own; /* not in `global` mode */
@@ -116,6 +117,8 @@ typedef void (*books_unused)(void *arg, struct buffer_entry *b);
 /* policy, and what it points to, stays the caller's. */
 int books_new(struct books **ret, const struct limit_policy *policy, books_unused unused, void *arg);
 struct books *books_free(struct books *b); /* all clients are closed by then; takes NULL */
+/* For those who come from now on, and for what others ask. What policy points to stays the caller's. */
+void books_set_limits(struct books *b, const struct limit_policy *policy);
 int books_add_device(struct books *b, const struct device_traits *traits, struct device_books **ret);
 /* Before the first import. */
 void books_set_window(struct device_books *d, struct range window);

@@ -114,6 +114,7 @@ int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, stru
 	}
 	ctx->pasid = rec->pasid;
 	ctx->asid = rec->asid;
+	ctx->opaque = rec->opaque;
 	if (!line_take(c, rec->line, &ctx->line)) {
 		r = refuse(why, PASID_WHY_QUOTA_CONNECTION + PASID_RES_CONTEXTS, c->n_lines, c->n_lines);
 		goto fail_line;

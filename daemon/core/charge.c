@@ -287,3 +287,21 @@ uint64_t account_rate(struct account *a, uint64_t now_ns)
 	bucket_pay(&a->uid->bucket);
 	return 0;
 }
+
+static void set_limits(struct ledger *l, struct uid_list *list)
+{
+	struct uid_account *u;
+
+	TAILQ_FOREACH (u, list, link) {
+		u->limits = limits_of(l, u->uid);
+		if (u->bucket.rate != u->limits->v[PASID_RES_RATE])
+			u->bucket = bucket_full(u->limits->v[PASID_RES_RATE]);
+	}
+}
+
+void ledger_set_policy(struct ledger *l, const struct limit_policy *policy)
+{
+	l->policy = *policy;
+	set_limits(l, &l->busy);
+	set_limits(l, &l->idle);
+}

@@ -16,7 +16,7 @@ struct limits {
 	uint64_t v[PASID_RES_COUNT]; /* enum pasid_resource; UINT64_MAX: no limit */
 };
 
-/* What the configuration says; given once. */
+/* What the configuration says. */
 struct limit_policy {
 	struct limits connection;
 	struct limits uid; /* unless listed below */
@@ -42,6 +42,9 @@ struct ledger *ledger_free(struct ledger *l); /* all accounts are closed by then
 int account_open(struct ledger *l, uid_t uid, struct account **ret, struct refusal *why);
 /* Closes it; everything charged must have been returned (asserted: ours). Takes NULL, returns NULL. */
 struct account *account_close(struct account *a);
+
+/* Other limits from now on. What is held beyond them stays; a connection keeps the rate that it came with. */
+void ledger_set_policy(struct ledger *l, const struct limit_policy *policy);
 
 struct charge {
 	struct account *account; /* NULL: nothing charged */

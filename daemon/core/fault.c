@@ -63,7 +63,7 @@ static const struct fault_gone *gone_around(struct fault_log *l, uint64_t addr)
 	return near;
 }
 
-void fault_log_add(struct fault_log *l, const struct pasid_wire_fault *f, uint64_t now_ns)
+const struct pasid_wire_fault *fault_log_add(struct fault_log *l, const struct pasid_wire_fault *f, uint64_t now_ns)
 {
 	const struct fault_gone *g = gone_around(l, f->addr);
 	struct pasid_wire_fault *to;
@@ -81,6 +81,7 @@ void fault_log_add(struct fault_log *l, const struct pasid_wire_fault *f, uint64
 	to->gone_first = g ? g->r.first : 0;
 	to->gone_last = g ? g->r.last : 0;
 	to->gone_age_ns = g && now_ns > g->at_ns ? now_ns - g->at_ns : 0;
+	return to;
 }
 
 uint32_t fault_log_take(struct fault_log *l, struct pasid_wire_fault *v, uint64_t *dropped)

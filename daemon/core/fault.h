@@ -33,8 +33,8 @@ void fault_log_gone(struct fault_log *l, struct range r, uint64_t at_ns);
 
 /* Adds a fault, dropping the oldest if PASID_FAULTS_MAX wait. near_* are set by the caller; gone_* are filled
  * here: the newest removed range that contains addr, or else the newest whose nearest byte is at most 64 KiB from
- * it, or else zeros. now_ns is the time of the fault. */
-void fault_log_add(struct fault_log *l, const struct pasid_wire_fault *f, uint64_t now_ns);
+ * it, or else zeros. now_ns is the time of the fault. What was entered. */
+const struct pasid_wire_fault *fault_log_add(struct fault_log *l, const struct pasid_wire_fault *f, uint64_t now_ns);
 
 /* Moves the waiting faults, oldest first, to v (room for PASID_FAULTS_MAX), returns how many; *dropped as in the
  * event. */

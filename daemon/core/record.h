@@ -59,7 +59,7 @@ struct record {
 	uint64_t iova; /* SUBMIT */
 	uint64_t len; /* SUBMIT */
 	uint32_t n_ops; /* BIND */
-	uint32_t reserved;
+	uint32_t opaque; /* CTX_NEW */
 	struct record_op ops[];
 };
 

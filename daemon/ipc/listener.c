@@ -122,6 +122,15 @@ static void greet(struct ipc *i, int fd)
 	closer_close(fd, cred.uid);
 }
 
+int ipc_add(struct ipc *i, int fd, uid_t uid, pid_t pid)
+{
+	int r = closer_exhausted(uid) ? -EDQUOT : session_new(&i->sessions, i->base, i->service, fd, uid, pid);
+
+	if (r < 0)
+		closer_close(fd, uid);
+	return r;
+}
+
 static void accept_later(struct ipc *i, uint32_t ms)
 {
 	struct timeval wait = {0, (suseconds_t)ms * 1000};

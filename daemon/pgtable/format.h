@@ -28,6 +28,9 @@ struct pgtable_format {
 	int (*map)(struct pgtable *pt, struct range r, uint64_t bus, uint32_t prot, uint32_t *budget);
 	uint64_t (*unmap)(struct pgtable *pt, struct range r, uint32_t *budget);
 	bool (*walk)(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret);
+	unsigned int (*levels)(const struct pgtable *pt, uint64_t iova, struct pgtable_level v[PGTABLE_LEVELS]);
+	bool (*next)(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret);
+	const char *(*attributes)(uint64_t entry); /* of a leaf: what it is beside an address and a right to write */
 	/* Puts the tables below the root and the root itself aside. */
 	void (*drop)(struct pgtable *pt);
 };

@@ -162,3 +162,18 @@ bool pgtable_walk(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *
 {
 	return iova <= pt->format->iova_last && pt->format->walk(pt, iova, ret);
 }
+
+bool pgtable_next(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret)
+{
+	return iova <= pt->format->iova_last && pt->format->next(pt, iova, ret);
+}
+
+unsigned int pgtable_levels(const struct pgtable *pt, uint64_t iova, struct pgtable_level v[PGTABLE_LEVELS])
+{
+	return iova <= pt->format->iova_last ? pt->format->levels(pt, iova, v) : 0;
+}
+
+const char *pgtable_attributes(const struct pgtable *pt, uint64_t entry)
+{
+	return pt->format->attributes(entry);
+}

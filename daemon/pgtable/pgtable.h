@@ -77,5 +77,27 @@ struct pgtable_leaf {
 
 /* What iova translates to; false if nothing. */
 bool pgtable_walk(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret);
+/* The lowest page or block that ends at or above iova; false if there is none. */
+bool pgtable_next(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret);
+
+#define PGTABLE_LEVELS 4u
+
+enum pgtable_kind { PGTABLE_NOTHING, PGTABLE_TABLE, PGTABLE_LEAF };
+
+struct pgtable_level { /* one step of a walk */
+	uint64_t at; /* bus address of the descriptor */
+	uint64_t entry; /* the descriptor */
+	uint64_t bus; /* that it points to */
+	uint64_t size; /* bytes that it stands for */
+	uint32_t level; /* 0 is the root's */
+	uint32_t index; /* in its table */
+	enum pgtable_kind kind;
+	bool writable; /* a leaf */
+};
+
+/* The way from the root to iova, as the device would take it; how many steps. The last one is a leaf, or nothing. */
+unsigned int pgtable_levels(const struct pgtable *pt, uint64_t iova, struct pgtable_level v[PGTABLE_LEVELS]);
+/* What a leaf says beside address and right to write, in words. */
+const char *pgtable_attributes(const struct pgtable *pt, uint64_t entry);
 
 #endif

@@ -57,6 +57,12 @@ static inline uint32_t format_prot(uint64_t entry)
 	return (entry & AP_READ_ONLY ? 0 : PGTABLE_WRITABLE) | (entry & ATTR_INDEX_1 ? PGTABLE_DEVICE : 0);
 }
 
+static const char *format_attributes(uint64_t entry)
+{
+	return entry & ATTR_INDEX_1 ? "device memory, unprivileged, never executed, of this ASID"
+				    : "normal memory, unprivileged, never executed, of this ASID";
+}
+
 #include "pgtable/walk_template.h"
 
 const struct pgtable_format pgtable_vmsa64 = FORMAT_OPS("vmsa64");

@@ -5,7 +5,7 @@
  * brings its own walks; nothing but struct pgtable_format asks for these.
  *
  * Before inclusion the file defines FORMAT_TOP_BITS and format_leaf(), format_table(), format_is_table(), format_bus(),
- * format_prot().
+ * format_prot(), format_attributes().
  *
  * What makes it fast: descriptors are only read on the way down to a table; whether entries are free, and how many were
  * mapped, is answered by the bits beside the pool, 64 entries at a time; each entry is then stored once. A table that
@@ -36,6 +36,9 @@
 	.map = format_map, \
 	.unmap = format_unmap, \
 	.walk = format_walk, \
+	.levels = format_levels, \
+	.next = format_next, \
+	.attributes = format_attributes, \
 	.drop = format_drop, \
 }
 /* clang-format on */
@@ -457,6 +460,79 @@ static bool format_walk(const struct pgtable *pt, uint64_t iova, struct pgtable_
 		page = table_at(pt->pool, format_bus(entry));
 	}
 	return false;
+}
+
+static unsigned int format_levels(const struct pgtable *pt, uint64_t iova, struct pgtable_level v[PGTABLE_LEVELS])
+{
+	uint32_t page = pt->root;
+	unsigned level;
+
+	for (level = 0; level <= LAST_LEVEL; level++) {
+		unsigned i = LEVEL_INDEX(iova, level);
+		uint64_t entry = entry_load(table_entries(pt->pool, page) + i);
+		bool leaf = level == LAST_LEVEL || !format_is_table(entry);
+
+		v[level] = (struct pgtable_level){
+			.at = table_bus(pt->pool, page) + i * sizeof(entry),
+			.entry = entry,
+			.bus = entry ? format_bus(entry) : 0,
+			.size = LEVEL_SIZE(level),
+			.level = level,
+			.index = i,
+			.kind = !entry ? PGTABLE_NOTHING
+				: leaf ? PGTABLE_LEAF
+				       : PGTABLE_TABLE,
+			.writable = entry && leaf && (format_prot(entry) & PGTABLE_WRITABLE),
+		};
+		if (v[level].kind != PGTABLE_TABLE)
+			return level + 1;
+		page = table_at(pt->pool, format_bus(entry));
+	}
+	return level;
+}
+
+/* The first entry from i on that is not zero; TABLE_ENTRIES: none. */
+static unsigned next_entry(const struct table_pool *p, uint32_t page, unsigned i)
+{
+	while (i < TABLE_ENTRIES) {
+		uint64_t w = p->bits[page].w[i / 64] >> (i % 64);
+
+		if (w)
+			return i + (unsigned)__builtin_ctzll(w);
+		i = (i / 64 + 1) * 64;
+	}
+	return TABLE_ENTRIES;
+}
+
+/* `base` is the IOVA of the table's first entry; iova lies in or below what the table stands for. */
+static bool next_leaf(const struct pgtable *pt, uint32_t page, unsigned level, uint64_t base, uint64_t iova,
+		      struct pgtable_leaf *ret)
+{
+	unsigned i = iova > base ? LEVEL_INDEX(iova, level) : 0;
+
+	for (; (i = next_entry(pt->pool, page, i)) < TABLE_ENTRIES; i++) {
+		uint64_t entry = entry_load(table_entries(pt->pool, page) + i);
+		uint64_t first = base + i * LEVEL_SIZE(level);
+
+		if (level == LAST_LEVEL || !format_is_table(entry)) {
+			*ret = (struct pgtable_leaf){
+				.iova = {first, first + (LEVEL_SIZE(level) - 1)},
+				.bus = format_bus(entry),
+				.entry = entry,
+				.level = level,
+				.writable = format_prot(entry) & PGTABLE_WRITABLE,
+			};
+			return true;
+		}
+		if (next_leaf(pt, table_at(pt->pool, format_bus(entry)), level + 1, first, iova, ret))
+			return true;
+	}
+	return false;
+}
+
+static bool format_next(const struct pgtable *pt, uint64_t iova, struct pgtable_leaf *ret)
+{
+	return next_leaf(pt, pt->root, 0, 0, iova, ret);
 }
 
 static void format_drop(struct pgtable *pt)

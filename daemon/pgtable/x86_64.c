@@ -49,6 +49,11 @@ static inline uint32_t format_prot(uint64_t entry)
 	return entry & WRITABLE ? PGTABLE_WRITABLE : 0;
 }
 
+static const char *format_attributes(uint64_t entry)
+{
+	return entry & NO_EXECUTE ? "user, accessed, dirty, never executed" : "user, accessed, dirty";
+}
+
 #include "pgtable/walk_template.h"
 
 const struct pgtable_format pgtable_x86_64 = FORMAT_OPS("x86-64");

@@ -242,6 +242,7 @@ static bool forgotten(struct ctx *ctx, struct verb *v)
 
 static void wind_up(struct service_client *c, struct ctx *ctx)
 {
+	tell_changed(ctx, SERVICE_MEMORY);
 	if (ctx->pt) {
 		pgtable_reclaim(ctx->pt);
 		settle_tables(ctx, 0);

@@ -91,6 +91,7 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 						    .a = (uint64_t)books->client->pid,
 						    .b = books->client->uid,
 						    .c = books->pasid});
+	tell_made(ctx);
 	*ret = TAKE_PTR(ctx);
 	return 0;
 }
@@ -363,6 +364,7 @@ void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job)
 	ctx->lost_job = job;
 	trace_lost(ctx);
 	books_ctx_lost(ctx->dev->svc->books, ctx->books);
+	tell_changed(ctx, SERVICE_STATE);
 	ctx_kill(ctx);
 }
 
@@ -372,6 +374,7 @@ static void ctx_release(struct ctx *ctx)
 	struct service_client *c = ctx->client;
 	struct device *d = ctx->dev;
 
+	tell_gone(ctx);
 	device_unwait(&ctx->pending);
 	event_forget(ctx);
 	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_CTX_GONE, .ctx = ctx->books->id});
@@ -386,6 +389,7 @@ static void ctx_release(struct ctx *ctx)
 void ctx_free(struct ctx *ctx)
 {
 	ctx->free_asked = true;
+	tell_changed(ctx, SERVICE_STATE);
 	if (ctx->life == CTX_CLEARED)
 		ctx_release(ctx);
 	else
@@ -411,6 +415,7 @@ void ctx_device_gone(struct ctx *ctx)
 	ctx->lost_job = 0;
 	trace_lost(ctx);
 	books_ctx_lost(d->svc->books, ctx->books);
+	tell_changed(ctx, SERVICE_STATE);
 	clear_begin(ctx);
 }
 

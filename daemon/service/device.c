@@ -182,6 +182,7 @@ static void on_reset(void *arg, int err)
 	if (d->state == DEVICE_RESETTING) {
 		d->state = DEVICE_READY;
 		device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_RESET_END});
+		tell_device(d);
 		device_poke(d);
 	}
 }
@@ -194,6 +195,8 @@ void device_reset(struct device *d, const char *why)
 		  d->config->name, why);
 	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_RESET});
 	d->state = DEVICE_RESETTING;
+	d->resets++;
+	tell_device(d);
 	if (d->tops->reset(d->t, on_reset, d) < 0)
 		device_fail(d, "it cannot be reset");
 }
@@ -257,6 +260,7 @@ void device_fail(struct device *d, const char *why)
 	snprintf(d->gone_why, sizeof(d->gone_why), "%s", why);
 	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_GONE});
 	d->state = DEVICE_GONE;
+	tell_device(d);
 	d->extending = false;
 	d->extend_error = 0;
 	/* What is out would be answered to those who are gone by then. */
@@ -308,6 +312,7 @@ static void device_open(struct device *d)
 	int r;
 
 	d->state = DEVICE_OPENING;
+	tell_device(d);
 	r = d->tops->open(&d->t, d->svc->base, d->address, engine_irqs(&d->svc->config->drivers), d->config->answer_ms,
 			  &device_events, d);
 	if (r < 0) {

@@ -7,6 +7,59 @@
 
 #include <string.h>
 
+/* ---- who looks on ---- */
+
+void tell_made(struct ctx *ctx)
+{
+	struct service *s = ctx->dev->svc;
+
+	if (s->observer)
+		s->observer->context_made(s->observer_arg, ctx->books->id);
+	tell_device(ctx->dev);
+}
+
+void tell_changed(struct ctx *ctx, uint32_t what)
+{
+	struct service *s = ctx->dev->svc;
+
+	if (s->observer)
+		s->observer->context_changed(s->observer_arg, ctx->books->id, what);
+}
+
+void tell_gone(struct ctx *ctx)
+{
+	struct service *s = ctx->dev->svc;
+
+	if (s->observer)
+		s->observer->context_gone(s->observer_arg, ctx->books->id);
+	tell_device(ctx->dev);
+}
+
+void tell_device(struct device *d)
+{
+	if (d->svc->observer)
+		d->svc->observer->device_changed(d->svc->observer_arg, d->books->index);
+}
+
+static void tell_fault(struct ctx *ctx)
+{
+	struct service *s = ctx->dev->svc;
+
+	if (s->observer)
+		s->observer->context_fault(s->observer_arg, ctx->books->id, &ctx->last_fault);
+	tell_device(ctx->dev);
+}
+
+static void tell_lost(struct ctx *ctx)
+{
+	struct service *s = ctx->dev->svc;
+
+	if (s->observer)
+		s->observer->context_lost(s->observer_arg, ctx->books->id);
+}
+
+/* ---- clients ---- */
+
 static void tell(struct service_client *c)
 {
 	if (c->owner)
@@ -25,6 +78,7 @@ static void queue(struct ctx *ctx)
 
 void event_fault(struct ctx *ctx)
 {
+	tell_fault(ctx);
 	queue(ctx);
 }
 
@@ -34,6 +88,7 @@ void event_lost(struct ctx *ctx)
 	__atomic_add_fetch(&ctx->line->disrupted, 1, __ATOMIC_RELEASE);
 	__atomic_store_n(&ctx->line->state, PASID_CTX_LOST, __ATOMIC_RELEASE);
 	ctx_wake(ctx);
+	tell_lost(ctx);
 }
 
 void event_reset(struct ctx *ctx, uint64_t job)

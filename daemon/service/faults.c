@@ -47,7 +47,8 @@ void faults_charge(struct ctx *ctx, const struct translator_fault *f)
 	};
 
 	trace_fault(ctx->dev, ctx, ctx->se ? sched_resident(ctx->dev->sched, ctx->se) : -1, f);
-	fault_log_add(&ctx->books->faults, &w, util_now_ns());
+	ctx->dev->faults++;
+	ctx->last_fault = *fault_log_add(&ctx->books->faults, &w, util_now_ns());
 	event_fault(ctx);
 	__atomic_add_fetch(&ctx->line->disrupted, 1, __ATOMIC_RELEASE);
 }
@@ -55,6 +56,8 @@ void faults_charge(struct ctx *ctx, const struct translator_fault *f)
 static void log_stray(struct device *d, const struct translator_fault *f)
 {
 	trace_fault(d, NULL, f->slot < d->n_slots ? (int)f->slot : -1, f);
+	d->strays++;
+	tell_device(d);
 	log_about(&(struct log_about){.device = d->config->name}, &d->stray, LOG_WARN,
 		  "device %s: fault at %#" PRIx64 " on slot %u, asid %u, pasid %u, job %" PRIu64
 		  " belongs to no running context; nobody is charged",

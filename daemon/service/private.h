@@ -3,7 +3,8 @@
  * What the files of the service share: the running side of devices, contexts, buffers and clients, whose books are in
  * core. service.c: clients and their end. verbs.c, bind.c: requests. context.c: a context's life. buffer.c: memory that
  * devices map. device.c, setup.c: a device's life; nest.c: what of it is behind an SMMU that walks our tables. run.c: slots
- * and jobs. faults.c: whose a fault is. events.c: what clients hear. tracing.c: what a trace begins with.
+ * and jobs. faults.c: whose a fault is. events.c: what clients hear, and who looks on. inspect.c: what there is to see.
+ * tracing.c: what a trace begins with.
  */
 #ifndef SERVICE_PRIVATE_H
 #define SERVICE_PRIVATE_H
@@ -52,6 +53,7 @@ struct run { /* one slot */
 	struct put_job jobs[RUN_JOBS];
 	uint32_t head, count;
 	uint64_t head_since; /* when the oldest job came to the front */
+	uint64_t on_since; /* from when on its context's time is not counted yet */
 	uint64_t asked_at; /* when the last control was asked; 0: it is settled */
 	struct ctx *held_by; /* paused while this context's tables change; NULL: not */
 	bool owes_terminate; /* it stalled on a fault meanwhile */
@@ -152,6 +154,7 @@ struct device {
 	uint64_t refused_since; /* since when the translator has not carried out what it was asked; 0: it does */
 	uint32_t refused_asid; /* ... of this one, whatever it does of others */
 	bool faults_left; /* more than were looked at in one go */
+	uint64_t switches, faults, strays, resets; /* since the beginning */
 	struct log_limit stray; /* faults that belong to nobody */
 	struct log_limit hung; /* jobs that are stopped, and resets: clients cause them */
 	struct log_limit came_and_went; /* lost and ready again: the device causes them */
@@ -189,6 +192,8 @@ struct ctx {
 	struct unused unused;
 	struct pending pending;
 	uint64_t switches;
+	uint64_t device_ns; /* jobs were on a slot */
+	struct pasid_wire_fault last_fault;
 	/* events not yet told */
 	uint32_t lost_why; /* enum pasid_lost_why, 0: none */
 	uint64_t lost_job;
@@ -267,6 +272,8 @@ struct service {
 	size_t n_devices;
 	size_t lingering;
 	struct unused unused; /* as the books told; whoever caused it takes them over at once */
+	const struct service_observer *observer;
+	void *observer_arg;
 	struct event *reap; /* looks at closing clients: from the loop, never from inside a call of theirs */
 	struct log_limit limit;
 	struct trace trace;
@@ -432,5 +439,10 @@ void event_lost(struct ctx *ctx);
 void event_reset(struct ctx *ctx, uint64_t job);
 void event_device_back(struct device *d);
 void event_forget(struct ctx *ctx);
+/* For the observer, as in service.h. */
+void tell_made(struct ctx *ctx);
+void tell_changed(struct ctx *ctx, uint32_t what);
+void tell_gone(struct ctx *ctx);
+void tell_device(struct device *d);
 
 #endif

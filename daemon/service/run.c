@@ -31,6 +31,14 @@ uint64_t run_front_job(const struct device *d, unsigned int slot)
 	return run->count ? run->jobs[run->head].number : 0;
 }
 
+/* The time that jobs of a context were on the slot is counted up to now. */
+static void count_time(struct run *run, uint64_t now)
+{
+	if (run->ctx && now > run->on_since)
+		run->ctx->device_ns += now - run->on_since;
+	run->on_since = now;
+}
+
 void run_jobs_changed(struct ctx *ctx)
 {
 	if (ctx->se)
@@ -72,6 +80,9 @@ static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 	ctx->switches++;
 	device_trace(d, (struct pasid_trace_record){
 				.event = PASID_TRACE_SWITCH, .slot = (uint16_t)(slot + 1), .ctx = ctx->books->id});
+	d->switches++;
+	tell_changed(ctx, SERVICE_RUNS);
+	tell_device(d);
 	return 0;
 }
 
@@ -148,7 +159,7 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 	faults_put(d, slot, ctx, put);
 	run->ctx = ctx;
 	if (!run->count++) {
-		run->head_since = util_now_ns();
+		run->head_since = run->on_since = util_now_ns();
 		trace_slot(d, slot, PASID_TRACE_RUN, 0);
 		trace_slot(d, slot, PASID_TRACE_JOB, job->number);
 	}
@@ -251,6 +262,7 @@ static void trace_run_end(struct device *d, unsigned int slot, enum pasid_trace_
 static void job_ended(struct ctx *ctx, uint64_t number)
 {
 	books_jobs_done(ctx->books, number);
+	tell_changed(ctx, SERVICE_JOBS | SERVICE_RUNS);
 	ctx_wake(ctx);
 }
 
@@ -269,6 +281,7 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 	}
 	if (!last)
 		return;
+	count_time(run, util_now_ns());
 	if (d->eops->reads)
 		__atomic_store_n(&ctx->line->done, last, __ATOMIC_RELEASE);
 	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_JOB_END,
@@ -278,7 +291,7 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 						    .a = first});
 	job_ended(ctx, last);
 	if (run->count) {
-		run->head_since = util_now_ns();
+		run->head_since = run->on_since;
 		trace_slot(d, slot, PASID_TRACE_JOB, run_front_job(d, slot));
 		sched_ended(d->sched, slot, before - run->count);
 	} else {
@@ -426,6 +439,7 @@ void run_end_job(struct device *d, unsigned int slot)
 void run_stopped(struct device *d, unsigned int slot)
 {
 	trace_run_end(d, slot, PASID_TRACE_END_STOPPED);
+	count_time(&d->runs[slot], util_now_ns());
 	d->runs[slot] = (struct run){0};
 	sched_slot_service(d->sched, slot, true);
 }
@@ -569,6 +583,7 @@ void run_after_reset(struct device *d)
 		return;
 	for (unsigned int s = 0; s < d->n_slots; s++) {
 		trace_run_end(d, s, PASID_TRACE_END_RESET);
+		count_time(&d->runs[s], util_now_ns());
 		d->runs[s] = (struct run){0};
 	}
 	faults_forget(d);

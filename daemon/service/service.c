@@ -220,6 +220,38 @@ struct service *service_free(struct service *s)
 	return NULL;
 }
 
+void service_limits_changed(struct service *s)
+{
+	books_set_limits(s->books, &s->config->limits);
+}
+
+void service_observe(struct service *s, const struct service_observer *o, void *arg)
+{
+	s->observer = o;
+	s->observer_arg = arg;
+}
+
+void service_close_context(struct service *s, uint32_t id)
+{
+	struct context *books = books_any_context(s->books, id);
+	struct ctx *ctx = books ? books->tag : NULL;
+
+	if (ctx && !ctx->free_asked && !books->lost)
+		ctx_lose(ctx, PASID_LOST_CLOSED, 0);
+}
+
+int service_reset_device(struct service *s, uint32_t device)
+{
+	struct device *d = device < s->n_devices ? &s->devices[device] : NULL;
+
+	if (!d)
+		return -ENOENT;
+	if (d->state != DEVICE_READY && d->state != DEVICE_RESETTING)
+		return -ENODEV;
+	device_reset(d, "somebody who may asked for it");
+	return 0;
+}
+
 size_t service_lingering(const struct service *s)
 {
 	return s->lingering;

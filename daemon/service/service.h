@@ -55,12 +55,35 @@ struct service_client_ops {
 	void (*events)(void *owner); /* service_next_event() has something */
 };
 
+/* What of a context changed. */
+enum service_change {
+	SERVICE_MEMORY = 1, /* mappings, tables */
+	SERVICE_JOBS = 2, /* submitted, completed */
+	SERVICE_RUNS = 4, /* put on a slot, time there */
+	SERVICE_FAULTS = 8,
+	SERVICE_STATE = 16,
+};
+
+struct pasid_wire_fault;
+
+/* Somebody who looks on. He is told at once, in the middle of things, and only takes a note. */
+struct service_observer {
+	void (*context_made)(void *arg, uint32_t ctx);
+	void (*context_changed)(void *arg, uint32_t ctx, uint32_t what); /* enum service_change */
+	void (*context_fault)(void *arg, uint32_t ctx, const struct pasid_wire_fault *f);
+	void (*context_lost)(void *arg, uint32_t ctx); /* nothing of it can reach memory any more */
+	void (*context_gone)(void *arg, uint32_t ctx);
+	void (*device_changed)(void *arg, uint32_t device); /* index */
+};
+
 enum service_outcome { SERVICE_REPLY = 0, SERVICE_PENDING = 1, SERVICE_LATER = 2 };
 
 /* Begins to open the devices; those that cannot be reached are tried again and again. */
 int service_new(struct service **ret, struct event_base *base, const struct service_config *config);
 /* All clients are closed. Takes NULL, returns NULL. Does not wait for devices: their connections just end. */
 struct service *service_free(struct service *s);
+/* The limits of the configuration that it was begun with have changed. */
+void service_limits_changed(struct service *s);
 /* Clients whose session is closed and whose contexts and buffers are not gone yet. */
 size_t service_lingering(const struct service *s);
 
@@ -79,6 +102,14 @@ struct account *service_client_account(struct service_client *c);
  */
 enum service_outcome service_request(struct service_client *c, const void *msg, size_t size, int *fds, size_t n_fds,
 				     struct service_reply *reply);
+
+/* One, or none (NULL). */
+void service_observe(struct service *s, const struct service_observer *o, void *arg);
+
+/* What somebody may do to all that there is. A context of any client: it is lost; nothing happens if it is or ends already. */
+void service_close_context(struct service *s, uint32_t ctx);
+/* 0: it is on its way, device_changed() follows. -ENOENT, -ENODEV: it is not there to be reset. */
+int service_reset_device(struct service *s, uint32_t device);
 
 /* Moves the next event into buf (PASID_MSG_MAX bytes); its size, or 0 if there is none. */
 size_t service_next_event(struct service_client *c, void *buf);

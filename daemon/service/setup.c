@@ -3,6 +3,7 @@
  * What happens between the moment that a device can be reached and the one that it is ready: its driver is found, its
  * addresses are laid out, it is given memory, clients' memory from before, and its driver starts it.
  */
+#include "service/inspect.h"
 #include "service/private.h"
 
 #include <errno.h>
@@ -213,16 +214,6 @@ static int setup_engine(struct device *d)
 	return r;
 }
 
-static const char *mode_name(const struct device *d)
-{
-	static const char *const names[] = {
-		[PASID_MODE_GPU_MMU] = "gpu-mmu", [PASID_MODE_GLOBAL] = "global", [PASID_MODE_EXCLUSIVE] = "exclusive",
-		[PASID_MODE_PASID] = "pasid",     [PASID_MODE_NESTED] = "nested",
-	};
-
-	return names[d->mode];
-}
-
 static const char *why_not_started(int r)
 {
 	if (r == -EOPNOTSUPP)
@@ -244,13 +235,14 @@ static void device_ready(struct device *d)
 	}
 	d->state = DEVICE_READY;
 	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_READY, .a = d->n_slots});
+	tell_device(d);
 	d->ticket_asked = d->ticket_done = 0;
 	d->backoff_ms = BACKOFF_FIRST_MS;
 	d->gone_why[0] = '\0';
 	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
 		  "device %s: ready at %s, engine %s (%s), %u slots, tables %s, mode %s", d->config->name,
 		  d->config->spec, d->eops->name, d->driver->path ? d->driver->path : "built in", d->n_slots,
-		  device_kernel_tables(d) ? "the kernel's" : d->config->format, mode_name(d));
+		  device_kernel_tables(d) ? "the kernel's" : d->config->format, inspect_mode_name(d->mode));
 	event_device_back(d);
 	device_poke(d);
 }
@@ -421,6 +413,7 @@ void setup_begin(struct device *d, const char *why)
 	if (d->mode == PASID_MODE_PASID)
 		limit_pasids(d);
 	d->state = DEVICE_SETUP;
+	tell_device(d);
 	d->setup_left = 0;
 	d->setup_failed = false;
 	if (!lay_out(d)) {

@@ -291,8 +291,8 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 
 	if (!d)
 		return verb_refused(c, reply);
-	if (in->flags)
-		return refused(c, reply, PASID_WHY_FLAGS, in->flags, 0);
+	if (in->flags & ~PASID_CTX_NEW_OPAQUE)
+		return refused(c, reply, PASID_WHY_FLAGS, in->flags, PASID_CTX_NEW_OPAQUE);
 	if (in->reserved)
 		return refused(c, reply, PASID_WHY_RESERVED, 0, 0);
 	if (!device_usable(d, &c->verb.why, &later))
@@ -311,6 +311,7 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 	if ((fence && fence->state != BUF_MAPPED) || r == -EAGAIN)
 		return verb_later(c, d);
 	rec->device = d->books->index;
+	rec->opaque = in->flags & PASID_CTX_NEW_OPAQUE;
 	if (books_ctx_new(c->svc->books, rec, &c->verb.why, &books) < 0)
 		return verb_refused(c, reply);
 	r = device_private_tables(d)
@@ -554,6 +555,7 @@ static enum service_outcome submit(struct service_client *c, const void *body, s
 	rec->len = in->len;
 	if (books_submit(c->svc->books, ctx->books, rec, &c->verb.why) < 0)
 		return verb_refused(c, reply);
+	tell_changed(ctx, SERVICE_JOBS);
 	run_jobs_changed(ctx);
 	run_schedule(ctx->dev);
 	out.job = rec->job;

@@ -69,9 +69,14 @@ struct pasid_device_info {
 	uint32_t submit_max; /* bytes of commands in one submission */
 };
 
+/* Flags of a context. */
+#define PASID_CTX_OPAQUE 1u /* other programs of the same user may not look at it over D-Bus */
+
 struct pasid_ctx_args {
 	size_t size;
 	const char *device; /* NULL: the first device */
+	uint32_t flags; /* PASID_CTX_OPAQUE */
+	uint32_t reserved; /* 0 */
 };
 
 struct pasid_ctx_info {
@@ -125,7 +130,12 @@ enum pasid_fault_code {
 	PASID_FAULT_OTHER = 7,
 };
 
-enum pasid_lost { PASID_LOST_TO_HANG = 1, PASID_LOST_TO_DEVICE = 2, PASID_LOST_TO_DAEMON = 4 };
+enum pasid_lost {
+	PASID_LOST_TO_HANG = 1,
+	PASID_LOST_TO_DEVICE = 2,
+	PASID_LOST_TO_DAEMON = 4,
+	PASID_LOST_TO_CLOSE = 5, /* an administrator closed it */
+};
 
 struct pasid_event {
 	size_t size;

@@ -171,9 +171,12 @@ struct pasid_wire_device_info {
 	uint32_t submit_max; /* bytes of commands in one submission */
 };
 
+/* Flags of CTX_NEW. */
+#define PASID_CTX_NEW_OPAQUE 1u /* other programs of the same user may not look at it (docs/dbus.md) */
+
 struct pasid_ctx_new {
 	char device[PASID_NAME_MAX]; /* as in pasid_device_query */
-	uint32_t flags; /* zero */
+	uint32_t flags; /* PASID_CTX_NEW_* */
 	uint32_t reserved;
 };
 
@@ -298,6 +301,7 @@ enum pasid_lost_why {
 	PASID_LOST_RESET =
 		3, /* not lost: the device was reset under `job`, which ended unfinished; the context is usable */
 	PASID_LOST_DAEMON = 4, /* the daemon could not keep the context's tables true */
+	PASID_LOST_CLOSED = 5, /* an administrator closed it */
 };
 
 struct pasid_ev_lost {
