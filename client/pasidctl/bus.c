@@ -457,6 +457,32 @@ const char *bus_string(struct json_object *o, const char *name)
 	return string_of(member(o, name));
 }
 
+static int digit(char c)
+{
+	const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c) : NULL;
+
+	return at ? (int)(at - digits) : -1;
+}
+
+/* "_xx" stands for what may not be in a path. */
+const char *bus_device_name(const char *path, char to[64])
+{
+	const char *from = strrchr(path, '/');
+	size_t n = 0;
+
+	for (from = from ? from + 1 : path; *from && n < 63; from++) {
+		char c = *from;
+
+		if (c == '_' && digit(from[1]) >= 0 && digit(from[2]) >= 0) {
+			c = (char)(digit(from[1]) * 16 + digit(from[2]));
+			from += 2;
+		}
+		to[n++] = c;
+	}
+	to[n] = '\0';
+	return to;
+}
+
 uint64_t bus_number_at(struct json_object *a, size_t i)
 {
 	return number_of(element(a, i));

@@ -51,6 +51,8 @@ void bus_print(struct json_object *o, FILE *f);
 /* Of an object: a number, or 0; a string, or "", printable. */
 uint64_t bus_number(struct json_object *o, const char *name);
 const char *bus_string(struct json_object *o, const char *name);
+/* The name in a device's path. */
+const char *bus_device_name(const char *path, char to[64]);
 /* Of an array. */
 uint64_t bus_number_at(struct json_object *a, size_t i);
 const char *bus_string_at(struct json_object *a, size_t i);

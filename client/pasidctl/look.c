@@ -40,20 +40,12 @@ static void print_devices(struct json_object *list)
 	table_print(&t, stdout, table_coloured(stdout), 0, 0);
 }
 
-/* The last part of an object's path. */
-static const char *last_part(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash ? slash + 1 : path;
-}
-
 static void print_contexts(struct json_object *list)
 {
 	static const char *const columns[] = {">CTX",  "DEVICE",     "STATE",      ">PID",    ">UID", ">MAPPED",
 					      ">MAPS", ">SUBMITTED", ">COMPLETED", ">FAULTS", "UNIT"};
 	AUTO_TABLE struct table t = TABLE(columns);
-	char bytes[16];
+	char bytes[16], name[64];
 
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
 		struct json_object *c = json_object_array_get_idx(list, i);
@@ -61,7 +53,7 @@ static void print_contexts(struct json_object *list)
 
 		table_row(&t, !strcmp(state, "lost") ? COLOUR_RED : COLOUR_NONE);
 		table_cell(&t, 0, "%" PRIu64, bus_number(c, "Id"));
-		table_cell(&t, 1, "%s", last_part(bus_string(c, "Device")));
+		table_cell(&t, 1, "%s", bus_device_name(bus_string(c, "Device"), name));
 		table_cell(&t, 2, *why ? "%s: %s" : "%s", state, why);
 		table_cell(&t, 3, "%" PRIu64, bus_number(c, "OwnerPid"));
 		table_cell(&t, 4, "%" PRIu64, bus_number(c, "OwnerUid"));

@@ -27,13 +27,14 @@ static const struct sample_context *context_of(const struct sample *s, uint64_t 
 /* How many contexts its device runs at a time; 1 if it is not there. */
 static uint64_t slots_of(struct json_object *devices, const char *path)
 {
-	const char *name = strrchr(path, '/');
+	char name[64];
 
-	for (size_t i = 0; name && i < json_object_array_length(devices); i++) {
+	bus_device_name(path, name);
+	for (size_t i = 0; i < json_object_array_length(devices); i++) {
 		struct json_object *d = json_object_array_get_idx(devices, i);
 		uint64_t n = bus_number(d, "SlotCount");
 
-		if (!strcmp(bus_string(d, "Name"), name + 1) && n)
+		if (!strcmp(bus_string(d, "Name"), name) && n)
 			return n;
 	}
 	return 1;

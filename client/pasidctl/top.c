@@ -95,9 +95,12 @@ static void print_line(const struct look *l)
 	for (size_t i = 0; i < l->sample.n; i++) {
 		const struct sample_context *c = &l->sample.v[i];
 		struct json_object *v = json_object_new_object();
+		char name[64];
 
 		json_object_object_add(v, "context", json_object_new_uint64(c->id));
-		json_object_object_add(v, "device", json_object_new_string(bus_string(c->properties, "Device")));
+		json_object_object_add(
+			v, "device",
+			json_object_new_string(bus_device_name(bus_string(c->properties, "Device"), name)));
 		json_object_object_add(v, "bytes", json_object_new_uint64(bus_number(c->properties, "Bytes")));
 		json_object_object_add(v, "maps_s", json_object_new_double(c->maps_s));
 		json_object_object_add(v, "switches_s", json_object_new_double(c->switches_s));
@@ -151,16 +154,15 @@ static void draw_contexts(FILE *f, const struct sample *s, bool coloured, size_t
 	static const char *const columns[] = {">CTX",    "DEVICE",      ">PID",    ">UID",    ">MAPPED",
 					      ">MAPS/S", ">SWITCHES/S", ">DEVICE", ">FAULTS", "STATE"};
 	AUTO_TABLE struct table t = TABLE(columns);
-	char bytes[16];
+	char bytes[16], name[64];
 
 	for (size_t i = 0; i < s->n && i < rows; i++) {
 		const struct sample_context *c = &s->v[i];
-		const char *device = bus_string(c->properties, "Device"), *state = bus_string(c->properties, "State");
-		const char *name = strrchr(device, '/');
+		const char *state = bus_string(c->properties, "State");
 
 		table_row(&t, strcmp(state, "ok") ? COLOUR_RED : c->share > 0 ? COLOUR_GREEN : COLOUR_NONE);
 		table_cell(&t, 0, "%" PRIu64, c->id);
-		table_cell(&t, 1, "%s", name ? name + 1 : "");
+		table_cell(&t, 1, "%s", bus_device_name(bus_string(c->properties, "Device"), name));
 		table_cell(&t, 2, "%" PRIu64, bus_number(c->properties, "OwnerPid"));
 		table_cell(&t, 3, "%" PRIu64, bus_number(c->properties, "OwnerUid"));
 		table_cell(&t, 4, "%s", table_bytes(bus_number(c->properties, "Bytes"), bytes));

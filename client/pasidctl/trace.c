@@ -120,6 +120,7 @@ static int record_to(struct recording *r, const struct options *o, uint64_t seco
 
 	if (ret < 0)
 		return 1;
+	fflush(f); /* whoever waits for it sees that it has begun */
 	ret = record(r, seconds, f);
 	r->timeline = timeline_end(r->timeline);
 	if (fflush(f) != 0 || ferror(f)) {

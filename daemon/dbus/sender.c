@@ -57,6 +57,8 @@ static void sender_free(struct sender *s)
 	listing_drop(b, s);
 	signals_forget(b, s);
 	s->caller = caller_free(s->caller);
+	if (s->tracing)
+		service_trace_close(b->service);
 	sd_bus_slot_unref(s->asking);
 	while ((m = take_waiting(s)))
 		sd_bus_message_unref(m);
@@ -85,7 +87,7 @@ void sender_drop_all(struct dbus *b)
 
 static bool has_something(const struct sender *s)
 {
-	return !s->known || s->caller || s->subscribed || s->n_listings || s->n_waiting;
+	return !s->known || s->caller || s->subscribed || s->n_listings || s->n_waiting || s->tracing;
 }
 
 /* Those who only looked are asked about again if they come back. */

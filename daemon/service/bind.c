@@ -177,14 +177,17 @@ static void trace_list(const struct ctx *ctx, uint16_t event)
 	device_trace(ctx->dev, (struct pasid_trace_record){.event = event, .ctx = ctx->books->id});
 }
 
-static void trace_steps(const struct ctx *ctx, const struct plan *plan)
+/* Counts what it made, too. */
+static void tell_steps(struct ctx *ctx, const struct plan *plan)
 {
 	const struct aspace_step *step;
 	size_t n;
 
 	step = plan_steps(plan, &n);
-	for (size_t i = 0; trace_on(&ctx->dev->svc->trace) && i < n; i++) {
+	for (size_t i = 0; i < n; i++) {
 		bool map = step[i].kind == ASPACE_MAP;
+
+		ctx->maps += map;
 
 		device_trace(ctx->dev, (struct pasid_trace_record){.event = map ? PASID_TRACE_MAP : PASID_TRACE_UNMAP,
 								   .ctx = ctx->books->id,
@@ -215,7 +218,7 @@ static void commit(struct service_client *c, struct ctx *ctx, const struct recor
 	struct verb *v = &c->verb;
 
 	return_tables(ctx, &v->budget);
-	trace_steps(ctx, plan);
+	tell_steps(ctx, plan);
 	books_bind_commit(c->svc->books, ctx->books, rec, plan);
 	buf_take_unused(c->svc, &v->unused);
 	if (v->n_gone)
@@ -421,7 +424,7 @@ static void kernel_done(struct service_client *c, struct ctx *ctx)
 	struct verb *v = &c->verb;
 
 	note_gone(ctx, v->plan, v->begun_ns);
-	trace_steps(ctx, v->plan);
+	tell_steps(ctx, v->plan);
 	books_bind_commit(c->svc->books, ctx->books, v->rec, v->plan);
 	buf_take_unused(c->svc, &v->unused);
 	finish(c, ctx);

@@ -153,6 +153,7 @@ bool inspect_context(const struct service *s, uint32_t id, struct inspect_contex
 		.table_bytes = ctx->pt ? (uint64_t)pgtable_pages(ctx->pt) * TABLE_PAGE : 0,
 		.submitted = ctx->books->submitted,
 		.completed = __atomic_load_n(&ctx->line->done, __ATOMIC_ACQUIRE),
+		.maps = ctx->maps,
 		.switches = ctx->switches,
 		.device_time = ctx->device_ns,
 		.faults = ctx->books->faults.total,

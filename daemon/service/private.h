@@ -191,6 +191,7 @@ struct ctx {
 	uint64_t ticket; /* 0: not asked yet */
 	struct unused unused;
 	struct pending pending;
+	uint64_t maps; /* mappings made so far */
 	uint64_t switches;
 	uint64_t device_ns; /* jobs were on a slot */
 	struct pasid_wire_fault last_fault;
