@@ -4,7 +4,7 @@
 
 # shellcheck disable=SC2034
 PACKAGES=(gcc libc6-dev meson ninja-build pkg-config libevent-dev libjson-c-dev libsystemd-dev libcmocka-dev
-	libpng-dev python3)
+	libpng-dev python3 dbus-daemon systemd)
 
 die() {
 	printf '%s\n' "$*" >&2

@@ -255,7 +255,7 @@ class Stack:
         for i, device in enumerate(self.devices):
             extra = {k: v for k, v in device.items() if k not in ("slots", "args", "pci")}
             devices.append({"name": f"gpu{i}", "mode": "gpu-mmu", **extra, **self._backs[i].config})
-        config = {"socket": {"path": self.socket, "mode": "0600"}, "devices": devices, **self.config}
+        config = {"socket": {"path": self.socket, "mode": "0600"}, "devices": devices, "bus": "none", **self.config}
         with open(os.path.join(self.dir, "pasidd.json"), "w", encoding="utf-8") as f:
             json.dump(config, f, indent=1)
 

@@ -215,6 +215,7 @@ class Stage:
         config = self.top / "config.json"
         config.write_text(json.dumps({
             "socket": {"path": str(self.top / "socket"), "mode": "0666"},
+            "bus": "none",
             "devices": [{
                 "name": "gpu0",
                 "spec": self.gpu.spec,

@@ -262,7 +262,7 @@ class Daemon:
         self.log = Path(self.directory, "log")
         config = os.path.join(self.directory, "config.json")
         with open(config, "w", encoding="utf-8") as file:
-            json.dump({"socket": {"path": self.socket}, "devices": [device], **more}, file)
+            json.dump({"socket": {"path": self.socket}, "devices": [device], "bus": "none", **more}, file)
         if user:
             shutil.chown(self.directory, user)
         with open(self.log, "wb") as log:
