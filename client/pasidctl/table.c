@@ -64,26 +64,24 @@ static const char *cell_of(const struct table *t, size_t row, size_t column)
 	return s ? s : "";
 }
 
-/* Its cells in one line, cut at `width` bytes. */
+/* Its cells in one line, cut at `width` bytes if that is not 0, and nothing behind the last one. */
 static void print_line(const struct table *t, FILE *f, const size_t *widths, const char *const *cells, size_t width)
 {
-	size_t used = 0;
+	size_t blanks = 0, used = 0;
 
 	for (size_t c = 0; c < t->n_columns; c++) {
-		bool number = t->columns[c][0] == '>', last = c + 1 == t->n_columns;
-		size_t n = strlen(cells[c]), pad = widths[c] - n, left = width - used;
-		char line[512];
+		size_t n = strlen(cells[c]), pad = widths[c] - n;
+		bool number = t->columns[c][0] == '>';
 
-		if (last && !number)
-			pad = 0;
-		n = (size_t)snprintf(line, sizeof(line), "%*s%s%*s%s", number ? (int)pad : 0, "", cells[c],
-				     number ? 0 : (int)pad, "", last ? "" : "  ");
-		if (n >= sizeof(line))
-			n = sizeof(line) - 1;
-		if (width && n > left)
-			n = left;
-		fwrite(line, 1, n, f);
-		used += n;
+		blanks += number ? pad : 0;
+		if (n && width && used + blanks + n > width)
+			n = width > used + blanks ? width - used - blanks : 0;
+		if (n) {
+			fprintf(f, "%*s%.*s", (int)blanks, "", (int)n, cells[c]);
+			used += blanks + n;
+			blanks = 0;
+		}
+		blanks += (number ? 0 : pad) + 2;
 	}
 }
 

@@ -13,10 +13,9 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
-from private_bus import PrivateBus  # noqa: E402
+from ctl import CtlTest  # noqa: E402
 from timeline import Timeline, Wrong  # noqa: E402
-from work import (FILL, HANG, HANG_OBEYS_RESET, HANG_OBEYS_STOP, PAGE, Space, StackTest, await_loss, command,  # noqa: E402
-                  settled)
+from work import (FILL, HANG, HANG_OBEYS_RESET, HANG_OBEYS_STOP, PAGE, Space, await_loss, command, settled)  # noqa: E402
 
 HANG_SOFT, HANG_HARD = command(HANG, HANG_OBEYS_STOP), command(HANG, HANG_OBEYS_RESET)
 RING = 65536  # records
@@ -31,7 +30,7 @@ class Recording:
         self.path = os.path.join(test.stack.dir, "trace.json")
         if os.path.exists(self.path):
             os.unlink(self.path)
-        self.process = subprocess.Popen(test.bus.argv("trace", "-o", self.path, *words), stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen(test.argv("trace", "-o", self.path, *words), stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         test.addCleanup(self.process.kill)
         harness.wait_until(lambda: self.process.poll() is not None or os.path.exists(self.path) and
@@ -49,16 +48,8 @@ class Recording:
             return Timeline(f.read())
 
 
-class TraceTest(StackTest):
+class TraceTest(CtlTest):
     devices = [{"slots": 2, "job_limit_ms": 250, "answer_ms": 500}]
-
-    @classmethod
-    def setUpClass(cls):
-        cls.bus = PrivateBus()
-        cls.addClassCleanup(cls.bus.stop)
-        cls.config = {"bus": cls.bus.address}
-        super().setUpClass()
-        cls.bus.await_pasidd()
 
     def record(self, work):
         """What happens while that is done."""
@@ -202,7 +193,7 @@ class Readers(TraceTest):
 
     def test_nothing_is_left(self):
         self.assertEqual(self.rings(), 0)
-        first, second = Recording(self), subprocess.Popen(self.bus.argv("trace"), bufsize=0,
+        first, second = Recording(self), subprocess.Popen(self.argv("trace"), bufsize=0,
                                                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                                           stderr=subprocess.PIPE)
         self.addCleanup(second.kill)
@@ -254,22 +245,16 @@ class Readers(TraceTest):
         self.assertTrue(timeline.find("lost"))
         self.only(timeline, "job", context=space.ctx, job=job)
 
-    @unittest.skipUnless(os.geteuid() == 0, "only root becomes another user")
     def test_others_may_not(self):
-        try:
-            done = self.bus.pasidctl("trace", "1", user=NOBODY, group=NOBODY, extra_groups=[])
-        except PermissionError:
-            self.skipTest("other users cannot reach the build")
-        self.assertEqual((done.returncode, done.stdout), (1, ""))
-        self.assertRegex(done.stderr, rf"^pasidctl: this user may not: .*uid {NOBODY}.*; type: sudo pasidctl trace 1 --bus ")
+        self.refuse(f"uid {NOBODY}", "sudo pasidctl trace 1 --bus ", "trace", 1, uid=NOBODY)
         self.assertEqual(self.rings(), 0)
 
     def test_nowhere_to_write(self):
-        done = self.bus.pasidctl("trace", "-o", "/nonexistent/trace.json")
+        done = self.pasidctl("trace", "-o", "/nonexistent/trace.json")
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertEqual(done.stderr, "pasidctl: /nonexistent/trace.json cannot be written: No such file or directory\n")
         if os.path.exists("/dev/full"):
-            done = self.bus.pasidctl("trace", "-o", "/dev/full", "1")
+            done = self.pasidctl("trace", "-o", "/dev/full", "1")
             self.assertEqual((done.returncode, done.stdout), (1, ""))
             self.assertIn("the timeline cannot be written to /dev/full: No space left", done.stderr)
 
@@ -299,8 +284,10 @@ class Gone(TraceTest):
         self.assertRegex(recording.err, r"^pasidctl: pasidd is gone, .*; type: systemctl status pasidd\n$")
         recording.timeline()
         self.stack.start_daemon()
-        self.bus.await_pasidd()
-        self.before = self.look()
+        self.await_name()
+        with pc.Client(self.stack.socket) as client:
+            self.stack.await_device(client)
+        self.before = settled(self.look)
 
 
 class Checker(unittest.TestCase):

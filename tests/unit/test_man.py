@@ -27,6 +27,10 @@ def text(name):
     return "\n".join(re.sub(r" -(?=[a-z]{2})", " --", line) if "Fl " in line else line for line in lines) + "\n"
 
 
+def entry(page, pattern):
+    return re.search(pattern, page, re.M) is not None
+
+
 def verbs():
     return re.findall(r"pasidctl (\w+)", output(PASIDCTL, "--help").split("\n\n")[0])
 
@@ -60,16 +64,16 @@ class Pages(unittest.TestCase):
         options = re.findall(r"(--[a-z-]+)", output(PASIDD, "--help"))
         self.assertIn("--config", options)
         for option in options:
-            self.assertRegex(page, rf"(?m)^\.It .*{option}\b", option)
-            self.assertIn(option, docs)
+            self.assertTrue(entry(page, rf"^\.It .*{option}\b"), option)
+            self.assertTrue(option in docs, option)
 
     def test_verbs_and_options_of_pasidctl(self):
         page, docs = text("pasidctl.1"), (TOP / "docs/pasidctl.md").read_text()
         for verb in verbs():
-            self.assertRegex(page, rf"(?m)^\.It Cm {verb}\b")
-            self.assertRegex(docs, rf"(?m)^## .*\b{verb}\b", "a section of its own")
+            self.assertTrue(entry(page, rf"^\.It Cm {verb}\b"), verb)
+            self.assertTrue(entry(docs, rf"^## .*\b{verb}\b"), "a section of its own")
         for option in set(re.findall(r"--[a-z-]+", output(PASIDCTL, "--help"))):
-            self.assertRegex(page, rf"(?m)^\.It .*{option}\b", option)
+            self.assertTrue(entry(page, rf"^\.It .*{option}\b"), option)
 
     def test_keys(self):
         page = text("pasidd.json.5")
@@ -77,7 +81,7 @@ class Pages(unittest.TestCase):
         keys = set(re.findall(r'(?:^\t\{|\bLIMIT\()"(\w+)", ', source, re.M))
         self.assertTrue({"socket", "spec", "jobs", "uids"} <= keys, keys)
         for key in keys:
-            self.assertRegex(page, rf"(?m)^\.(It Cm|Ss) {key}$", key)
+            self.assertTrue(entry(page, rf"^\.(It Cm|Ss) {key}$"), key)
 
     def test_calls(self):
         page, build = text("libpasid.3"), (MAN / "meson.build").read_text()
@@ -85,7 +89,7 @@ class Pages(unittest.TestCase):
         calls = set(re.findall(r"\b(pasid_\w+)\(", header))
         self.assertEqual(set(re.findall(r"(?m)^\.Fo (\w+)$", page)), calls)
         for call in calls:
-            self.assertRegex(page, rf"(?m)^\.Fn {call}$", call)
+            self.assertTrue(entry(page, rf"^\.Fn {call}$"), call)
         self.assertEqual(set(re.findall(r"'(pasid_\w+)'", build)), calls)
 
     def test_prototypes(self):
