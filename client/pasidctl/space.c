@@ -41,7 +41,8 @@ static void print_mapping(struct json_object *m)
 	uint64_t first = bus_number_at(m, 0), flags = bus_number_at(m, 2), bus = bus_number_at(m, 5);
 
 	printf("%012" PRIx64 "-%012" PRIx64 " %c%c- %08" PRIx64 " buffer %" PRIu64, first, first + bus_number_at(m, 1),
-	       flags & PASID_READ ? 'r' : '-', flags & PASID_WRITE ? 'w' : '-', bus_number_at(m, 4), bus_number_at(m, 3));
+	       flags & PASID_READ ? 'r' : '-', flags & PASID_WRITE ? 'w' : '-', bus_number_at(m, 4),
+	       bus_number_at(m, 3));
 	if (bus)
 		printf(" bus %012" PRIx64, bus);
 	putchar('\n');

@@ -156,6 +156,42 @@ static void test_read_only(void **state)
 	trace_close(&t);
 }
 
+/* A writer that is faster than its reader: each record is whole, or it is lost. */
+#define FAST 2000000u
+
+static void *write_fast(void *arg)
+{
+	for (uint64_t i = 1; i <= FAST; i++)
+		trace_write(arg, &(struct pasid_trace_record){.job = i, .a = ~i, .b = i, .c = ~i});
+	return NULL;
+}
+
+/* It reads the first place again and again, just when that is written. */
+static void test_whole(void **state)
+{
+	const struct pasid_trace_record *first;
+	const struct pasid_trace_head *head;
+	struct pasid_trace_record rec;
+	struct trace t = {0};
+	struct trace_ring r;
+	pthread_t thread;
+
+	assert_int_equal(trace_open(&t, CAPACITY), 1);
+	read_from(&r, &t);
+	head = r.map;
+	first = (const void *)((const uint8_t *)r.map + PASID_TRACE_HEAD);
+	assert_int_equal(pthread_create(&thread, NULL, write_fast, &t), 0);
+	while (__atomic_load_n(&head->written, __ATOMIC_ACQUIRE) < FAST) {
+		r.next = __atomic_load_n(&first->seq, __ATOMIC_ACQUIRE);
+		if (!r.next || !trace_ring_next(&r, &rec))
+			continue;
+		assert_true(rec.job == rec.seq && rec.a == ~rec.seq && rec.b == rec.seq && rec.c == ~rec.seq);
+	}
+	pthread_join(thread, NULL);
+	trace_ring_close(&r);
+	trace_close(&t);
+}
+
 /* ---- memory that lies ---- */
 
 static int lying_fd(const void *head, size_t n, size_t bytes, unsigned int seals)
@@ -391,9 +427,9 @@ static void test_scribbled(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_in_order),  cmocka_unit_test(test_lost),      cmocka_unit_test(test_readers),
-		cmocka_unit_test(test_read_only), cmocka_unit_test(test_bad_heads), cmocka_unit_test(test_any_records),
-		cmocka_unit_test(test_scribbled),
+		cmocka_unit_test(test_in_order),    cmocka_unit_test(test_lost),      cmocka_unit_test(test_readers),
+		cmocka_unit_test(test_read_only),   cmocka_unit_test(test_whole),     cmocka_unit_test(test_bad_heads),
+		cmocka_unit_test(test_any_records), cmocka_unit_test(test_scribbled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
