@@ -4,7 +4,7 @@
  * core. service.c: clients and their end. verbs.c, bind.c: requests. context.c: a context's life. buffer.c: memory that
  * devices map. device.c, setup.c: a device's life; nest.c: what of it is behind an SMMU that walks our tables. run.c: slots
  * and jobs. faults.c: whose a fault is. events.c: what clients hear, and who looks on. inspect.c: what there is to see.
- * tracing.c: what a trace begins with.
+ * tracing.c: what whoever traces sees.
  */
 #ifndef SERVICE_PRIVATE_H
 #define SERVICE_PRIVATE_H
@@ -398,6 +398,11 @@ void run_refused(struct device *d, uint32_t asid);
 
 /* The job at the front of the slot; 0: none. */
 uint64_t run_front_job(const struct device *d, unsigned int slot);
+
+/* ---- tracing.c ---- */
+/* Of the context that is on the slot. */
+void trace_slot(struct device *d, unsigned int slot, uint16_t event, uint64_t job);
+void trace_run_end(struct device *d, unsigned int slot, enum pasid_trace_end why); /* if one is there */
 
 /* ---- faults.c ---- */
 int faults_begin(struct device *d); /* its slots are known */

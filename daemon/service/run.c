@@ -127,14 +127,6 @@ static void prepare_job(struct ctx *ctx, const struct job *job, struct engine_jo
 	faults_charge(ctx, &f);
 }
 
-static void trace_slot(struct device *d, unsigned int slot, uint16_t event, uint64_t job)
-{
-	device_trace(d, (struct pasid_trace_record){.event = event,
-						    .slot = (uint16_t)(slot + 1),
-						    .ctx = d->runs[slot].ctx->books->id,
-						    .job = job});
-}
-
 static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 {
 	struct run *run = &d->runs[slot];
@@ -248,16 +240,6 @@ void run_schedule(struct device *d)
 }
 
 /* ---- watching them ---- */
-
-static void trace_run_end(struct device *d, unsigned int slot, enum pasid_trace_end why)
-{
-	if (d->runs[slot].ctx)
-		device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_RUN_END,
-							    .slot = (uint16_t)(slot + 1),
-							    .ctx = d->runs[slot].ctx->books->id,
-							    .job = run_front_job(d, slot),
-							    .a = why});
-}
 
 static void job_ended(struct ctx *ctx, uint64_t number)
 {

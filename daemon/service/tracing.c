@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A trace is opened, and told what is so already, so that its reader knows whose the next events are. */
+/* Traces: opened, and told what is so already, so that a reader knows whose the next events are; and what is said of slots. */
 #include "service/private.h"
 
 #include <errno.h>
@@ -8,6 +8,28 @@
 #include "base/util.h"
 
 #define CAPACITY 65536u /* records, 4 MiB: a few thousand jobs between two looks of a reader */
+
+/* ---- what happens on slots ---- */
+
+void trace_slot(struct device *d, unsigned int slot, uint16_t event, uint64_t job)
+{
+	device_trace(d, (struct pasid_trace_record){.event = event,
+						    .slot = (uint16_t)(slot + 1),
+						    .ctx = d->runs[slot].ctx->books->id,
+						    .job = job});
+}
+
+void trace_run_end(struct device *d, unsigned int slot, enum pasid_trace_end why)
+{
+	if (d->runs[slot].ctx)
+		device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_RUN_END,
+							    .slot = (uint16_t)(slot + 1),
+							    .ctx = d->runs[slot].ctx->books->id,
+							    .job = run_front_job(d, slot),
+							    .a = why});
+}
+
+/* ---- what is so already ---- */
 
 static void known(const struct device *d, struct pasid_trace_record r)
 {
@@ -56,6 +78,8 @@ static void known_device(const struct device *d)
 	for (unsigned int s = 0; s < d->n_slots; s++)
 		known_slot(d, s);
 }
+
+/* ---- readers ---- */
 
 int service_trace_open(struct service *s)
 {
