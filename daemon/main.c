@@ -246,7 +246,11 @@ static int start_dbus(struct daemon *d)
 
 	if (r == 0)
 		r = dbus_set_admins(d->dbus, d->config->admin_group);
-	if (r < 0)
+	if (r == -EINVAL)
+		log_error("bus: found \"%s\"; allowed is \"system\", \"session\", \"none\", \"unix:path=...\" or "
+			  "\"unix:abstract=...\"",
+			  d->options->bus ? d->options->bus : d->config->bus);
+	else if (r < 0)
 		log_error("cannot begin: %s%s: %s", r == -ENOENT ? "admin_group " : "D-Bus",
 			  r == -ENOENT ? d->config->admin_group : "",
 			  r == -ENOENT ? "there is no such group" : strerror(-r));

@@ -361,6 +361,18 @@ static const struct key socket_keys[] = {
 #define BUS_MAX 1024u
 #define GROUP_MAX 255u
 
+/* What more an address may be, whoever connects to it knows. */
+static int set_bus(struct place *p, struct json_object *v, void *to, const struct key *key)
+{
+	int r = key_string(p, v, to, key);
+	const char *s = *(char **)to;
+
+	if (r == 0 && strcmp(s, "system") != 0 && strcmp(s, "session") != 0 && strcmp(s, "none") != 0 &&
+	    strncmp(s, "unix:", 5) != 0)
+		return place_wrong(p, v, "%s", key->allowed);
+	return r;
+}
+
 static int set_log_level(struct place *p, struct json_object *v, void *to, const struct key *key)
 {
 	enum log_level level;
@@ -380,8 +392,8 @@ static const struct key top_keys[] = {
 	{"socket", set_socket, 0, 0, 0, NULL},
 	{"devices", set_devices, offsetof(struct config, service), 0, 0, NULL},
 	{"drivers", set_drivers, 0, 0, 0, NULL},
-	{"bus", key_string, offsetof(struct config, bus), 1, BUS_MAX,
-	 "\"system\", \"session\", \"none\" or the address of a D-Bus"},
+	{"bus", set_bus, offsetof(struct config, bus), 1, BUS_MAX,
+	 "\"system\", \"session\", \"none\", \"unix:path=...\" or \"unix:abstract=...\""},
 	{"admin_group", key_string, offsetof(struct config, admin_group), 0, GROUP_MAX, "the name of a group"},
 	{"log_level", set_log_level, offsetof(struct config, log_level), 1, 16,
 	 "\"error\", \"warn\", \"info\" or \"debug\""},

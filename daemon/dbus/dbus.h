@@ -24,7 +24,8 @@ struct dbus_host {
 	void *arg;
 };
 
-/* where: "system", "session", an address, or "none". Begins to connect, and does so again whenever the bus is gone. */
+/* where: "system", "session", an address (wire.h), or "none". Begins to connect, and does so again whenever the bus is gone.
+ * -EINVAL: it is none of these. */
 int dbus_new(struct dbus **ret, struct event_base *base, struct service *s, const char *where,
 	     const struct dbus_host *host);
 /* The contexts of bus names end. Takes NULL, returns NULL. */

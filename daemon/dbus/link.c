@@ -7,13 +7,13 @@
 #include "dbus/private.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "base/closer.h"
 #include "base/util.h"
+#include "dbus/wire.h"
 
 #define TURN 32 /* messages before others get a look in */
 #define TURN_NS 2000000u /* ... and no longer than that */
@@ -102,22 +102,18 @@ static int rearm(struct dbus *b)
 
 /* ---- its end, and again ---- */
 
-/* What is in its queue may hold fds of others: the last reference to the socket is not dropped here. */
 static void link_close(struct dbus *b)
 {
-	int fd = sd_bus_get_fd(b->bus);
-
 	io_drop(b);
 	evtimer_del(b->timer);
-	if (fd >= 0)
-		fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	listing_drop_all(b);
 	signals_drop_all(b);
 	sender_drop_all(b);
 	b->named = false;
-	sd_bus_close(b->bus);
+	if (b->bus)
+		sd_bus_close(b->bus);
 	b->bus = sd_bus_unref(b->bus);
-	closer_close(fd, (uid_t)-1);
+	b->wire = wire_close(b->wire);
 }
 
 static void try_later(struct dbus *b)
@@ -134,8 +130,7 @@ static void link_lost(struct dbus *b, const char *why)
 		log_warn("D-Bus (%s): %s; pasidd runs on without it and tries again every %u ms at the latest",
 			 b->where, why, BACKOFF_MAX_MS);
 	b->said = true;
-	if (b->bus)
-		link_close(b);
+	link_close(b);
 	try_later(b);
 }
 
@@ -219,19 +214,18 @@ static int on_name(sd_bus_message *m, void *arg, sd_bus_error *error)
 
 static int open_at(struct dbus *b)
 {
-	int r;
+	int fd, r = wire_open(&b->wire, b->base, b->where, &fd);
 
-	if (!strcmp(b->where, "system"))
-		return sd_bus_open_system(&b->bus);
-	if (!strcmp(b->where, "session"))
-		return sd_bus_open_user(&b->bus);
+	if (r < 0)
+		return r;
 	r = sd_bus_new(&b->bus);
 	if (r >= 0)
-		r = sd_bus_set_address(b->bus, b->where);
-	if (r >= 0)
-		r = sd_bus_set_bus_client(b->bus, 1);
-	if (r >= 0)
-		r = sd_bus_negotiate_fds(b->bus, 1);
+		r = sd_bus_set_fd(b->bus, fd, fd); /* from here on it is its own */
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	r = sd_bus_set_bus_client(b->bus, 1);
 	return r >= 0 ? sd_bus_start(b->bus) : r;
 }
 
@@ -263,6 +257,8 @@ int dbus_new(struct dbus **ret, struct event_base *base, struct service *s, cons
 	     const struct dbus_host *host)
 {
 	struct dbus *b = calloc(1, sizeof(*b));
+	struct sockaddr_un addr;
+	socklen_t len;
 
 	if (!b)
 		return -ENOMEM;
@@ -287,6 +283,10 @@ int dbus_new(struct dbus **ret, struct event_base *base, struct service *s, cons
 		return -ENOMEM;
 	}
 	service_observe(s, &signals_observer, b);
+	if (strcmp(where, "none") != 0 && wire_address(where, &addr, &len) == -EINVAL) {
+		dbus_free(b);
+		return -EINVAL;
+	}
 	if (strcmp(where, "none") != 0)
 		link_open(b);
 	*ret = b;
@@ -300,8 +300,7 @@ struct dbus *dbus_free(struct dbus *b)
 	if (!b)
 		return NULL;
 	service_observe(b->service, NULL, NULL);
-	if (b->bus)
-		link_close(b);
+	link_close(b);
 	memcpy(events, (struct event *[]){b->timer, b->retry, b->tick, b->list}, sizeof(events));
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
 		if (events[i])

@@ -91,6 +91,7 @@ struct waiter { /* answered once the context has ended, or the device was reset 
 
 struct watched;
 struct listing;
+struct wire;
 
 struct dbus {
 	struct event_base *base;
@@ -99,6 +100,7 @@ struct dbus {
 	char *where;
 	struct admins admins;
 	/* link.c */
+	struct wire *wire;
 	sd_bus *bus; /* NULL: there is none at the moment */
 	struct event *io; /* what the bus waits for; NULL: nothing yet */
 	int io_fd;
@@ -132,7 +134,7 @@ struct dbus {
 	struct log_limit limit;
 };
 
-/* ---- link.c ---- */
+/* ---- link.c, over wire.h ---- */
 void link_soon(struct dbus *b); /* something was sent, or may be */
 bool link_crowded(const struct dbus *b); /* the bus does not take what there is for it: signals are dropped */
 

@@ -29,6 +29,8 @@ static struct config *parse(const char *text)
 	return c;
 }
 
+#define TOP_KEYS "socket, devices, drivers, bus, admin_group, log_level, limits"
+
 static void refused_bytes(const char *text, size_t len, const char *said)
 {
 	struct config *c = NULL;
@@ -63,6 +65,53 @@ static void test_defaults(void **state)
 		assert_true(i == PASID_RES_CONNECTIONS || l->connection.v[i] <= l->uid.v[i]);
 	config_free(c);
 	assert_null(config_free(NULL));
+}
+
+static void test_dbus(void **state)
+{
+	struct config *c = parse("{}");
+
+	assert_string_equal(c->bus, "system");
+	assert_string_equal(c->admin_group, "");
+	assert_string_equal(c->log_level, "info");
+	config_free(c);
+	c = parse("{\"bus\": \"unix:path=/x\", \"admin_group\": \"gpu\", \"log_level\": \"debug\"}");
+	assert_string_equal(c->bus, "unix:path=/x");
+	assert_string_equal(c->admin_group, "gpu");
+	assert_string_equal(c->log_level, "debug");
+	config_free(c);
+	refused("{\"bus\": \"tcp:host=x\"}",
+		"F: bus: found \"tcp:host=x\"; allowed is \"system\", \"session\", \"none\", \"unix:path=...\" or "
+		"\"unix:abstract=...\"");
+	refused("{\"log_level\": \"loud\"}",
+		"F: log_level: found \"loud\"; allowed is \"error\", \"warn\", \"info\" or \"debug\"");
+}
+
+/* What can change does, whatever else is in the file; the rest stays. */
+static void test_apply(void **state)
+{
+	struct config *c = parse("{\"devices\": [{\"name\": \"a\", \"spec\": \"vfio-user:/a\"},"
+				 " {\"name\": \"b\", \"spec\": \"vfio-user:/b\"}]}");
+	struct config *now =
+		parse("{\"devices\": [{\"name\": \"b\", \"spec\": \"vfio-user:/other\", \"job_limit_ms\": 77}],"
+		      " \"socket\": {\"path\": \"/other\"}, \"admin_group\": \"gpu\", \"log_level\": \"warn\","
+		      " \"limits\": {\"total_bytes\": 5, \"uids\": [{\"uid\": 7, \"limits\": {\"jobs\": 1}}]}}");
+	const struct device_config *devices = c->service.devices;
+
+	config_apply(c, now);
+	config_free(now);
+	assert_ptr_equal(c->service.devices, devices);
+	assert_int_equal(c->service.n_devices, 2);
+	assert_int_equal(devices[0].job_limit_ms, 2000);
+	assert_int_equal(devices[1].job_limit_ms, 77);
+	assert_string_equal(devices[1].spec, "vfio-user:/b");
+	assert_string_equal(c->socket_path, "/run/pasidd/socket");
+	assert_string_equal(c->admin_group, "gpu");
+	assert_string_equal(c->log_level, "warn");
+	assert_int_equal(c->service.limits.total_bytes, 5);
+	assert_int_equal(c->service.limits.n_uids, 1);
+	assert_int_equal(c->service.limits.uids[0].limits.v[PASID_RES_JOBS], 1);
+	config_free(c);
 }
 
 static void test_socket(void **state)
@@ -216,10 +265,10 @@ static void test_only_device(void **state)
 
 static void test_unknown_keys(void **state)
 {
-	refused("{\"x\": 1}", "F: found an unknown key \"x\"; allowed is socket, devices, drivers, limits");
-	refused("{\"\": 1}", "F: found an unknown key \"\"; allowed is socket, devices, drivers, limits");
-	refused("{\"a\\nb\": 1}", "F: found an unknown key \"a\\nb\"; allowed is socket, devices, drivers, limits");
-	refused("{\"Socket\": {}}", "F: found an unknown key \"Socket\"; allowed is socket, devices, drivers, limits");
+	refused("{\"x\": 1}", "F: found an unknown key \"x\"; allowed is " TOP_KEYS);
+	refused("{\"\": 1}", "F: found an unknown key \"\"; allowed is " TOP_KEYS);
+	refused("{\"a\\nb\": 1}", "F: found an unknown key \"a\\nb\"; allowed is " TOP_KEYS);
+	refused("{\"Socket\": {}}", "F: found an unknown key \"Socket\"; allowed is " TOP_KEYS);
 	refused("{\"socket\": {\"x\": 1}}", "F: socket: found an unknown key \"x\"; allowed is path, mode");
 	refused("{\"devices\": [{\"x\": 1}]}", "F: devices[0]: found an unknown key \"x\"; allowed is " DEVICE_KEYS);
 	refused("{\"limits\": {\"x\": 1}}",
@@ -496,6 +545,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_socket),
+		cmocka_unit_test(test_dbus),
+		cmocka_unit_test(test_apply),
 		cmocka_unit_test(test_devices),
 		cmocka_unit_test(test_drivers),
 		cmocka_unit_test(test_each_limit),
