@@ -212,6 +212,11 @@ static bool is_error(const sd_bus_error *e, const char *const *names)
 	return *names;
 }
 
+static bool begins(const char *s, const char *with)
+{
+	return !strncmp(s, with, strlen(with));
+}
+
 static int refused(struct bus *bus, const char *path, const sd_bus_error *e, int r)
 {
 	static const char *const nobody[] = {"org.freedesktop.DBus.Error.ServiceUnknown",
@@ -236,9 +241,14 @@ static int refused(struct bus *bus, const char *path, const sd_bus_error *e, int
 			bus->which);
 	else if (is_error(e, denied))
 		fprintf(bus->err, "this user may not: %s; type: sudo %s\n", said, bus->command);
-	else if (is_error(e, unknown) && !strncmp(path, BUS_CONTEXT, strlen(BUS_CONTEXT)))
+	else if (is_error(e, unknown) && begins(path, BUS_CONTEXT))
 		fprintf(bus->err, "there is no context %s, or it is not for this user; type: pasidctl contexts\n",
 			path + strlen(BUS_CONTEXT));
+	else if (e->name &&
+		 (begins(e->name, "org.freedesktop.DBus.Error.Spawn.") || begins(e->name, "org.freedesktop.systemd1.")))
+		fprintf(bus->err, "pasidd could not be started: %s; type: systemctl status pasidd\n", said);
+	else if (r == -ECONNRESET || r == -ENOTCONN || r == -ESHUTDOWN || r == -EPIPE)
+		fprintf(bus->err, "the %s bus is gone; type: systemctl status dbus\n", bus->which);
 	else if (is_error(e, silent) || r == -ETIMEDOUT)
 		fprintf(bus->err, "pasidd has not answered within %llu s; type: systemctl status pasidd\n",
 			ANSWER_US / 1000000);
@@ -356,7 +366,7 @@ static int by_id(const void *a, const void *b)
 	struct json_object *x = *(struct json_object *const *)a, *y = *(struct json_object *const *)b;
 	uint64_t i = bus_number(x, "Id"), k = bus_number(y, "Id");
 
-	return i != k ? (i < k ? -1 : 1) : strcmp(bus_string(x, "Name"), bus_string(y, "Name"));
+	return i < k ? -1 : i > k;
 }
 
 int bus_list(struct bus *bus, const char *interface, struct json_object **ret)
@@ -378,7 +388,9 @@ int bus_list(struct bus *bus, const char *interface, struct json_object **ret)
 		if (*path && json_object_is_type(interfaces, json_type_object) &&
 		    json_object_object_get_ex(interfaces, full, &properties))
 			json_object_array_add(list, json_object_get(properties));
-	json_object_array_sort(list, by_id);
+	/* Devices stay in the order of the configuration. */
+	if (!strcmp(interface, "Context"))
+		json_object_array_sort(list, by_id);
 	*ret = list;
 	return 0;
 }
@@ -413,8 +425,10 @@ int bus_alive(struct bus *bus)
 		snprintf(bus->owner, sizeof(bus->owner), "%s", owner);
 	if (r >= 0 && !strcmp(bus->owner, owner))
 		return 0;
+	if (r < 0 && r != -ENXIO)
+		return refused(bus, BUS_MANAGER, &SD_BUS_ERROR_NULL, r);
 	fprintf(bus->err, "pasidctl: pasidd is gone, or another one has begun; type: systemctl status pasidd\n");
-	return r < 0 ? r : -ENXIO;
+	return -ENXIO;
 }
 
 /* ---- what stands in it ---- */

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import termios
 import time
 import unittest
+from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -23,6 +25,7 @@ import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
 from ctl import CtlTest  # noqa: E402
 from dbus_stack import OWNER, STRANGER  # noqa: E402
+from timeline import Timeline  # noqa: E402
 from work import FILL, HANG, HANG_OBEYS_STOP, PAGE, await_loss, command  # noqa: E402
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -300,10 +303,54 @@ class Nobody(CtlTest):
         with pc.Client(self.stack.socket) as client, contextlib.suppress(TimeoutError):
             self.stack.await_device(client)
 
+    def test_the_bus_goes(self):
+        top = Terminal(self, self.argv("top"))
+        top.await_text("q quits")
+        trace = subprocess.Popen(self.argv("trace"), stdin=subprocess.DEVNULL, bufsize=0, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=False)
+        self.addCleanup(trace.kill)
+        self.assertTrue(trace.stdout.read(1))
+        self.stack.stop_bus()
+        self.assertEqual(top.end(), 1)
+        said = re.escape(f"pasidctl: the unix:path={self.stack.bus_socket} bus is gone; type: systemctl status dbus")
+        self.assertRegex(top.text, said)
+        out, err = trace.communicate(timeout=60)
+        self.assertEqual(trace.returncode, 1)
+        self.assertRegex(err.decode(), said)
+        Timeline((b"{" + out).decode())
+        self.refuse("cannot be reached", "journalctl -u pasidd\n", "devices")
+        self.stack.start_bus()
+        self.await_name()
+
     def tearDown(self):
         self.doCleanups()
         self.before = self.look()
         super().tearDown()
+
+
+class Completion(CtlTest):
+    """What bash offers is what there is."""
+
+    def complete(self, *words):
+        top = Path(__file__).resolve().parents[2]
+        script = f"""source {top}/client/pasidctl/completion.bash
+            COMP_WORDS=(pasidctl "$@"); COMP_CWORD=$#; _pasidctl; printf '%s\\n' "${{COMPREPLY[@]}}" """
+        where = os.path.dirname(harness.program("PASIDCTL"))
+        done = subprocess.run(["bash", "-c", script, "bash", *words], capture_output=True, text=True, timeout=60, check=True,
+                              env={**os.environ, "PATH": f"{where}:{os.environ['PATH']}",
+                                   "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self.stack.bus_socket}"})
+        self.assertEqual(done.stderr, "")
+        return done.stdout.split()
+
+    @unittest.skipUnless(shutil.which("bash"), "there is no bash")
+    def test_contexts_and_devices(self):
+        ids = [str(self.space().ctx) for _ in range(2)]
+        self.assertEqual(self.complete("maps", ""), ids)
+        self.assertEqual(self.complete("walk", ""), ids)
+        self.assertEqual(self.complete("walk", ids[0], ""), [])
+        self.assertEqual(self.complete("maps", "--bus", f"unix:path={self.stack.bus_socket}", ids[1]), ids[1:])
+        self.assertEqual(self.complete("maps", "--bus", "unix:path=/nonexistent", ""), [])
+        self.assertEqual(self.complete("selftest", "g"), ["gpu0"])
 
 
 if __name__ == "__main__":
