@@ -217,7 +217,7 @@ class Spaces(CtlTest):
 
 
 class Top(CtlTest):
-    devices = [{"slots": 2}]
+    devices = [{"slots": 2, "job_limit_ms": 20000}]
 
     def test_terminal(self):
         spaces = [self.space() for _ in range(9)]
@@ -269,6 +269,20 @@ class Top(CtlTest):
         self.assertGreater(after["maps_s"], 0)
         self.assertGreater(after["share"], 0)
         self.assertLessEqual(after["share"], 1)
+
+    def test_a_job_that_takes_long(self):
+        """Its context has the slot meanwhile, not only when it is over."""
+        space = self.space()
+        count = space.counter
+        with subprocess.Popen(self.argv("top", "--json"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              text=True) as top:
+            top.stdout.readline()
+            space.submit(space.add_one(), command(HANG, HANG_OBEYS_STOP))
+            harness.wait_until(lambda: space.counter > count, "the job begins")
+            seen, = json.loads(top.stdout.readline())["contexts"]
+            top.send_signal(signal.SIGINT)
+        self.assertGreater(seen["share"], 0)
+        self.assertFalse(space.lost, "it was over when it was looked at")
 
     def test_colours(self):
         """On a terminal that knows them, and nowhere else."""
