@@ -287,7 +287,7 @@ void signals_tick(evutil_socket_t fd, short what, void *arg);
 int signals_wait(struct call *c, enum waiter_kind kind, uint32_t id);
 
 /* ---- refuse.c ---- */
-/* org.pasidd.Error.NAME with a sentence. */
+/* org.pasidd.Error.NAME with a sentence. 0, or -errno. */
 __attribute__((format(printf, 3, 4))) int refuse_call(sd_bus_message *m, const char *name, const char *fmt, ...);
 int refuse_why(sd_bus_message *m, const struct refusal *why);
 const char *refuse_name(const struct refusal *why); /* the NAME that belongs to it */

@@ -42,12 +42,14 @@ int refuse_call(sd_bus_message *m, const char *name, const char *fmt, ...)
 {
 	char full[64], text[DBUS_ERROR_MAX];
 	va_list ap;
+	int r;
 
 	snprintf(full, sizeof(full), ERROR_PREFIX "%s", name);
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	return sd_bus_reply_method_errorf(m, full, "%s", text);
+	r = sd_bus_reply_method_errorf(m, full, "%s", text);
+	return r < 0 ? r : 0;
 }
 
 int refuse_why(sd_bus_message *m, const struct refusal *why)

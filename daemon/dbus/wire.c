@@ -31,7 +31,7 @@ struct flow {
 	struct event *readable, *writable;
 	bool from_bus;
 	size_t off, len; /* what is left in bytes */
-	size_t n_fds; /* that travel with its first byte */
+	size_t n_fds; /* that travel with the last of them */
 	int fds[FLOW_FDS];
 	uint8_t bytes[FLOW_BYTES];
 };
@@ -206,30 +206,42 @@ static ssize_t flow_read(struct flow *f)
 	return n;
 }
 
-static ssize_t flow_write(struct flow *f)
+static ssize_t send_some(struct flow *f, size_t size, size_t n_fds)
 {
-	struct iovec iov = {f->bytes + f->off, f->len};
+	struct iovec iov = {f->bytes + f->off, size};
 	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 	struct cmsghdr *c;
 	ssize_t n;
 
-	if (f->n_fds) {
+	if (n_fds) {
 		msg.msg_control = control.buf;
-		msg.msg_controllen = CMSG_SPACE(f->n_fds * sizeof(int));
+		msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
 		memset(control.buf, 0, msg.msg_controllen);
 		c = CMSG_FIRSTHDR(&msg);
 		c->cmsg_level = SOL_SOCKET;
 		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(f->n_fds * sizeof(int));
-		memcpy(CMSG_DATA(c), f->fds, f->n_fds * sizeof(int));
+		c->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
+		memcpy(CMSG_DATA(c), f->fds, n_fds * sizeof(int));
 	}
 	n = sendmsg(f->to, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-	if (n < 0)
-		return -errno;
+	return n < 0 ? -errno : n;
+}
+
+/* All that is left, or as much as the other end takes. The kernel ends what it gives in one go with bytes of the message that
+ * the fds came with; whether it begins with that message, nobody knows. So they go with the last byte. */
+static ssize_t flow_write(struct flow *f)
+{
+	while (f->len) {
+		bool last = f->len == 1;
+		ssize_t n = send_some(f, f->n_fds && !last ? f->len - 1 : f->len, last ? f->n_fds : 0);
+
+		if (n < 0)
+			return n;
+		f->off += (size_t)n;
+		f->len -= (size_t)n;
+	}
 	let_go(f);
-	f->off += (size_t)n;
-	f->len -= (size_t)n;
-	return n;
+	return 0;
 }
 
 static bool is_for_later(ssize_t n)

@@ -458,12 +458,44 @@ static void test_many_uids(void **state)
 	ledger_free(l);
 }
 
+/* Other limits hold at once for whoever is there and whoever comes; what is held beyond them stays. */
+static void test_other_limits(void **state)
+{
+	const struct uid_limits special = {.uid = 7, .limits = all_limits(3)};
+	struct limit_policy p = no_limits();
+	struct ledger *l = ledger_of(&p);
+	struct account *a = open_as(l, 7), *b = open_as(l, 8);
+	struct charge ca = {0}, cb = {0};
+
+	take(&ca, a, PASID_RES_BUFFERS, 5);
+	take(&cb, b, PASID_RES_BUFFERS, 5);
+	p.uids = &special;
+	p.n_uids = 1;
+	p.connection.v[PASID_RES_BUFFERS] = 6;
+	ledger_set_policy(l, &p);
+	expect_refused(&ca, a, PASID_RES_BUFFERS, 1, PASID_WHY_QUOTA_UID + PASID_RES_BUFFERS, 5, 3);
+	take(&cb, b, PASID_RES_BUFFERS, 1);
+	expect_refused(&cb, b, PASID_RES_BUFFERS, 1, PASID_WHY_QUOTA_CONNECTION + PASID_RES_BUFFERS, 6, 6);
+	charge_return(&ca, 3);
+	take(&ca, a, PASID_RES_BUFFERS, 1);
+	expect_refused(&ca, a, PASID_RES_BUFFERS, 1, PASID_WHY_QUOTA_UID + PASID_RES_BUFFERS, 3, 3);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(account_rate(a, SEC), 0);
+	assert_true(account_rate(a, SEC) > 0);
+	charge_return_all(&ca);
+	charge_return_all(&cb);
+	account_close(a);
+	account_close(b);
+	ledger_free(l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_refusals),  cmocka_unit_test(test_no_wrap),   cmocka_unit_test(test_random),
-		cmocka_unit_test(test_rate),      cmocka_unit_test(test_rate_ends), cmocka_unit_test(test_rate_random),
-		cmocka_unit_test(test_many_uids),
+		cmocka_unit_test(test_refusals),  cmocka_unit_test(test_no_wrap),
+		cmocka_unit_test(test_random),    cmocka_unit_test(test_rate),
+		cmocka_unit_test(test_rate_ends), cmocka_unit_test(test_rate_random),
+		cmocka_unit_test(test_many_uids), cmocka_unit_test(test_other_limits),
 	};
 
 	seed();

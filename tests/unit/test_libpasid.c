@@ -509,13 +509,21 @@ static void test_contexts(void **state)
 	assert_int_equal(pasid_ctx_new(f->p, &args.a, &ctx), 0);
 	fake_request(f, PASID_OP_CTX_NEW, &nq, sizeof(nq), NULL);
 	assert_string_equal(nq.device, "gpu1");
+	assert_int_equal(nq.flags, 0);
 	assert_int_equal(ctx, 7);
+	args.a.flags = PASID_CTX_OPAQUE;
+	r.ctx = 9;
+	fake_reply(f, PASID_OP_CTX_NEW, &r, sizeof(r));
+	assert_int_equal(pasid_ctx_new(f->p, &args.a, &ctx), 0);
+	fake_request(f, PASID_OP_CTX_NEW, &nq, sizeof(nq), NULL);
+	assert_int_equal(nq.flags, PASID_CTX_NEW_OPAQUE);
 	args.a.size = sizeof(size_t); /* an old program, whose struct has no device */
 	r.ctx = 8;
 	fake_reply(f, PASID_OP_CTX_NEW, &r, sizeof(r));
 	assert_int_equal(pasid_ctx_new(f->p, &args.a, &ctx), 0);
 	fake_request(f, PASID_OP_CTX_NEW, &nq, sizeof(nq), NULL);
 	assert_string_equal(nq.device, "");
+	assert_int_equal(nq.flags, 0);
 
 	assert_int_equal(pasid_fence(f->p, 5, &job), 0);
 	fake_refuse(f, PASID_OP_CTX_FREE, -ENOENT, PASID_WHY_NO_CONTEXT, 0, 6, 0);
@@ -838,6 +846,10 @@ static void test_events_before_reply(void **state)
 	assert_int_equal(ev.ctx, 1);
 	assert_int_equal(ev.why, PASID_LOST_TO_HANG);
 	assert_int_equal(pasid_next_event(f->p, &ev), 0);
+	fake_lost(f, 2, PASID_LOST_CLOSED, 0);
+	assert_int_equal(pasid_next_event(f->p, &ev), 1);
+	assert_int_equal(ev.why, PASID_LOST_TO_CLOSE);
+	assert_non_null(strstr(ev.text, "context 2 is lost: an administrator closed it; free it"));
 }
 
 static void test_event_sizes(void **state)

@@ -196,6 +196,54 @@ static void outside_is_empty(const struct rig *g)
 	assert_false(pgtable_walk(g->pt, w.last + 1, &leaf));
 	assert_false(pgtable_walk(g->pt, w.first ^ (UINT64_C(1) << 46), &leaf));
 	assert_false(pgtable_walk(g->pt, UINT64_MAX, &leaf));
+	assert_false(pgtable_next(g->pt, w.last + 1, &leaf));
+	assert_int_equal(pgtable_levels(g->pt, UINT64_MAX, (struct pgtable_level[PGTABLE_LEVELS]){{0}}), 0);
+}
+
+/* Leaf after leaf, from the first address there is: all that is mapped, and nothing else. */
+static void leaves(const struct rig *g)
+{
+	const struct model *m = &g->model;
+	struct pgtable_leaf leaf, walked;
+	uint64_t at = 0, bytes = 0, mapped = 0;
+
+	while (pgtable_next(g->pt, at, &leaf)) {
+		assert_true(leaf.iova.last >= at);
+		assert_true(pgtable_walk(g->pt, leaf.iova.first, &walked));
+		assert_memory_equal(&leaf, &walked, sizeof(leaf));
+		bytes += range_len(leaf.iova);
+		at = leaf.iova.last + 1;
+	}
+	for (uint64_t i = 0; i < m->pages; i++)
+		mapped += m->page[i] ? MODEL_PAGE : 0;
+	assert_int_equal(bytes, mapped);
+}
+
+/* The way to an address, read from memory beside what is said of it. */
+static void one_way(struct rig *g)
+{
+	struct range w = model_window(&g->model);
+	uint64_t iova = w.first + rng_below(&g->rng, range_len(w)), bus = pgtable_root(g->pt);
+	struct pgtable_level v[PGTABLE_LEVELS];
+	unsigned int n = pgtable_levels(g->pt, iova, v);
+	struct pgtable_leaf leaf;
+
+	assert_in_range(n, 1, PGTABLE_LEVELS);
+	for (unsigned int i = 0; i < n; i++) {
+		assert_int_equal(v[i].level, i);
+		assert_int_equal(v[i].index, iova / v[i].size % 512);
+		assert_int_equal(v[i].at, bus + 8 * v[i].index);
+		assert_int_equal(v[i].entry, g->mem[(v[i].at - POOL_BUS) / 8]);
+		assert_int_equal(v[i].kind == PGTABLE_TABLE, i + 1 < n);
+		bus = v[i].bus;
+	}
+	assert_int_equal(v[n - 1].kind == PGTABLE_LEAF, pgtable_walk(g->pt, iova, &leaf));
+	if (v[n - 1].kind != PGTABLE_LEAF)
+		return;
+	assert_int_equal(v[n - 1].bus, leaf.bus);
+	assert_int_equal(v[n - 1].writable, leaf.writable);
+	assert_int_equal(v[n - 1].size, range_len(leaf.iova));
+	assert_true(pgtable_attributes(g->pt, leaf.entry)[0]);
 }
 
 static void random_in_window(const struct pgtable_format *format, uint64_t window)
@@ -215,8 +263,11 @@ static void random_in_window(const struct pgtable_format *format, uint64_t windo
 			op_unmap(&g);
 		if (rng_below(&g.rng, 8) == 0)
 			books(&g);
-		if (i % 100 == 0)
+		one_way(&g);
+		if (i % 100 == 0) {
 			check(&g, model_window(&g.model));
+			leaves(&g);
+		}
 	}
 	check(&g, model_window(&g.model));
 	outside_is_empty(&g);
