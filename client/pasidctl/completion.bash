@@ -40,7 +40,7 @@ _pasidctl() {
 		doctor) words='--json' ;;
 		bind) words='--dry-run --persist' ;;
 		unbind) words='--dry-run' ;;
-		selftest) words='--socket --seed --driver' ;;
+		selftest) words='--socket --seed --driver --json' ;;
 		'') words='--version' ;;
 		esac
 		words+=' --help'

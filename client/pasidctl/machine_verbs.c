@@ -95,6 +95,7 @@ int run_selftest(struct options *o)
 	if (o->n_words != 1)
 		return wrong("selftest takes one device", NULL);
 	o->selftest.device = o->words[0];
+	o->selftest.json = o->json;
 	if (!(o->given & OPTION_SEED) &&
 	    getrandom(&o->selftest.seed, sizeof(o->selftest.seed), 0) != sizeof(o->selftest.seed))
 		return wrong("there are no random numbers: give a --seed", NULL);

@@ -63,15 +63,16 @@ static const struct verb verbs[] = {
 	 "           makes DIRECTORY (NAME, if there is none) with the skeleton of a driver for pasidd:\n"
 	 "           NAME.c, which compiles, is loaded by pasidd and drives nothing yet, and a meson.build\n",
 	 0, run_driver},
-	{"selftest", "selftest DEVICE [--socket PATH] [--seed N] [--driver FILE]",
+	{"selftest", "selftest DEVICE [--socket PATH] [--seed N] [--driver FILE] [--json]",
 	 "  selftest tries, through the pasidd that runs, whether the device and its driver do what they\n"
 	 "           should and keep programs apart; a bank and a thief are part of it. Others may use\n"
 	 "           the device meanwhile. It takes a minute at most, on most devices a few seconds. All\n"
 	 "           that it prints belongs into a bug report\n"
 	 "    --socket   where pasidd listens, if not at $PASIDD_SOCKET or /run/pasidd/socket\n"
 	 "    --seed     of the bytes that are written, as an earlier run said it\n"
-	 "    --driver   the device's driver, if it does not come with pasidd: it knows the commands\n",
-	 OPTION_SOCKET | OPTION_SEED | OPTION_DRIVER, run_selftest},
+	 "    --driver   the device's driver, if it does not come with pasidd: it knows the commands\n"
+	 "    --json     one object for programs, when it is over\n",
+	 OPTION_SOCKET | OPTION_SEED | OPTION_DRIVER | OPTION_JSON, run_selftest},
 };
 
 static const char intro[] =

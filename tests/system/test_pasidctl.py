@@ -80,7 +80,7 @@ class CommandLine(unittest.TestCase):
         self.refuse("not for this", "bind", BDF, "--socket", "/s")
         self.refuse("selftest takes one device", "selftest")
         self.refuse("selftest takes one device", "selftest", "gpu0", "gpu1")
-        self.refuse("not for this", "selftest", "gpu0", "--json")
+        self.refuse("not for this", "selftest", "gpu0", "--persist")
         for seed in ("", "x", "-1", "1x", "0x10000000000000000"):
             self.refuse("a seed is a number of 64 bits", "selftest", "gpu0", "--seed", seed)
 
