@@ -38,8 +38,8 @@ _pasidctl() {
 		devices | contexts | stats | maps | walk | top) words='--json --bus' ;;
 		trace) words='--json --bus --output' ;;
 		doctor) words='--json' ;;
-		bind) words='--dry-run --persist' ;;
-		unbind) words='--dry-run' ;;
+		bind) words='--dry-run --persist --json' ;;
+		unbind) words='--dry-run --json' ;;
 		selftest) words='--socket --seed --driver --json' ;;
 		'') words='--version' ;;
 		esac

@@ -52,6 +52,7 @@ static int bind_or_unbind(struct options *o, bool bind)
 {
 	const struct bind_options how = {.dry_run = o->given & OPTION_DRY_RUN,
 					 .persist = o->given & OPTION_PERSIST,
+					 .json = o->json,
 					 .out = stdout,
 					 .err = stderr};
 	char bdfs[BIND_MAX][PCI_BDF_SIZE];

@@ -48,16 +48,18 @@ static const struct verb verbs[] = {
 	 "           which pasidd has a driver. It changes nothing, and sees most as root\n"
 	 "    --json     the same for programs\n",
 	 OPTION_JSON, run_doctor},
-	{"bind", "bind BDF... [--dry-run] [--persist]",
+	{"bind", "bind BDF... [--dry-run] [--persist] [--json]",
 	 "  bind     takes devices from their drivers and gives them to vfio-pci: all, or none. Devices\n"
 	 "           that share an IOMMU group go together. Says first what it does\n"
 	 "    --dry-run  says it, and does nothing\n"
-	 "    --persist  also at each start of the machine, by a file in /etc/udev/rules.d\n",
-	 OPTION_DRY_RUN | OPTION_PERSIST, run_bind},
-	{"unbind", "unbind BDF... [--dry-run]",
+	 "    --persist  also at each start of the machine, by a file in /etc/udev/rules.d\n"
+	 "    --json     what it came to, for programs\n",
+	 OPTION_DRY_RUN | OPTION_PERSIST | OPTION_JSON, run_bind},
+	{"unbind", "unbind BDF... [--dry-run] [--json]",
 	 "  unbind   gives devices back to the drivers that the kernel chooses, also at each start\n"
-	 "    --dry-run  says it, and does nothing\n",
-	 OPTION_DRY_RUN, run_unbind},
+	 "    --dry-run  says it, and does nothing\n"
+	 "    --json     what it came to, for programs\n",
+	 OPTION_DRY_RUN | OPTION_JSON, run_unbind},
 	{"driver", "driver new NAME [DIRECTORY]",
 	 "  driver new\n"
 	 "           makes DIRECTORY (NAME, if there is none) with the skeleton of a driver for pasidd:\n"

@@ -70,7 +70,7 @@ class CommandLine(unittest.TestCase):
         self.refuse("which device?", "unbind", "--dry-run")
         self.refuse("doctor takes one device", "doctor", BDF, BDF)
         self.refuse("not for this", "doctor", "--persist")
-        self.refuse("not for this", "bind", BDF, "--json")
+        self.refuse("not for this", "driver", "--json")
         self.refuse("not for this", "unbind", BDF, "--persist")
         self.refuse("too many devices", "bind", *[BDF] * 33)
         for words in ((), ("old", "x"), ("new",), ("new", "x", "y", "z")):
