@@ -37,7 +37,7 @@
 #define LISTINGS_UID_MAX 4u
 #define WAITERS_MAX 64u /* calls that wait for the end of a context, or of a reset */
 #define OUT_SIGNALS_MAX 256u /* messages that the bus has not taken; beyond that signals are dropped */
-#define OUT_MAX 1024u /* ... and nothing more is read */
+#define OUT_MAX 320u /* ... and nothing more is read; an answer may have half a megabyte */
 
 struct caller;
 struct look;
@@ -121,6 +121,7 @@ struct dbus {
 	uint32_t n_subscribers;
 	struct idmap watched_ids;
 	TAILQ_HEAD(, watched) watched, dirty;
+	uint32_t n_dirty;
 	uint64_t dirty_devices; /* by index */
 	uint64_t device_told_ns[64];
 	struct event *tick;

@@ -15,6 +15,8 @@
 #define TICK_MS 100
 #define PROPERTIES_NS 300000000u /* between two messages about one object's properties */
 #define OBJECTS_A_TICK 256u
+#define DIRTY_MAX \
+	4096u /* contexts that wait for a bus that takes nothing; beyond that what would be told of them is dropped */
 #define FAULTS_A_TICK 16u /* of one context */
 
 struct watched { /* a context of which somebody may want to hear */
@@ -218,10 +220,23 @@ static struct watched *watch(struct dbus *b, uint32_t id)
 	return w ? w : watch_new(b, id);
 }
 
+static void set_dirty(struct dbus *b, struct watched *w, bool dirty)
+{
+	if (w->dirty == dirty)
+		return;
+	if (dirty) {
+		TAILQ_INSERT_TAIL(&b->dirty, w, link);
+		b->n_dirty++;
+	} else {
+		TAILQ_REMOVE(&b->dirty, w, link);
+		b->n_dirty--;
+	}
+	w->dirty = dirty;
+}
+
 static void unwatch(struct dbus *b, struct watched *w)
 {
-	if (w->dirty)
-		TAILQ_REMOVE(&b->dirty, w, link);
+	set_dirty(b, w, false);
 	TAILQ_REMOVE(&b->watched, w, all);
 	idmap_remove(&b->watched_ids, w->id);
 	free(w);
@@ -229,9 +244,7 @@ static void unwatch(struct dbus *b, struct watched *w)
 
 static void mark(struct dbus *b, struct watched *w)
 {
-	if (!w->dirty)
-		TAILQ_INSERT_TAIL(&b->dirty, w, link);
-	w->dirty = true;
+	set_dirty(b, w, true);
 	arm(b);
 }
 
@@ -371,7 +384,7 @@ static void tell_devices(struct dbus *b)
 	char path[BUS_PATH_MAX];
 	const struct note n = {path, "org.freedesktop.DBus.Properties", "PropertiesChanged", append_changed, &all};
 
-	for (uint32_t i = 0; dirty; i++, dirty >>= 1) {
+	for (uint32_t i = 0; dirty && !link_crowded(b); i++, dirty >>= 1) {
 		struct look look;
 		struct sender *s;
 
@@ -388,26 +401,30 @@ static void tell_devices(struct dbus *b)
 	}
 }
 
+/* The next one in turn; false: the bus takes nothing at the moment, and what there is to tell can wait. */
+static bool tell_next(struct dbus *b, struct watched *w)
+{
+	if (link_crowded(b) && b->n_dirty < DIRTY_MAX)
+		return false;
+	if (w->gone) {
+		tell_removed(b, w);
+		unwatch(b, w);
+		return true;
+	}
+	set_dirty(b, w, false);
+	set_dirty(b, w, tell_context(b, w));
+	return true;
+}
+
 void signals_tick(evutil_socket_t fd, short what, void *arg)
 {
-	TAILQ_HEAD(, watched) again = TAILQ_HEAD_INITIALIZER(again);
 	struct dbus *b = arg;
-	struct watched *w;
+	uint32_t n = b->n_dirty < OBJECTS_A_TICK ? b->n_dirty : OBJECTS_A_TICK;
 
-	for (uint32_t i = 0; i < OBJECTS_A_TICK && (w = TAILQ_FIRST(&b->dirty)); i++) {
-		if (w->gone) {
-			tell_removed(b, w);
-			unwatch(b, w);
-			continue;
-		}
-		TAILQ_REMOVE(&b->dirty, w, link);
-		w->dirty = tell_context(b, w);
-		if (w->dirty)
-			TAILQ_INSERT_TAIL(&again, w, link);
-	}
-	TAILQ_CONCAT(&b->dirty, &again, link);
+	while (n-- && tell_next(b, TAILQ_FIRST(&b->dirty)))
+		;
 	tell_devices(b);
-	if (!TAILQ_EMPTY(&b->dirty) || b->dirty_devices)
+	if (b->n_dirty || b->dirty_devices)
 		arm(b);
 	link_soon(b);
 }
