@@ -49,18 +49,18 @@ static const char *judge(struct trace_ring *r)
 int trace_ring_open(struct trace_ring *r, int fd, const char **why)
 {
 	AUTO_CLOSE int owned = fd;
-	int seals = fcntl(fd, F_GET_SEALS);
+	int seals = fcntl(owned, F_GET_SEALS);
 	struct stat st;
 	void *p;
 
 	*r = (struct trace_ring){0};
 	*why = "it is no memory that keeps its size";
-	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) < 0)
+	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(owned, &st) < 0)
 		return -EPROTO;
 	if (st.st_size < (off_t)(PASID_TRACE_HEAD + sizeof(struct pasid_trace_record)) ||
 	    st.st_size > (off_t)BYTES_MOST)
 		return -EPROTO;
-	p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+	p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, owned, 0);
 	*why = "it cannot be mapped";
 	if (p == MAP_FAILED)
 		return -errno;
