@@ -227,6 +227,19 @@ struct caller *caller_get(struct call *call)
 	return c;
 }
 
+void caller_suspend(struct caller *c)
+{
+	struct request *first = STAILQ_FIRST(&c->requests), *r;
+
+	while (first && (r = STAILQ_NEXT(first, link))) {
+		STAILQ_REMOVE(&c->requests, r, request, link);
+		c->n_requests--;
+		request_free(c, r);
+	}
+	if (first)
+		first->m = sd_bus_message_unref(first->m);
+}
+
 struct caller *caller_free(struct caller *c)
 {
 	if (!c)

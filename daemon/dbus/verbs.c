@@ -68,7 +68,8 @@ static void create_done(struct caller *c, struct request *r, const struct refusa
 		return;
 	}
 	path_of_context(out->ctx, path);
-	sd_bus_reply_method_return(r->m, "ohu", path, service_client_fence(c->client), out->fence_line);
+	if (r->m)
+		sd_bus_reply_method_return(r->m, "ohu", path, service_client_fence(c->client), out->fence_line);
 }
 
 static const struct verb create = {create_next, create_done};
@@ -169,7 +170,7 @@ static void map_done(struct caller *c, struct request *r, const struct refusal *
 	default:
 		if (r->why.reason)
 			refuse_why(r->m, &r->why);
-		else
+		else if (r->m)
 			sd_bus_reply_method_return(r->m, "t", r->iova);
 		break;
 	}
@@ -207,7 +208,7 @@ static void empty_done(struct caller *c, struct request *r, const struct refusal
 	r->step++;
 	if (why->reason)
 		refuse_why(r->m, why);
-	else
+	else if (r->m)
 		sd_bus_reply_method_return(r->m, "");
 }
 
@@ -241,7 +242,7 @@ static void submit_done(struct caller *c, struct request *r, const struct refusa
 	r->step++;
 	if (why->reason)
 		refuse_why(r->m, why);
-	else
+	else if (r->m)
 		sd_bus_reply_method_return(r->m, "t", out->job);
 }
 
