@@ -245,6 +245,7 @@ const struct bus_interface context_interface = {
 			{"TableBytes", "t", FIELD(table_bytes), SERVICE_MEMORY, false},
 			{"Submitted", "t", FIELD(submitted), SERVICE_JOBS, false},
 			{"Completed", "t", FIELD(completed), SERVICE_JOBS, false},
+			{"Maps", "t", FIELD(maps), SERVICE_MEMORY, false},
 			{"Switches", "t", FIELD(switches), SERVICE_RUNS, false},
 			{"DeviceTime", "t", FIELD(device_time), SERVICE_RUNS, false},
 			{"Faults", "t", FIELD(faults), SERVICE_FAULTS, false},

@@ -70,6 +70,7 @@ struct sender {
 	TAILQ_ENTRY(sender) in_subscribers;
 	struct caller *caller; /* NULL: it has made nothing */
 	uint32_t n_listings;
+	bool tracing;
 	char name[];
 };
 

@@ -66,6 +66,8 @@ static void sender_free(struct sender *s)
 	listing_drop(b, s);
 	signals_forget(b, s);
 	s->caller = caller_free(s->caller);
+	if (s->tracing)
+		service_trace_close(b->service);
 	drop_calls(s);
 	LIST_REMOVE(s, in_bucket);
 	TAILQ_REMOVE(&b->senders, s, in_age);
@@ -118,7 +120,7 @@ void sender_suspend_all(struct dbus *b)
 
 static bool has_something(const struct sender *s)
 {
-	return !s->known || s->caller || s->subscribed || s->n_listings || s->n_waiting;
+	return !s->known || s->caller || s->subscribed || s->n_listings || s->n_waiting || s->tracing;
 }
 
 /* Those who only looked are asked about again if they come back. */

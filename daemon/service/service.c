@@ -245,6 +245,7 @@ struct service *service_free(struct service *s)
 	if (s->reap)
 		event_free(s->reap);
 	books_free(s->books);
+	trace_fini(&s->trace);
 	free(s->devices);
 	free(s);
 	return NULL;

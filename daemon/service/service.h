@@ -119,4 +119,9 @@ int service_reset_device(struct service *s, uint32_t device);
 /* Moves the next event into buf (PASID_MSG_MAX bytes); its size, or 0 if there is none. */
 size_t service_next_event(struct service_client *c, void *buf);
 
+/* The memory of <pasid/trace.h>, read-only: an fd that is the caller's, or -errno. It is written to until each one that opened it
+ * has closed it. */
+int service_trace_open(struct service *s);
+void service_trace_close(struct service *s);
+
 #endif

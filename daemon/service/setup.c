@@ -238,6 +238,7 @@ static void device_ready(struct device *d)
 		return;
 	}
 	d->state = DEVICE_READY;
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_READY, .a = d->n_slots});
 	tell_device(d);
 	d->ticket_asked = d->ticket_done = 0;
 	d->backoff_ms = BACKOFF_FIRST_MS;
