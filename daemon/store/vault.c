@@ -190,6 +190,16 @@ int vault_adopt(struct vault *v, const char *name, int fd)
 	return r;
 }
 
+void vault_each(const struct vault *v, void (*each)(void *arg, uint64_t key), void *arg)
+{
+	const struct shelf *s;
+	const struct item *i;
+
+	TAILQ_FOREACH (s, &v->shelves, link)
+		TAILQ_FOREACH (i, &s->items, link)
+			each(arg, i->label.key);
+}
+
 void vault_forget_others(struct vault *v, bool (*known)(void *arg, uint64_t key), void *arg)
 {
 	struct shelf *s;

@@ -43,6 +43,7 @@ int vault_get(struct vault *v, uint64_t key);
  * all other keys are forgotten. Until then the fds are at hand for vault_get().
  */
 int vault_adopt(struct vault *v, const char *name, int fd);
+void vault_each(const struct vault *v, void (*each)(void *arg, uint64_t key), void *arg); /* one may come twice */
 void vault_forget_others(struct vault *v, bool (*known)(void *arg, uint64_t key), void *arg);
 
 size_t vault_count(const struct vault *v); /* fds that were put and not dropped */
