@@ -64,7 +64,7 @@ struct client {
 	uint32_t n_lines; /* fence lines */
 	uint64_t *lines; /* bitmap */
 	TAILQ_HEAD(, context) contexts;
-	TAILQ_HEAD(, buffer_entry) all_buffers; /* named or still mapped */
+	TAILQ_HEAD(buffer_list, buffer_entry) all_buffers; /* named or still mapped */
 	TAILQ_ENTRY(client) link; /* in books.clients */
 	void *tag;
 };

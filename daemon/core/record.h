@@ -53,6 +53,7 @@ struct record {
 	uint32_t line; /* CTX_NEW, chosen: fence line + 1 */
 	uint64_t size; /* IMPORT; CLIENT_OPEN, chosen: fence lines */
 	uint64_t bus; /* IMPORT, chosen */
+	uint64_t key; /* IMPORT: whoever keeps its file knows it by that */
 	uint32_t writable; /* IMPORT */
 	uint32_t huge; /* IMPORT */
 	uint64_t job; /* SUBMIT, chosen; JOBS_DONE; CTX_NEW: the last one given, of a context that was there before */

@@ -368,6 +368,17 @@ void sched_begun(struct sched *s, unsigned int slot, uint32_t n)
 	at->full = n == 0;
 }
 
+void sched_adopt(struct sched *s, unsigned int slot, struct sched_entity *e, uint32_t n)
+{
+	struct slot *at = slot_at(s, slot);
+
+	assert(!at->running && !at->resident && e->slot < 0 && e->resident < 0 && n > 0);
+	at->running = at->resident = e;
+	e->slot = e->resident = (int)slot;
+	at->used = at->in_flight = n < s->burst ? n : s->burst;
+	entity_update(e);
+}
+
 void sched_ended(struct sched *s, unsigned int slot, uint32_t n)
 {
 	struct slot *at = slot_at(s, slot);

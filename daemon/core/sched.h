@@ -71,6 +71,9 @@ void sched_ended(struct sched *s, unsigned int slot, uint32_t n);
  * slot; takes back a turn of which nothing has begun. */
 void sched_idle(struct sched *s, unsigned int slot);
 
+/* n jobs of e, which is on no slot, are on this idle one: how it was left by somebody who is gone. */
+void sched_adopt(struct sched *s, unsigned int slot, struct sched_entity *e, uint32_t n);
+
 /* A slot goes out of service (stopping, hung), or comes back, idle and with nobody resident. Until it comes back, or
  * sched_idle() says that its jobs have ended, its entity counts as running there and is given no other slot. */
 void sched_slot_service(struct sched *s, unsigned int slot, bool in_service);
