@@ -18,7 +18,9 @@
 #include "dbus/dbus.h"
 #include "ipc/ipc.h"
 #include "manager.h"
+#include "service/entries.h"
 #include "service/service.h"
+#include "store/store.h"
 
 #define DEFAULT_CONFIG PASIDD_SYSCONFDIR "/pasidd/pasidd.json"
 
@@ -154,6 +156,8 @@ struct daemon {
 	struct event_base *base;
 	struct event *sigterm, *sigint, *sighup;
 	struct event *watchdog; /* NULL: nobody asks */
+	struct manager_given given;
+	struct store *store; /* NULL: nothing outlives this process */
 	struct service *service;
 	struct ipc *ipc;
 	struct dbus *dbus;
@@ -239,22 +243,70 @@ static int catch_signals(struct daemon *d)
 	return event_add(d->sigterm, NULL) < 0 || event_add(d->sigint, NULL) < 0 ? -ENOMEM : 0;
 }
 
-/* listener: -1, or the socket, which is taken in any case; then what the configuration says of it means nothing. */
-static int daemon_listen(struct daemon *d, int listener)
+/* ---- what outlives us ---- */
+
+/* Connections, devices and contexts of a newer daemon are kept for it; nobody is served. */
+static void keep_for_a_newer_one(const char *why)
+{
+	char status[JOURNAL_WHY_MAX + 128];
+
+	snprintf(status, sizeof(status), "keeping the contexts of a newer pasidd, and serving nobody: %s", why);
+	log_error("%s; install that version again, or stop pasidd, which ends them", status);
+	manager_says(status);
+}
+
+/* 0; -EPROTONOSUPPORT: nobody is to be served. */
+static int open_store(struct daemon *d)
+{
+	char why[JOURNAL_WHY_MAX] = "";
+	int r = store_open(&d->store, d->base, manager_fdstore_max(), ENTRIES_VERSION, manager_take, &d->given, why);
+
+	if (r == -EPROTONOSUPPORT)
+		keep_for_a_newer_one(why);
+	if (r == -EBADMSG) {
+		service_lose(d->store, why);
+		r = store_begin_anew(d->store, ENTRIES_VERSION);
+	}
+	if (r < 0 && r != -EPROTONOSUPPORT)
+		log_error("nothing can be kept for a successor: %s", strerror(-r));
+	return r == -ENOMEM || r == -EPROTONOSUPPORT ? r : 0;
+}
+
+/* With what the last process left; without it, if it contradicts itself. */
+static int start_service(struct daemon *d)
+{
+	char why[SERVICE_WHY_MAX];
+	int r = service_new(&d->service, d->base, &d->config->service, d->store, why);
+
+	if (r == -EBADMSG) {
+		service_lose(d->store, why);
+		if (store_begin_anew(d->store, ENTRIES_VERSION) < 0)
+			d->store = store_free(d->store);
+		r = service_new(&d->service, d->base, &d->config->service, d->store, why);
+	}
+	if (r < 0)
+		log_error("cannot begin: %s", strerror(-r));
+	return r;
+}
+
+/* Where a socket was handed over, what the configuration says of it means nothing. */
+static int start_listening(struct daemon *d)
 {
 	const char *path = d->options->socket ? d->options->socket : d->config->socket_path;
-	int r = ipc_new(&d->ipc, d->base, d->service, path, d->config->socket_mode, listener);
+	int listener = util_take_fd(&d->given.listener);
+	bool given = listener >= 0;
+	int r = ipc_new(&d->ipc, d->base, d->service, path, d->config->socket_mode, listener, d->store);
 
 	if (r < 0)
 		log_error("cannot listen at %s: %s", path, strerror(-r));
-	else if (listener >= 0)
+	else if (given)
 		log_info("listening at the socket that was handed over");
 	else
 		log_info("listening at %s", path);
 	return r;
 }
 
-static int daemon_start(struct daemon *d, int *listener)
+static int daemon_start(struct daemon *d)
 {
 	int r;
 
@@ -271,12 +323,12 @@ static int daemon_start(struct daemon *d, int *listener)
 		log_error("cannot start the process that closes what clients sent: %s", strerror(-r));
 		return r;
 	}
-	r = service_new(&d->service, d->base, &d->config->service);
-	if (r < 0) {
-		log_error("cannot begin: %s", strerror(-r));
-		return r;
-	}
-	r = daemon_listen(d, util_take_fd(listener));
+	r = open_store(d);
+	if (r < 0)
+		return r == -EPROTONOSUPPORT ? 0 : r;
+	r = start_service(d);
+	if (r == 0)
+		r = start_listening(d);
 	if (r == 0)
 		r = start_dbus(d);
 	/* Not before there is something to read again for. */
@@ -288,6 +340,8 @@ static void daemon_end(struct daemon *d)
 	dbus_free(d->dbus);
 	ipc_free(d->ipc);
 	service_free(d->service);
+	store_free(d->store);
+	util_closep(&d->given.listener);
 	closer_stop();
 	if (d->sigterm)
 		event_free(d->sigterm);
@@ -306,8 +360,7 @@ int main(int argc, char **argv)
 {
 	struct options options = {0};
 	char error[CONFIG_ERROR_MAX];
-	struct daemon daemon = {.options = &options};
-	AUTO_CLOSE int listener = -1;
+	struct daemon daemon = {.options = &options, .given = {.listener = -1}};
 	int r = parse_options(&options, argc, argv);
 
 	if (r >= 0)
@@ -324,13 +377,16 @@ int main(int argc, char **argv)
 	set_log_level(&options, daemon.config);
 	signal(SIGPIPE, SIG_IGN);
 	raise_nofile();
-	manager_take_fds(&daemon.config->service, &listener);
-	r = daemon_start(&daemon, &listener);
+	daemon.given.config = &daemon.config->service;
+	r = daemon_start(&daemon);
 	if (r == 0) {
 		manager_ready();
 		event_base_dispatch(daemon.base);
 		manager_stopping();
 	}
+	/* What outlives us is left as a crash would leave it. */
+	if (daemon.store)
+		_exit(r == 0 ? 0 : 1);
 	daemon_end(&daemon);
 	config_free(daemon.config);
 	return r == 0 ? 0 : 1;

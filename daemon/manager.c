@@ -54,26 +54,31 @@ static const char *take_file(const struct service_config *c, const char *name, i
 	return use ? transport_hand_over(use, fd) : "no device is called that";
 }
 
-void manager_take_fds(const struct service_config *c, int *listener)
+void manager_take(void *arg, const char *name, int fd)
 {
-	char **names = NULL;
-	int n = sd_listen_fds_with_names(true, &names);
+	struct manager_given *given = arg;
+	const char *why = !strcmp(name, LISTENER_NAME) ? take_listener(fd, &given->listener)
+						       : take_file(given->config, name, fd);
 
-	*listener = -1;
-	for (int i = 0; i < n; i++) {
-		int fd = SD_LISTEN_FDS_START + i;
-		bool listens = !strcmp(names[i], LISTENER_NAME);
-		const char *why = listens ? take_listener(fd, listener) : take_file(c, names[i], fd);
-
-		if (why) {
-			log_warn("the service manager handed over an fd \"%s\": %s; it is closed", names[i], why);
-			close(fd);
-		} else {
-			log_info("the service manager handed over %s", names[i]);
-		}
-		free(names[i]);
+	if (why) {
+		log_warn("the service manager handed over an fd \"%s\": %s; it is closed", name, why);
+		close(fd);
+	} else {
+		log_info("the service manager handed over %s", name);
 	}
-	free(names);
+}
+
+uint32_t manager_fdstore_max(void)
+{
+	const char *max = getenv("FDSTORE");
+	unsigned long n = max ? strtoul(max, NULL, 10) : 0;
+
+	return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
+}
+
+void manager_says(const char *status)
+{
+	sd_notifyf(0, "STATUS=%s", status);
 }
 
 static void on_watchdog(evutil_socket_t fd, short what, void *arg)

@@ -6,12 +6,23 @@
 #ifndef DAEMON_MANAGER_H
 #define DAEMON_MANAGER_H
 
+#include <stdint.h>
+
 struct event;
 struct event_base;
 struct service_config;
 
-/* Device files go to their transports. *listener: the socket that clients connect to, the caller's; -1: there is none. */
-void manager_take_fds(const struct service_config *c, int *listener);
+struct manager_given {
+	const struct service_config *config;
+	int listener; /* the socket that clients connect to; -1: there is none */
+};
+
+/* One of the fds that were handed over, which is taken: device files go to their transports. */
+void manager_take(void *given, const char *name, int fd);
+/* How many fds it keeps for us while we are dead: systemd says so since version 254, the unit file before that ($FDSTORE). */
+uint32_t manager_fdstore_max(void);
+/* Instead of serving anybody. */
+void manager_says(const char *status);
 /* From now on it hears that the loop turns, for as long as it does. *ret: NULL if it does not ask for that. 0, -ENOMEM. */
 int manager_watch(struct event **ret, struct event_base *base);
 

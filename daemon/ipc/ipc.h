@@ -13,11 +13,14 @@
 
 struct event_base;
 struct service;
+struct store;
 struct ipc;
 
 /* Listens at `path` (replacing a socket that nobody listens at) with mode `mode`; or on listen_fd if that is not -1,
- * which is taken in any case. 0, -EADDRINUSE if somebody listens there, -errno. */
-int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const char *path, mode_t mode, int listen_fd);
+ * which is taken in any case. 0, -EADDRINUSE if somebody listens there, -errno. Connections outlive this process in the store
+ * (NULL: they do not), and those that are there from before go on. */
+int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const char *path, mode_t mode, int listen_fd,
+	    struct store *store);
 /* A connection that did not come to the socket: our end of a pair, of which somebody of this uid and pid has the other. Takes the
  * fd in any case. 0, -EDQUOT, -errno. */
 int ipc_add(struct ipc *i, int fd, uid_t uid, pid_t pid);

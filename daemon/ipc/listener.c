@@ -25,9 +25,7 @@
 #define OUT_OF_FDS_MS 100 /* how long to leave connections waiting when the daemon has no fds left */
 
 struct ipc {
-	struct event_base *base;
-	struct service *service;
-	struct sessions sessions;
+	struct session_host host;
 	int fd;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* ours to remove; "": not */
 	struct event *accept, *again;
@@ -113,7 +111,7 @@ static void greet(struct ipc *i, int fd)
 		turn_away(i, fd, cred.uid);
 		return;
 	}
-	r = session_new(&i->sessions, i->base, i->service, fd, cred.uid, cred.pid);
+	r = session_new(&i->host, fd, cred.uid, cred.pid);
 	if (r == 0)
 		return;
 	shutdown(fd, SHUT_RDWR); /* it need not wait until the closer gets there */
@@ -124,7 +122,7 @@ static void greet(struct ipc *i, int fd)
 
 int ipc_add(struct ipc *i, int fd, uid_t uid, pid_t pid)
 {
-	int r = closer_exhausted(uid) ? -EDQUOT : session_new(&i->sessions, i->base, i->service, fd, uid, pid);
+	int r = closer_exhausted(uid) ? -EDQUOT : session_new(&i->host, fd, uid, pid);
 
 	if (r < 0)
 		closer_close(fd, uid);
@@ -222,7 +220,8 @@ static int listen_at(struct ipc *i, const char *path, mode_t mode)
 	return 0;
 }
 
-int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const char *path, mode_t mode, int listen_fd)
+int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const char *path, mode_t mode, int listen_fd,
+	    struct store *store)
 {
 	struct ipc *i = calloc(1, sizeof(*i));
 	int r;
@@ -231,11 +230,12 @@ int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const 
 		util_closep(&listen_fd);
 		return -ENOMEM;
 	}
-	i->base = base;
-	i->service = s;
+	i->host.base = base;
+	i->host.service = s;
+	i->host.store = store;
 	i->fd = listen_fd;
 	i->off = -1;
-	LIST_INIT(&i->sessions);
+	LIST_INIT(&i->host.list);
 	r = listen_fd < 0 ? listen_at(i, path, mode) : 0;
 	if (r == 0) {
 		i->accept = event_new(base, i->fd, EV_READ | EV_PERSIST, on_accept, i);
@@ -247,6 +247,8 @@ int ipc_new(struct ipc **ret, struct event_base *base, struct service *s, const 
 		ipc_free(i);
 		return r;
 	}
+	if (store)
+		sessions_adopt(&i->host);
 	*ret = i;
 	return 0;
 }
@@ -263,8 +265,8 @@ struct ipc *ipc_free(struct ipc *i)
 		event_free(i->again);
 	closer_close(i->fd, (uid_t)-1); /* what waits to be accepted ends with it, and the fds that came there */
 	closer_close(i->off, i->off_uid);
-	while (!LIST_EMPTY(&i->sessions))
-		session_free(LIST_FIRST(&i->sessions));
+	while (!LIST_EMPTY(&i->host.list))
+		session_free(LIST_FIRST(&i->host.list));
 	free(i);
 	return NULL;
 }

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -22,6 +23,7 @@
 #include "base/util.h"
 #include "core/charge.h"
 #include "service/service.h"
+#include "store/store.h"
 
 #define DRAIN_S 5 /* seconds for a client to make room for a reply */
 #define TURN 16 /* requests before others get a look in */
@@ -35,7 +37,8 @@ struct session {
 	int fd;
 	uid_t uid;
 	pid_t pid;
-	struct event_base *base;
+	struct session_host *host;
+	char name[STORE_NAME_MAX]; /* in the store; "": not there */
 	struct service_client *client; /* NULL: refused */
 	struct refusal refused; /* what its HELLO is answered */
 	struct event *readable, *writable, *drain, *resume;
@@ -84,6 +87,9 @@ struct session *session_free(struct session *s)
 		closer_close(s->fds[i], s->uid);
 	/* What is still in its queue may hold fds, too. */
 	shutdown(s->fd, SHUT_RDWR);
+	if (s->host->store && s->name[0])
+		fdstore_forget(s->host->store->fds, s);
+	store_drop_client(s->host->store, s->name);
 	closer_close(s->fd, s->uid);
 	LIST_REMOVE(s, link);
 	free(s);
@@ -476,31 +482,102 @@ static const struct service_client_ops session_ops = {
 	.events = on_events,
 };
 
-int session_new(struct sessions *list, struct event_base *base, struct service *svc, int fd, uid_t uid, pid_t pid)
+static int add_events(struct session *s)
+{
+	struct event_base *base = s->host->base;
+
+	s->readable = event_new(base, s->fd, EV_READ | EV_PERSIST, on_readable, s);
+	s->writable = event_new(base, s->fd, EV_WRITE, on_writable, s);
+	s->drain = evtimer_new(base, on_drain, s);
+	s->resume = evtimer_new(base, on_resume, s);
+	return s->readable && s->writable && s->drain && s->resume ? 0 : -ENOMEM;
+}
+
+static struct session *session_alloc(struct session_host *host, int fd, uid_t uid, pid_t pid)
+{
+	struct session *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->fd = fd;
+	s->uid = uid;
+	s->pid = pid;
+	s->host = host;
+	return s;
+}
+
+/* From here on the connection outlives us: nothing that it asked before was answered. */
+static void on_stored(void *arg, int err)
+{
+	struct session *s = arg;
+
+	if (err < 0)
+		session_drop(s, "the service manager does not say that it keeps the connection");
+	else if (event_add(s->readable, NULL) < 0)
+		session_drop(s, "no memory");
+}
+
+/* False: there is no room for it in the store. */
+static bool outlive(struct session *s)
+{
+	struct store *store = s->host->store;
+
+	return store_put_client(store, s->fd, s->name) == 0 && service_client_keep(s->client, s->name) &&
+	       fdstore_barrier(store->fds, on_stored, s) == 0;
+}
+
+static int session_begin(struct session *s)
 {
 	static const struct timeval patience = {DRAIN_S, 0};
-	struct session *s = calloc(1, sizeof(*s));
+
+	if (!s->client)
+		return event_add(s->readable, NULL) < 0 || evtimer_add(s->drain, &patience) < 0 ? -ENOMEM : 0;
+	if (!s->host->store)
+		return event_add(s->readable, NULL) < 0 ? -ENOMEM : 0;
+	if (!outlive(s))
+		session_drop(s, "the fd store has no room for it");
+	return 0;
+}
+
+int session_new(struct session_host *host, int fd, uid_t uid, pid_t pid)
+{
+	struct session *s = session_alloc(host, fd, uid, pid);
 	int r;
 
 	if (!s)
 		return -ENOMEM;
-	s->fd = fd;
-	s->uid = uid;
-	s->pid = pid;
-	s->base = base;
-	r = service_client_new(svc, uid, pid, &session_ops, s, &s->client, &s->refused);
+	r = service_client_new(host->service, uid, pid, &session_ops, s, &s->client, &s->refused);
 	if (r < 0 && (r != -EDQUOT || n_refused == REFUSED_MAX)) {
 		free(s);
 		return r;
 	}
 	n_refused += r < 0;
-	LIST_INSERT_HEAD(list, s, link);
-	s->readable = event_new(base, fd, EV_READ | EV_PERSIST, on_readable, s);
-	s->writable = event_new(base, fd, EV_WRITE, on_writable, s);
-	s->drain = evtimer_new(base, on_drain, s);
-	s->resume = evtimer_new(base, on_resume, s);
-	if (!s->readable || !s->writable || !s->drain || !s->resume || event_add(s->readable, NULL) < 0 ||
-	    (r < 0 && evtimer_add(s->drain, &patience) < 0))
+	LIST_INSERT_HEAD(&host->list, s, link);
+	if (add_events(s) < 0 || session_begin(s) < 0)
 		session_free(s);
+	return 0;
+}
+
+int session_adopt(struct session_host *host, int fd, struct service_client *client)
+{
+	struct session *s = session_alloc(host, fd, service_client_uid(client), service_client_pid(client));
+
+	if (!s) {
+		closer_close(fd, service_client_uid(client));
+		service_client_close(client);
+		return -ENOMEM;
+	}
+	s->client = client;
+	snprintf(s->name, sizeof(s->name), "%s", service_client_name(client));
+	service_client_own(client, &session_ops, s);
+	LIST_INSERT_HEAD(&host->list, s, link);
+	if (add_events(s) < 0 || event_add(s->readable, NULL) < 0) {
+		session_free(s);
+		return -ENOMEM;
+	}
+	if (service_client_doomed(client))
+		session_drop(s, "what was kept of it is not whole");
+	else
+		give_events(s);
 	return 0;
 }

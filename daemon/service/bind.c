@@ -7,7 +7,7 @@
  * Where a list cuts a block or maps again what it unmaps, nothing runs in the address space from before the first entry
  * changes until the invalidation is complete: break before make, and work never sees the gap.
  */
-#include "service/private.h"
+#include "service/persist.h"
 
 #include <errno.h>
 #include <string.h>
@@ -211,6 +211,19 @@ static const void *reply_body(struct service_client *c)
 	return c->svc->reply.bytes + sizeof(struct pasid_reply);
 }
 
+/* From here on the list holds, whoever goes on with it: the reply is known, and what must come before it is that the device
+ * forgets, which a successor makes it do for everything. Memory that is used no more goes after that. */
+static void keep_early(struct service_client *c, const struct record *rec)
+{
+	struct service_reply reply;
+	size_t size;
+
+	reply_iovas(c, rec, &size);
+	reply = reply_ok(c->svc, &c->verb.msg, reply_body(c), size);
+	service_keep(c, &reply);
+	c->verb.kept = true;
+}
+
 /* The tables have followed; the device may still remember what was unmapped. */
 static void commit(struct service_client *c, struct ctx *ctx, const struct record *rec, struct plan *plan,
 		   bool invalidate)
@@ -225,6 +238,7 @@ static void commit(struct service_client *c, struct ctx *ctx, const struct recor
 		faults_unmapped(ctx);
 	v->committed = true;
 	v->ticket = 0;
+	keep_early(c, rec);
 	/* If the queue is full, or somebody else has used the list of ranges since the first slice, the whole ASID is
 	 * invalidated later, which needs no list. */
 	if (v->n_gone && invalidate && !v->sliced &&
@@ -427,6 +441,7 @@ static void kernel_done(struct service_client *c, struct ctx *ctx)
 	tell_steps(ctx, v->plan);
 	books_bind_commit(c->svc->books, ctx->books, v->rec, v->plan);
 	buf_take_unused(c->svc, &v->unused);
+	keep_early(c, v->rec);
 	finish(c, ctx);
 }
 
@@ -479,6 +494,7 @@ static enum service_outcome bind_kernel(struct service_client *c, struct ctx *ct
 	v->rec = record_copy(rec);
 	if (!v->rec)
 		return no_memory(c, ctx, plan, reply);
+	persist_intent(c, rec);
 	ktables_change(ctx->kt, ctx->books->aspace, plan, buffer_memory);
 	v->ctx = ctx;
 	v->plan = plan;
@@ -558,6 +574,7 @@ enum service_outcome bind_request(struct service_client *c, const void *body, si
 		books_bind_undo(c->svc->books, ctx->books, plan);
 		return r == -EAGAIN ? verb_later(c, ctx->dev) : verb_refused(c, reply);
 	}
+	persist_intent(c, rec);
 	v->budget = (uint32_t)needs.tables;
 	v->begun_ns = util_now_ns();
 	v->next = v->at = v->n_gone = 0;

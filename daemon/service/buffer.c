@@ -3,7 +3,8 @@
  * Memory of clients that devices map: buffers, and the fence memory of each connection. It is unmapped from the device
  * after everything else, when no table points to it any more, and its bus address is given out again only after that.
  */
-#include "service/private.h"
+#include "service/adopt.h"
+#include "service/persist.h"
 
 #include <errno.h>
 #include <string.h>
@@ -33,7 +34,7 @@ static int buf_map(struct buf *b, transport_done done, void *arg)
 	return b->dev->tops->dma_map(b->dev->t, b->books->buffer.bus, b->books->buffer.size, b->fd, 0, prot, done, arg);
 }
 
-int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret)
+int buf_start(struct buffer_entry *e, struct device *d, int fd, uint64_t key, struct buf **ret)
 {
 	struct buf *b = calloc(1, sizeof(*b));
 	int r;
@@ -43,6 +44,7 @@ int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret
 	b->books = e;
 	b->dev = d;
 	b->fd = fd;
+	b->key = key;
 	b->state = BUF_MAPPING;
 	r = buf_map(b, on_buf_mapped, b);
 	if (r < 0) {
@@ -54,11 +56,48 @@ int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret
 	return 0;
 }
 
+int buf_adopt(struct buffer_entry *e, uint64_t key)
+{
+	struct buf *b = calloc(1, sizeof(*b));
+
+	if (!b)
+		return -ENOMEM;
+	b->books = e;
+	b->dev = e->device->tag;
+	b->fd = -1;
+	b->key = key;
+	b->state = BUF_MAPPED;
+	b->recorded = true;
+	e->tag = b;
+	return 0;
+}
+
+static void unused_remove(struct buf *b);
+
+void buf_adopt_fd(struct buf *b)
+{
+	const struct buffer_entry *e = b->books;
+
+	unused_remove(b); /* its device is asked when all is known */
+	b->fd = store_get(b->dev->svc->store, b->key);
+	if (b->fd < 0)
+		((struct service_client *)e->client->tag)->doomed = true;
+}
+
+void buf_forget(struct buf *b)
+{
+	unused_remove(b);
+	closer_close(b->fd, CLOSER_OURS);
+	b->books->tag = NULL;
+	free(b);
+}
+
 static void buf_gone(struct buf *b)
 {
 	struct service *s = b->dev->svc;
 	struct service_client *c = b->books->client->tag;
 
+	persist_buffer_gone(b);
 	books_buf_gone(s->books, b->books);
 	closer_close(b->fd, CLOSER_OURS); /* perhaps the last one: then gigabytes are freed */
 	if (c->verb.buf == b)
@@ -180,6 +219,12 @@ void buf_unmap_later(struct device *d)
 	d->reap_later = false;
 }
 
+void buf_drop(struct buf *b)
+{
+	unused_remove(b);
+	buf_gone(b);
+}
+
 static bool buf_wanted(const struct buf *b)
 {
 	return b->books->buffer.named || b->books->buffer.uses;
@@ -228,6 +273,8 @@ static void on_fence_mapped(void *arg, int err)
 	/* It is this client that cannot be served: the kernel has room for so many mappings. */
 	m->state = err < 0 ? BUF_REFUSED : BUF_MAPPED;
 	m->error = err;
+	if (err == 0)
+		persist_fence(m);
 	device_poke(m->dev);
 	service_client_reap(m->client);
 }
@@ -242,7 +289,7 @@ int fence_map_again(struct fence_map *m)
 	return r;
 }
 
-static struct fence_map *fence_map_find(struct service_client *c, struct device *d)
+struct fence_map *fence_map_find(struct service_client *c, struct device *d)
 {
 	struct fence_map *m;
 
@@ -252,11 +299,40 @@ static struct fence_map *fence_map_find(struct service_client *c, struct device 
 	return NULL;
 }
 
-static void fence_map_free(struct fence_map *m)
+void fence_map_free(struct fence_map *m)
 {
+	persist_fence_gone(m);
 	itree_erase(&m->dev->books->bus, &m->bus_node);
 	LIST_REMOVE(m, link);
 	free(m);
+}
+
+int fence_map_adopt(struct service_client *c, struct device *d, uint64_t bus, bool mapped)
+{
+	struct fence_map *m = fence_map_find(c, d);
+	struct itree_node *n;
+	struct range r;
+
+	if (m) {
+		m->state = mapped ? BUF_MAPPED : BUF_MAPPING;
+		return m->bus_node.first == bus ? 0 : -EBADMSG;
+	}
+	if (!range_make(&r, bus, c->fence.bytes))
+		return -EBADMSG;
+	n = itree_at_or_above(&d->books->bus, r.first);
+	if (n && n->first <= r.last)
+		return -EBADMSG;
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return -ENOMEM;
+	m->client = c;
+	m->dev = d;
+	m->state = mapped ? BUF_MAPPED : BUF_MAPPING;
+	m->bus_node.first = r.first;
+	m->bus_node.last = r.last;
+	itree_insert(&d->books->bus, &m->bus_node);
+	LIST_INSERT_HEAD(&c->fence_maps, m, link);
+	return 0;
 }
 
 int fence_map_get(struct service_client *c, struct device *d, struct fence_map **ret)
@@ -280,6 +356,7 @@ int fence_map_get(struct service_client *c, struct device *d, struct fence_map *
 	m->bus_node.last = bus + (c->fence.bytes - 1);
 	itree_insert(&d->books->bus, &m->bus_node);
 	LIST_INSERT_HEAD(&c->fence_maps, m, link);
+	persist_fence(m); /* the device may have it from now on */
 	*ret = m;
 	return fence_map_again(m);
 }

@@ -3,7 +3,8 @@
  * The life of a context, and above all its end: its slot is stopped, the device forgets its ASID, and only then tables,
  * mappings and memory go. The same steps serve a context that is freed, one whose client died, and one that hung.
  */
-#include "service/private.h"
+#include "service/adopt.h"
+#include "service/persist.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -96,6 +97,32 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 	return 0;
 }
 
+int ctx_adopt(struct context *books)
+{
+	struct ctx *ctx = calloc(1, sizeof(*ctx));
+	struct service_client *c = books->client->tag;
+
+	if (!ctx)
+		return -ENOMEM;
+	ctx->books = books;
+	ctx->dev = books->device->tag;
+	ctx->client = c;
+	ctx->slot = -1;
+	TAILQ_INIT(&ctx->unused);
+	ctx->pending.step = ctx_step;
+	ctx->line = (struct pasid_fence_line *)((uint8_t *)c->fence.p + (size_t)books->line * PASID_FENCE_STRIDE);
+	ctx->put = books->ended;
+	ctx->recorded = true;
+	books->tag = ctx;
+	return 0;
+}
+
+void ctx_forget(struct ctx *ctx)
+{
+	ctx->books->tag = NULL;
+	free(ctx);
+}
+
 void ctx_wake(struct ctx *ctx)
 {
 	syscall(SYS_futex, &ctx->line->done, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
@@ -181,6 +208,7 @@ static void clear_step(struct ctx *ctx)
 static void clear_begin(struct ctx *ctx)
 {
 	ctx->life = CTX_CLEARING;
+	persist_cleared(ctx);
 	charge_return_all(&ctx->books->c_tables);
 	footprint_fini(&ctx->footprint);
 	if (ctx->se)
@@ -297,6 +325,7 @@ static void invalidate_done(struct ctx *ctx)
 		ctx->dev->shared_busy = ctx->busy = false;
 		device_poke(ctx->dev); /* whoever waited for that */
 	} else {
+		persist_cleared(ctx); /* before its pages are somebody else's */
 		pgtable_free(ctx->pt);
 	}
 	ctx->pt = NULL;
@@ -362,6 +391,7 @@ void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job)
 {
 	ctx->lost_why = why;
 	ctx->lost_job = job;
+	persist_lost(ctx);
 	trace_lost(ctx);
 	books_ctx_lost(ctx->dev->svc->books, ctx->books);
 	tell_changed(ctx, SERVICE_STATE);
@@ -377,6 +407,7 @@ static void ctx_release(struct ctx *ctx)
 	tell_gone(ctx);
 	device_unwait(&ctx->pending);
 	event_forget(ctx);
+	persist_context_gone(ctx);
 	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_CTX_GONE, .ctx = ctx->books->id});
 	books_ctx_free(c->svc->books, ctx->books);
 	if (c->verb.ctx == ctx)
@@ -403,6 +434,7 @@ void ctx_device_gone(struct ctx *ctx)
 	if (ctx->life == CTX_CLEARED || ctx->life == CTX_CLEARING)
 		return;
 	device_unwait(&ctx->pending);
+	persist_cleared(ctx);
 	ctx->slot = -1;
 	ctx->busy = false;
 	if (!ctx_global(ctx))
@@ -413,6 +445,7 @@ void ctx_device_gone(struct ctx *ctx)
 	/* Also for one that was being stopped and was not told yet: a device that does not answer hangs by itself. */
 	ctx->lost_why = PASID_LOST_DEVICE;
 	ctx->lost_job = 0;
+	persist_lost(ctx);
 	trace_lost(ctx);
 	books_ctx_lost(d->svc->books, ctx->books);
 	tell_changed(ctx, SERVICE_STATE);

@@ -5,7 +5,8 @@
  * Each opening has table pages, rings and marks of its own, in fresh memory: a device process that was only stopped may
  * wake up later with its old mappings, and must find in them nothing but what it already had.
  */
-#include "service/private.h"
+#include "service/adopt.h"
+#include "service/persist.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -85,7 +86,9 @@ static void on_poke(evutil_socket_t fd, short what, void *arg)
 	struct device *d = arg;
 
 	d->cleared = 0;
-	if (d->state == DEVICE_SETUP)
+	if (d->state == DEVICE_SETUP && d->adoption)
+		adopt_go_on(d);
+	else if (d->state == DEVICE_SETUP)
 		setup_go_on(d);
 	buf_unmap_later(d);
 	step_all(d);
@@ -110,7 +113,6 @@ static void extend_failed(struct device *d, int err)
 static void on_extended(void *arg, int err)
 {
 	struct device *d = arg;
-	uint32_t extent;
 
 	d->extending = false;
 	if (d->state == DEVICE_GONE || !d->pool)
@@ -119,24 +121,27 @@ static void on_extended(void *arg, int err)
 		extend_failed(d, err);
 	} else {
 		d->extend_error = 0;
-		extent = table_pool_extent(d->pool) + TABLE_CHUNK;
-		if (extent > table_pool_max(d->pool))
-			extent = table_pool_max(d->pool);
-		table_pool_extend(d->pool, extent);
+		table_pool_extend(d->pool, table_pool_extent(d->pool) + pool_next_chunk(d));
+		persist_pool(d);
 	}
 	device_poke(d);
+}
+
+uint32_t pool_next_chunk(const struct device *d)
+{
+	uint32_t more = table_pool_max(d->pool) - table_pool_extent(d->pool);
+
+	return more < TABLE_CHUNK ? more : TABLE_CHUNK;
 }
 
 /* False: there is no more, or it cannot be had now. -EBUSY is for later: the device has enough to answer. */
 static bool extend_pool(struct device *d)
 {
 	uint32_t extent = table_pool_extent(d->pool);
-	uint32_t more = table_pool_max(d->pool) - extent;
+	uint32_t more = pool_next_chunk(d);
 	uint64_t off = (uint64_t)extent * TABLE_PAGE;
 	int r;
 
-	if (more > TABLE_CHUNK)
-		more = TABLE_CHUNK;
 	if (d->extending)
 		return true;
 	if (!more || (d->extend_error && util_now_ns() < d->extend_after))
@@ -195,6 +200,7 @@ void device_reset(struct device *d, const char *why)
 		  d->config->name, why);
 	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_RESET});
 	d->state = DEVICE_RESETTING;
+	persist_reset(d, RESET_ASKED);
 	d->resets++;
 	tell_device(d);
 	if (d->tops->reset(d->t, on_reset, d) < 0)
@@ -263,6 +269,11 @@ void device_fail(struct device *d, const char *why)
 	tell_device(d);
 	d->extending = false;
 	d->extend_error = 0;
+	persist_device_gone(d);
+	if (d->adoption) {
+		d->adoption = adoption_free(d->adoption);
+		adopt_over(d->svc);
+	}
 	/* What is out would be answered to those who are gone by then. */
 	if (d->t)
 		d->tops->forget(d->t);
@@ -279,6 +290,8 @@ static bool on_irq(void *owner, uint32_t vector)
 {
 	struct device *d = owner;
 
+	if (d->adoption)
+		device_poke(d);
 	if (d->state != DEVICE_READY)
 		return false;
 	if (d->eops->interrupt)
@@ -300,7 +313,7 @@ static void on_room(void *owner)
 	device_poke(owner);
 }
 
-static const struct transport_events device_events = {
+const struct transport_events device_events = {
 	.opened = setup_opened,
 	.irq = on_irq,
 	.room = on_room,
@@ -312,6 +325,7 @@ static void device_open(struct device *d)
 	int r;
 
 	d->state = DEVICE_OPENING;
+	d->opening = ++d->svc->last_opening;
 	tell_device(d);
 	r = d->tops->open(&d->t, d->svc->base, d->address, engine_irqs(&d->svc->config->drivers), d->config->answer_ms,
 			  &device_events, d);
@@ -319,6 +333,14 @@ static void device_open(struct device *d)
 		d->t = NULL;
 		device_fail(d, strerror(-r));
 	}
+}
+
+void device_begin(struct device *d)
+{
+	if (d->adoption)
+		adopt_device(d);
+	else
+		device_open(d);
 }
 
 static void on_reopen(evutil_socket_t fd, short what, void *arg)
@@ -371,7 +393,6 @@ int device_init(struct device *d, struct service *s, const struct device_config 
 	d->bury = event_new(s->base, -1, 0, on_bury, d);
 	if (!d->tick || !d->reopen || !d->poke || !d->bury)
 		return -ENOMEM;
-	device_open(d);
 	return 0;
 }
 
@@ -396,6 +417,7 @@ void device_fini(struct device *d)
 	TAILQ_FOREACH_SAFE (ctx, &d->books->contexts, in_device, next)
 		ctx_clear_now(ctx->tag);
 	step_all(d); /* verbs that waited for that */
+	d->adoption = adoption_free(d->adoption);
 	event_drop(&d->tick);
 	event_drop(&d->reopen);
 	event_drop(&d->bury);

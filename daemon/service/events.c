@@ -175,9 +175,15 @@ static size_t put_one(struct ctx *ctx, void *buf)
 
 size_t service_next_event(struct service_client *c, void *buf)
 {
+	const struct pasid_msg resumed = {.size = sizeof(resumed), .opcode = PASID_EV_RESUMED};
 	struct ctx *ctx;
 	size_t n;
 
+	if (c->resumed) {
+		c->resumed = false;
+		memcpy(buf, &resumed, sizeof(resumed));
+		return sizeof(resumed);
+	}
 	while ((ctx = TAILQ_FIRST(&c->events))) {
 		n = put_one(ctx, buf);
 		if (n)

@@ -10,7 +10,7 @@
  * has not faulted. If there are others that make this very access, and they are one context's, it is that one. Of jobs that were
  * done before the last context came, when no record was left, there are hardly any to come: they count after all others.
  */
-#include "service/private.h"
+#include "service/persist.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -49,6 +49,7 @@ void faults_charge(struct ctx *ctx, const struct translator_fault *f)
 	trace_fault(ctx->dev, ctx, ctx->se ? sched_resident(ctx->dev->sched, ctx->se) : -1, f);
 	ctx->dev->faults++;
 	ctx->last_fault = *fault_log_add(&ctx->books->faults, &w, util_now_ns());
+	persist_counts(ctx);
 	event_fault(ctx);
 	__atomic_add_fetch(&ctx->line->disrupted, 1, __ATOMIC_RELEASE);
 }

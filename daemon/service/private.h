@@ -24,6 +24,7 @@
 #include "service/ktables.h"
 #include "service/layout.h"
 #include "service/service.h"
+#include "store/store.h"
 #include "transport/transport.h"
 #include "translator/smmu.h"
 
@@ -100,6 +101,7 @@ enum device_state {
 	DEVICE_RESETTING, /* no work, no changes until it answers */
 };
 
+struct adoption;
 struct buf;
 /* Buffers that nobody wants any more, to be unmapped once the device has forgotten who could reach them. */
 TAILQ_HEAD(unused, buf);
@@ -128,6 +130,12 @@ struct device {
 	struct pgtable *shared_pt; /* `global` */
 	bool shared_busy; /* `global`: a bind or a clearing is changing it */
 	bool shared_held; /* `global`: nothing may run meanwhile */
+	uint32_t opening; /* a number that no other opening has, of whichever device */
+	bool recorded; /* the journal has it as ready */
+	uint64_t memory_key; /* of its memory in the vault */
+	uint32_t n_kept; /* fds of its transport in the store */
+	char kept[TRANSPORT_KEEP_MAX][STORE_NAME_MAX]; /* ... and their names */
+	struct adoption *adoption; /* it is being taken over from a process that is gone; NULL: not */
 	struct shm rings, marks, keep; /* engine_memory: ro, rw, keep */
 	struct nest nest;
 	uint32_t setup_left; /* answers about the daemon's own memory that SETUP waits for */
@@ -185,6 +193,10 @@ struct ctx {
 	struct translator_fault told[4];
 	uint32_t n_told;
 	enum ctx_life life;
+	bool recorded; /* the journal has it */
+	/* While it is taken over from another process. */
+	uint64_t root; /* of its tables */
+	bool rebuild; /* they were being changed */
 	bool busy; /* a bind is changing its address space: clearing waits */
 	bool free_asked; /* cleared means freed */
 	int slot; /* being stopped; -1: none */
@@ -210,6 +222,8 @@ struct buf {
 	struct buffer_entry *books;
 	struct device *dev;
 	int fd; /* kept: the device must be given it again if it comes back */
+	uint64_t key; /* of it in the vault */
+	bool recorded; /* the journal has it */
 	struct transport_memory *memory; /* MAPPED, where the kernel keeps the tables */
 	enum buf_state state;
 	int error; /* REFUSED: why */
@@ -232,6 +246,9 @@ struct verb { /* the request being carried out; one at a time for each client */
 	bool active;
 	struct refusal why;
 	struct pasid_msg msg;
+	bool open; /* the journal has its intent, and no more */
+	bool kept; /* ... and its reply, which is the one that will be given */
+	struct record intent; /* that; without operations */
 	struct ctx *ctx;
 	struct buf *buf;
 	struct device *dev;
@@ -263,6 +280,11 @@ struct service_client {
 	void *owner; /* NULL: the session is gone */
 	bool closing;
 	bool hello;
+	bool recorded; /* the journal has it */
+	bool resumed; /* it was there before this process, and was not told */
+	bool doomed; /* ... and what there was of it is not whole */
+	char name[64]; /* by which a successor finds its connection */
+	uint64_t fence_key; /* of its fence memory in the vault; the next one is that of the read-only fd */
 	struct verb verb;
 	uint64_t serial; /* of the last request that was carried out, or is pending */
 	struct kept_reply kept[PASID_IN_FLIGHT]; /* by serial */
@@ -276,6 +298,12 @@ struct service_client {
 struct service {
 	struct event_base *base;
 	const struct service_config *config;
+	struct store *store; /* NULL: nothing outlives this process */
+	struct event *snapshot;
+	uint32_t open_binds; /* intents of bind lists */
+	uint32_t last_opening; /* of any device */
+	uint32_t adopting; /* devices that are being taken over */
+	bool believed; /* what was there before has been taken over */
 	struct books *books;
 	struct device *devices;
 	size_t n_devices;
@@ -332,6 +360,7 @@ static inline void device_trace(const struct device *d, struct pasid_trace_recor
 /* ---- service.c ---- */
 void service_client_reap(struct service_client *c); /* goes on with a closing client */
 void service_keep(struct service_client *c, const struct service_reply *reply); /* to the request of c->serial */
+void kept_put(struct service_client *c, const struct service_reply *reply); /* the same, but nobody is told */
 
 /* ---- verbs.c, bind.c ---- */
 struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, const void *body, size_t size);
@@ -347,7 +376,11 @@ bool device_usable(const struct device *d, struct refusal *why, bool *later);
 enum service_outcome verb_refused(struct service_client *c, struct service_reply *reply);
 
 /* ---- device.c ---- */
+extern const struct transport_events device_events;
+
 int device_init(struct device *d, struct service *s, const struct device_config *config);
+void device_begin(struct device *d); /* is opened, or taken over */
+uint32_t pool_next_chunk(const struct device *d); /* table pages that are mapped next, when there are too few */
 void device_fini(struct device *d);
 void device_fail(struct device *d, const char *why); /* cannot be trusted or reached any more */
 void device_reset(struct device *d, const char *why);
@@ -365,6 +398,12 @@ void setup_go_on(struct device *d); /* while SETUP: looks whether something is l
 void setup_drop_memory(struct device *d);
 void setup_drop_translator(struct device *d);
 struct translator *setup_whole_translator(struct device *d);
+void setup_add_hole(void *device, struct range hole);
+void setup_take_traits(struct device *d); /* what the books have to know of the driver */
+/* Starts the engine with one of the driver's two calls for that; slots: the most to use, 0: all. */
+int setup_start_engine(struct device *d, int (*start)(struct engine **ret, struct engine_device *d,
+						      const struct engine_memory *mem, const struct engine_config *c),
+		       unsigned int slots);
 void setup_begin(struct device *d, const char *why); /* its mode is settled; why: it cannot be had in that */
 /* Maps memory of our own for the device; SETUP waits for the answer. */
 int setup_map(struct device *d, uint64_t bus, uint64_t len, int fd, uint64_t off, uint32_t prot);
@@ -401,6 +440,11 @@ void run_forget(struct device *d); /* the device is gone */
 void run_tick(struct device *d);
 void run_jobs_changed(struct ctx *ctx);
 void run_installed(struct device *d); /* looks whether those that are installing are there */
+/* What the last process had put on slots, as the journal says: the scheduler is told, what the device was not told of is
+ * taken back. Then they go on. */
+int run_adopt(struct device *d);
+void run_go_on(struct device *d);
+void run_watch(struct device *d); /* run_tick() comes, whatever there is to do */
 
 /* The translator did not carry out what it was asked of an ASID. It is asked again from time to time, but not for ever. */
 void run_refused(struct device *d, uint32_t asid);
@@ -437,13 +481,16 @@ void ctx_hold(struct ctx *ctx, bool hold);
 void ctx_wake(struct ctx *ctx); /* whoever sleeps on its fence line */
 
 /* ---- buffer.c ---- */
-int buf_start(struct buffer_entry *e, struct device *d, int fd, struct buf **ret); /* takes fd if 0 */
+int buf_start(struct buffer_entry *e, struct device *d, int fd, uint64_t key, struct buf **ret); /* takes fd if 0 */
 void buf_unused(void *arg, struct buffer_entry *e); /* books_unused */
+void buf_drop(struct buf *b); /* the device has forgotten it */
 void buf_take_unused(struct service *s, struct unused *to);
 void buf_unmap_unused(struct unused *list);
 void buf_unmap_later(struct device *d); /* what the transport did not take then */
 int buf_map_again(struct buf *b);
 void buf_device_gone(struct buf *b);
+struct fence_map *fence_map_find(struct service_client *c, struct device *d);
+void fence_map_free(struct fence_map *m);
 int fence_map_get(struct service_client *c, struct device *d, struct fence_map **ret);
 int fence_map_again(struct fence_map *m);
 void fence_map_drop(struct fence_map *m); /* unmaps and frees, in the background */

@@ -4,7 +4,8 @@
  * their limit are stopped. The device's words are checked by the engine; what
  * they claim is believed only about the device itself.
  */
-#include "service/private.h"
+#include "service/adopt.h"
+#include "service/persist.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -14,6 +15,7 @@
 
 #include "base/util.h"
 
+#define ADOPT_LOOK_US 5000 /* how often, while a device is taken over; its interrupts are looked at, too */
 #define NOWHERE_SURE "it is in nobody's address space for sure"
 
 static void run_control(struct device *d, unsigned int slot, enum engine_control what);
@@ -78,6 +80,7 @@ static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 	if (r < 0)
 		return r;
 	ctx->switches++;
+	persist_counts(ctx);
 	device_trace(d, (struct pasid_trace_record){
 				.event = PASID_TRACE_SWITCH, .slot = (uint16_t)(slot + 1), .ctx = ctx->books->id});
 	d->switches++;
@@ -148,6 +151,7 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 	if (r < 0)
 		return r;
 	put->number = job->number;
+	persist_put(ctx, slot, put);
 	faults_put(d, slot, ctx, put);
 	run->ctx = ctx;
 	if (!run->count++) {
@@ -244,6 +248,7 @@ void run_schedule(struct device *d)
 static void job_ended(struct ctx *ctx, uint64_t number)
 {
 	books_jobs_done(ctx->books, number);
+	persist_jobs_done(ctx, number);
 	tell_changed(ctx, SERVICE_JOBS | SERVICE_RUNS);
 	ctx_wake(ctx);
 }
@@ -423,6 +428,7 @@ void run_stopped(struct device *d, unsigned int slot)
 	trace_run_end(d, slot, PASID_TRACE_END_STOPPED);
 	count_time(&d->runs[slot], util_now_ns());
 	d->runs[slot] = (struct run){0};
+	persist_stopped(d, slot);
 	sched_slot_service(d->sched, slot, true);
 }
 
@@ -486,6 +492,12 @@ void run_tick(struct device *d)
 {
 	uint64_t now = util_now_ns();
 
+	if (d->adoption) {
+		adopt_go_on(d);
+		if (d->adoption)
+			run_watch(d);
+		return;
+	}
 	if (d->state != DEVICE_READY)
 		return;
 	faults_look(d);
@@ -514,6 +526,76 @@ void run_tick(struct device *d)
 	run_arm_tick(d);
 }
 
+/* ---- what was on slots before this process ---- */
+
+/* Jobs that the device was not told of are on no slot. */
+static void take_back(struct device *d, struct run *run, uint64_t told)
+{
+	struct ctx *ctx = run->ctx;
+	uint32_t before = run->count;
+
+	while (run->count && job_at(run, run->count - 1)->mark > told)
+		run->count--;
+	if (run->count == before)
+		return;
+	ctx->put = job_at(run, run->count)->number - 1;
+	persist_unput(ctx);
+}
+
+static bool is_going(const struct ctx *ctx)
+{
+	return ctx->life != CTX_ALIVE || ctx->lost_why;
+}
+
+int run_adopt(struct device *d)
+{
+	struct engine_slot look;
+	struct context *b;
+
+	for (unsigned int s = 0; s < d->n_slots; s++) {
+		struct run *run = &d->runs[s];
+
+		if (d->eops->look(d->engine, s, &look) < 0)
+			return -EPROTO;
+		if (run->count)
+			take_back(d, run, look.told);
+		if (!run->count || run->ctx->life != CTX_ALIVE) {
+			*run = (struct run){0};
+			continue;
+		}
+		run->head_since = util_now_ns();
+		sched_adopt(d->sched, s, run->ctx->se, run->count);
+	}
+	TAILQ_FOREACH (b, &d->books->contexts, in_device)
+		if (!is_going(b->tag))
+			run_jobs_changed(b->tag);
+	return 0;
+}
+
+/* Whatever the last control was, this one holds. Contexts that are going have their own. */
+void run_go_on(struct device *d)
+{
+	for (unsigned int s = 0; s < d->n_slots; s++) {
+		struct run *run = &d->runs[s];
+
+		run->held_by = NULL;
+		run->owes_terminate = false;
+		if (!run->stopping)
+			run_control(d, s, ENGINE_RESUME);
+	}
+	faults_look(d);
+	if (d->state == DEVICE_READY)
+		run_progress(d);
+}
+
+void run_watch(struct device *d)
+{
+	static const struct timeval soon = {0, ADOPT_LOOK_US};
+
+	if (!evtimer_pending(d->tick, NULL))
+		evtimer_add(d->tick, &soon);
+}
+
 /* ---- after a reset, and after the end ---- */
 
 /* Jobs that were done are done; the one that had begun ended unfinished; the rest goes back to wait. */
@@ -540,6 +622,7 @@ static void sort_out(struct device *d, unsigned int slot)
 			__atomic_store_n(&ctx->line->done, first->number, __ATOMIC_RELEASE);
 			job_ended(ctx, first->number);
 		}
+		persist_unput(ctx);
 		run_jobs_changed(ctx);
 	}
 }
@@ -563,6 +646,7 @@ void run_after_reset(struct device *d)
 		sort_out(d, s);
 	if (d->state != DEVICE_RESETTING)
 		return;
+	persist_reset(d, RESET_SORTED);
 	for (unsigned int s = 0; s < d->n_slots; s++) {
 		trace_run_end(d, s, PASID_TRACE_END_RESET);
 		count_time(&d->runs[s], util_now_ns());
@@ -572,6 +656,7 @@ void run_after_reset(struct device *d)
 	forget_stopping(d);
 	sched_reset(d->sched);
 	d->eops->restart(d->engine);
+	persist_reset(d, RESET_OVER);
 	run_invalidated(d);
 }
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The service as a whole, and clients: how they come, and how everything of theirs goes. */
-#include "service/private.h"
+#include "service/adopt.h"
+#include "service/persist.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,16 +12,22 @@
 
 /* ---- the end of a client ---- */
 
+static void client_free(struct service_client *c)
+{
+	shm_fini(&c->fence);
+	for (size_t i = 0; i < ARRAY_SIZE(c->kept); i++)
+		free(c->kept[i].data);
+	free(c);
+}
+
 static void client_destroy(struct service_client *c)
 {
 	struct service *s = c->svc;
 
+	persist_client_gone(c);
 	books_client_close(s->books, c->books);
-	shm_fini(&c->fence);
 	s->lingering--;
-	for (size_t i = 0; i < ARRAY_SIZE(c->kept); i++)
-		free(c->kept[i].data);
-	free(c);
+	client_free(c);
 }
 
 static void free_contexts(struct service_client *c)
@@ -42,6 +50,7 @@ static void free_buffers(struct service_client *c)
 		if (!e->buffer.named)
 			continue;
 		rec.buf = e->buffer.id;
+		persist_buffer_freed(e->tag);
 		books_buf_free(c->svc->books, &rec, &why);
 	}
 	buf_take_unused(c->svc, &unused);
@@ -77,7 +86,7 @@ static void client_reap(struct service_client *c)
 static void on_reap(evutil_socket_t fd, short what, void *arg)
 {
 	struct service *s = arg;
-	struct client *c = books_next_client(s->books, NULL), *next;
+	struct client *c = s->adopting ? NULL : books_next_client(s->books, NULL), *next;
 
 	for (; c; c = next) {
 		struct service_client *sc = c->tag;
@@ -112,6 +121,108 @@ struct service_client *service_client_close(struct service_client *c)
 static uint64_t fence_bytes(uint64_t lines)
 {
 	return lines ? (lines * PASID_FENCE_STRIDE + 4095) & ~4095ull : 4096;
+}
+
+/* Its fence memory as it was; new memory that nobody looks at, where that is not there any more. */
+static int adopt_fence(struct service_client *c)
+{
+	uint64_t bytes = fence_bytes(c->books->n_lines);
+	struct store *store = c->svc->store;
+	int fd, ro_fd, r;
+
+	r = store_get_pair(store, c->fence_key, &fd, &ro_fd);
+	if (r == 0) {
+		r = shm_adopt(&c->fence, bytes, fd, ro_fd);
+		if (r == 0)
+			return 0;
+		close(fd);
+		close(ro_fd);
+	}
+	c->doomed = true;
+	return shm_init(&c->fence, "pasidd-fences", bytes);
+}
+
+int client_adopt(struct service *s, struct client *books, uint64_t fence_key)
+{
+	struct service_client *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (!c)
+		return -ENOMEM;
+	c->svc = s;
+	c->books = books;
+	c->recorded = c->resumed = true;
+	c->fence_key = fence_key;
+	LIST_INIT(&c->fence_maps);
+	TAILQ_INIT(&c->events);
+	TAILQ_INIT(&c->verb.unused);
+	r = adopt_fence(c);
+	if (r < 0) {
+		free(c);
+		return r;
+	}
+	books->tag = c;
+	return 0;
+}
+
+void client_forget(struct service_client *c)
+{
+	while (!LIST_EMPTY(&c->fence_maps))
+		fence_map_free(LIST_FIRST(&c->fence_maps));
+	c->books->tag = NULL;
+	client_free(c);
+}
+
+bool service_client_keep(struct service_client *c, const char *name)
+{
+	struct store *store = c->svc->store;
+
+	snprintf(c->name, sizeof(c->name), "%s", name);
+	c->fence_key = store_keys(store, VAULT_FENCE, 2);
+	if (store_keep(store, c->fence_key, 0, c->fence.fd) < 0 ||
+	    store_keep(store, c->fence_key + 1, 0, c->fence.ro_fd) < 0)
+		return false;
+	persist_client(c);
+	return true;
+}
+
+struct service_client *service_adopted(struct service *s, struct service_client *after)
+{
+	struct client *b = books_next_client(s->books, after ? after->books : NULL);
+
+	for (; b; b = books_next_client(s->books, b)) {
+		struct service_client *c = b->tag;
+
+		if (!c->owner && !c->closing)
+			return c;
+	}
+	return NULL;
+}
+
+const char *service_client_name(const struct service_client *c)
+{
+	return c->name;
+}
+
+uid_t service_client_uid(const struct service_client *c)
+{
+	return c->books->uid;
+}
+
+pid_t service_client_pid(const struct service_client *c)
+{
+	return c->books->pid;
+}
+
+bool service_client_doomed(const struct service_client *c)
+{
+	return c->doomed;
+}
+
+void service_client_own(struct service_client *c, const struct service_client_ops *ops, void *owner)
+{
+	c->ops = ops;
+	c->owner = owner;
 }
 
 int service_client_new(struct service *s, uid_t uid, pid_t pid, const struct service_client_ops *ops, void *owner,
@@ -156,10 +267,19 @@ int service_client_fence(const struct service_client *c)
 
 void service_keep(struct service_client *c, const struct service_reply *r)
 {
+	if (c->verb.kept)
+		return;
+	persist_commit(c, r);
+	kept_put(c, r);
+}
+
+void kept_put(struct service_client *c, const struct service_reply *r)
+{
 	struct kept_reply *k = &c->kept[c->serial % PASID_IN_FLIGHT];
-	void *data = k->room >= r->size ? k->data : realloc(k->data, r->size);
+	void *data;
 
 	k->size = 0;
+	data = k->room >= r->size ? k->data : realloc(k->data, r->size);
 	if (!data)
 		return;
 	k->room = k->room >= r->size ? k->room : r->size;
@@ -188,6 +308,79 @@ struct account *service_client_account(struct service_client *c)
 
 /* ---- the service ---- */
 
+/* What was read of a journal that cannot be believed: neither devices nor the journal hear of it. */
+static void forget_all(struct service *s)
+{
+	s->store = NULL;
+	for (size_t i = 0; i < s->n_devices; i++)
+		memset(s->devices[i].runs, 0, sizeof(s->devices[i].runs));
+	while (s->books && books_next_client(s->books, NULL)) {
+		struct client *b = books_next_client(s->books, NULL);
+		struct context *ctx, *next_ctx;
+		struct buffer_entry *e, *next;
+
+		TAILQ_FOREACH_SAFE (ctx, &b->contexts, in_client, next_ctx) {
+			if (ctx->tag)
+				ctx_forget(ctx->tag);
+			books_ctx_free(s->books, ctx);
+		}
+		TAILQ_FOREACH_SAFE (e, &b->all_buffers, in_client, next) {
+			if (e->tag)
+				buf_forget(e->tag);
+			e->buffer.named = false;
+			books_buf_gone(s->books, e);
+		}
+		if (b->tag)
+			client_forget(b->tag);
+		books_client_close(s->books, b);
+	}
+}
+
+/* What the last process left on a device that was gone when it ended, or whose loss it was about to tell. */
+static void lose_what_is_on(struct device *d)
+{
+	struct context *ctx, *next_ctx;
+	struct buffer_entry *e, *next;
+
+	TAILQ_FOREACH_SAFE (ctx, &d->books->contexts, in_device, next_ctx)
+		ctx_device_gone(ctx->tag);
+	TAILQ_FOREACH_SAFE (e, &d->books->buffers, in_device, next)
+		buf_device_gone(e->tag);
+}
+
+static void begin(struct service *s)
+{
+	for (size_t i = 0; i < s->n_devices; i++) {
+		s->adopting += s->devices[i].adoption != NULL;
+		if (s->devices[i].opening > s->last_opening)
+			s->last_opening = s->devices[i].opening;
+	}
+	for (size_t i = 0; i < s->n_devices; i++) {
+		if (!s->devices[i].adoption)
+			lose_what_is_on(&s->devices[i]);
+		device_begin(&s->devices[i]);
+	}
+	if (!s->adopting)
+		snapshot_soon(s);
+}
+
+struct device *adopt_first(struct service *s)
+{
+	struct device *d = s->devices;
+
+	while (!d->adoption)
+		d++;
+	return d;
+}
+
+void adopt_over(struct service *s)
+{
+	if (--s->adopting)
+		return;
+	snapshot_soon(s);
+	event_active(s->reap, EV_TIMEOUT, 0); /* clients that ended meanwhile */
+}
+
 static int add_devices(struct service *s)
 {
 	int r = 0;
@@ -207,7 +400,8 @@ static int add_devices(struct service *s)
 	return r;
 }
 
-int service_new(struct service **ret, struct event_base *base, const struct service_config *config)
+int service_new(struct service **ret, struct event_base *base, const struct service_config *config, struct store *store,
+		char *why)
 {
 	struct service *s = calloc(1, sizeof(*s));
 	int r;
@@ -216,17 +410,24 @@ int service_new(struct service **ret, struct event_base *base, const struct serv
 		return -ENOMEM;
 	s->base = base;
 	s->config = config;
+	s->store = store;
 	TAILQ_INIT(&s->unused);
 	r = books_new(&s->books, &config->limits, buf_unused, s);
 	s->reap = event_new(base, -1, 0, on_reap, s);
+	if (r == 0)
+		r = snapshot_init(s);
 	if (r == 0 && !s->reap)
 		r = -ENOMEM;
 	if (r == 0)
 		r = add_devices(s);
+	if (r == 0)
+		r = adopt_journal(s, why);
 	if (r < 0) {
+		forget_all(s);
 		service_free(s);
 		return r;
 	}
+	begin(s);
 	*ret = s;
 	return 0;
 }
@@ -244,6 +445,8 @@ struct service *service_free(struct service *s)
 		client_reap(c->tag);
 	if (s->reap)
 		event_free(s->reap);
+	if (s->snapshot)
+		event_free(s->snapshot);
 	books_free(s->books);
 	trace_fini(&s->trace);
 	free(s->devices);

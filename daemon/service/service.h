@@ -21,6 +21,9 @@
 struct event_base;
 struct service;
 struct service_client;
+struct store;
+
+#define SERVICE_WHY_MAX 256u
 
 struct device_config {
 	const char *name; /* at most PASID_NAME_MAX - 1 bytes */
@@ -78,8 +81,14 @@ struct service_observer {
 
 enum service_outcome { SERVICE_REPLY = 0, SERVICE_PENDING = 1, SERVICE_LATER = 2 };
 
-/* Begins to open the devices; those that cannot be reached are tried again and again. */
-int service_new(struct service **ret, struct event_base *base, const struct service_config *config);
+/* Begins to open the devices; those that cannot be reached are tried again and again. With a store (NULL: none; it stays the
+ * caller's) what a process before this one left there is taken over; -EBADMSG and *why (SERVICE_WHY_MAX bytes): it cannot
+ * be believed, and nothing was touched. */
+int service_new(struct service **ret, struct event_base *base, const struct service_config *config, struct store *store,
+		char *why);
+/* Nothing of what a process before this one left can be believed: every client that it had is told so by its fence memory,
+ * and in the log. store_begin_anew() ends their connections. */
+void service_lose(struct store *store, const char *why);
 /* All clients are closed. Takes NULL, returns NULL. Does not wait for devices: their connections just end. */
 struct service *service_free(struct service *s);
 /* The limits of the configuration that it was begun with have changed. */
@@ -90,6 +99,18 @@ size_t service_lingering(const struct service *s);
 /* 0, -EDQUOT with *why. */
 int service_client_new(struct service *s, uid_t uid, pid_t pid, const struct service_client_ops *ops, void *owner,
 		       struct service_client **ret, struct refusal *why);
+/* From now on it outlives this process: a successor finds its connection by `name` (STORE_NAME_MAX bytes, or the name of a
+ * D-Bus connection). False: there is no room for what goes with it. */
+bool service_client_keep(struct service_client *c, const char *name);
+/* Those that are there from before this process and have no owner yet, one after the other; NULL: there is none. ops and
+ * owner are theirs from now on; or it is closed. */
+struct service_client *service_adopted(struct service *s, struct service_client *after);
+const char *service_client_name(const struct service_client *c);
+uid_t service_client_uid(const struct service_client *c);
+pid_t service_client_pid(const struct service_client *c);
+/* What there is of it is not whole: its contexts are lost, and whoever waits for their jobs stops waiting. */
+bool service_client_doomed(const struct service_client *c);
+void service_client_own(struct service_client *c, const struct service_client_ops *ops, void *owner);
 /* The session is gone: work is stopped, everything is taken back, in the background. Takes NULL, returns NULL. */
 struct service_client *service_client_close(struct service_client *c);
 int service_client_fence(const struct service_client *c); /* read-only fd; stays the client's */

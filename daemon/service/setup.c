@@ -3,8 +3,9 @@
  * What happens between the moment that a device can be reached and the one that it is ready: its driver is found, its
  * addresses are laid out, it is given memory, clients' memory from before, and its driver starts it.
  */
+#include "service/adopt.h"
 #include "service/inspect.h"
-#include "service/private.h"
+#include "service/persist.h"
 
 #include <errno.h>
 #include <string.h>
@@ -179,7 +180,9 @@ static bool one_space(const struct device *d)
 	return device_exclusive(d) || (device_nested(d) && (!d->nest.table.bits || d->nest.window.bytes));
 }
 
-static int setup_engine(struct device *d)
+int setup_start_engine(struct device *d, int (*start)(struct engine **ret, struct engine_device *d,
+						      const struct engine_memory *mem, const struct engine_config *c),
+		       unsigned int slots)
 {
 	struct engine_memory mem = {
 		.ro = d->rings.p,
@@ -189,18 +192,22 @@ static int setup_engine(struct device *d)
 		.keep = d->keep.p,
 	};
 	struct engine_config config = {
-		/* The IOMMU has the device in one address space at a time. */
-		.slots = one_space(d) ? 1 : d->config->slots,
+		.slots = slots,
 		.format = device_kernel_tables(d) || device_nested(d) ? NULL : d->config->format,
 		.iova = d->books->traits.iova,
 	};
 	int r;
 
 	d->handle.ops = &handle_ops;
-	r = d->eops->attach(&d->engine, &d->handle, &mem, &config);
-	if (r < 0)
-		return r;
-	r = take_slots(d, config.slots);
+	r = start(&d->engine, &d->handle, &mem, &config);
+	return r < 0 ? r : take_slots(d, config.slots);
+}
+
+static int setup_engine(struct device *d)
+{
+	/* The IOMMU has the device in one address space at a time. */
+	int r = setup_start_engine(d, d->eops->attach, one_space(d) ? 1 : d->config->slots);
+
 	if (r < 0)
 		return r;
 	if (device_exclusive(d))
@@ -243,6 +250,7 @@ static void device_ready(struct device *d)
 	d->ticket_asked = d->ticket_done = 0;
 	d->backoff_ms = BACKOFF_FIRST_MS;
 	d->gone_why[0] = '\0';
+	persist_device(d);
 	log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_INFO,
 		  "device %s: ready at %s, engine %s (%s), %u slots, tables %s, mode %s", d->config->name,
 		  d->config->spec, d->eops->name, d->driver->path ? d->driver->path : "built in", d->n_slots,
@@ -287,7 +295,7 @@ static void on_setup_answer(void *arg, int err)
 		device_poke(d);
 }
 
-static void add_hole(void *arg, struct range hole)
+void setup_add_hole(void *arg, struct range hole)
 {
 	struct device *d = arg;
 
@@ -311,7 +319,7 @@ static bool lay_out(struct device *d)
 		return false;
 	d->layout = l;
 	books_set_window(d->books, l.buffers);
-	layout_holes(&l, (struct range){l.fences.first, l.buffers.last}, add_hole, d);
+	layout_holes(&l, (struct range){l.fences.first, l.buffers.last}, setup_add_hole, d);
 	return !d->setup_failed;
 }
 
@@ -354,8 +362,7 @@ static const char *wrong_mode(const struct device *d)
 		       : NULL;
 }
 
-/* What the books have to know of the driver. */
-static void take_traits(struct device *d)
+void setup_take_traits(struct device *d)
 {
 	struct device_traits *traits = &d->books->traits;
 
@@ -391,6 +398,10 @@ void setup_opened(void *owner)
 		return;
 	}
 	d->eops = d->driver->exports->engine;
+	if (d->adoption) {
+		adopt_opened(d);
+		return;
+	}
 	if (device_nested(d))
 		nest_prepare(d);
 	else
@@ -413,7 +424,7 @@ void setup_begin(struct device *d, const char *why)
 		device_fail(d, why);
 		return;
 	}
-	take_traits(d);
+	setup_take_traits(d);
 	if (d->mode == PASID_MODE_PASID)
 		limit_pasids(d);
 	d->state = DEVICE_SETUP;

@@ -3,7 +3,8 @@
  * Requests, one function each, except bind lists (bind.c). A request is judged and entered in the books first; where a
  * device has to do something about it, the verb is pending until the device has answered, or is gone.
  */
-#include "service/private.h"
+#include "service/adopt.h"
+#include "service/persist.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -82,6 +83,7 @@ static void verb_end(struct service_client *c, const struct service_reply *reply
 	c->verb.ctx = NULL;
 	c->verb.buf = NULL;
 	service_keep(c, reply);
+	c->verb.kept = false;
 	if (c->owner)
 		c->ops->reply(c->owner, reply);
 	service_client_reap(c);
@@ -269,6 +271,7 @@ static void ctx_new_step(struct pending *p)
 	}
 	if (ctx->dev->mode == PASID_MODE_PASID)
 		ids_installed(ctx->dev->books->pasids, ctx->books->pasid);
+	persist_context(ctx);
 	out = (struct pasid_ctx_new_reply){
 		.ctx = ctx->books->id,
 		.pasid = ctx->books->pasid,
@@ -333,6 +336,7 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 		verb_wait(c, d, ctx_new_step);
 		return SERVICE_PENDING;
 	}
+	persist_context(ctx);
 	out = (struct pasid_ctx_new_reply){.ctx = books->id, .pasid = books->pasid, .fence_line = books->line};
 	return done(c, reply, &out, sizeof(out));
 }
@@ -358,6 +362,7 @@ static enum service_outcome ctx_free_request(struct service_client *c, const voi
 					     struct service_reply *reply)
 {
 	const struct pasid_ctx_query *in = body;
+	struct record *rec = new_record(c, RECORD_CTX_FREE);
 	struct ctx *ctx = find_ctx(c, in->ctx);
 
 	if (!ctx)
@@ -366,6 +371,8 @@ static enum service_outcome ctx_free_request(struct service_client *c, const voi
 		return refused(c, reply, PASID_WHY_RESERVED, 0, 0);
 	c->verb.ctx = ctx;
 	c->verb.dev = ctx->dev;
+	rec->ctx = in->ctx;
+	persist_intent(c, rec);
 	ctx_free(ctx);
 	if (!c->verb.ctx)
 		return done(c, reply, NULL, 0);
@@ -458,6 +465,7 @@ static void import_step(struct pending *p)
 		refuse_error(c, error);
 		return;
 	}
+	b->recorded = true;
 	out = (struct pasid_buf_import_reply){
 		.size = b->books->buffer.size,
 		.buf = b->books->buffer.id,
@@ -487,7 +495,12 @@ static enum service_outcome import(struct service_client *c, const void *body, s
 	rec->device = d->books->index;
 	if (!judge_memfd(fds[0], rec, &c->verb.why) || books_import(c->svc->books, rec, &c->verb.why, &e) < 0)
 		return verb_refused(c, reply);
-	r = buf_start(e, d, fds[0], &c->verb.buf);
+	if (!persist_buffer_fd(c->svc, rec, fds[0])) {
+		import_undo(c, e);
+		return refused(c, reply, PASID_WHY_QUOTA_MEMORY, 0, 0);
+	}
+	persist_intent(c, rec);
+	r = buf_start(e, d, fds[0], rec->key, &c->verb.buf);
 	if (r < 0) {
 		import_undo(c, e);
 		return not_mapped(c, d, r, reply);
@@ -522,6 +535,7 @@ static enum service_outcome buf_free_request(struct service_client *c, const voi
 	if (in->reserved)
 		return refused(c, reply, PASID_WHY_RESERVED, 0, 0);
 	rec->buf = in->buf;
+	persist_intent(c, rec);
 	c->verb.buf = e->buffer.uses ? NULL : e->tag;
 	c->verb.dev = e->device->tag;
 	books_buf_free(c->svc->books, rec, &c->verb.why);
@@ -556,6 +570,7 @@ static enum service_outcome submit(struct service_client *c, const void *body, s
 	rec->len = in->len;
 	if (books_submit(c->svc->books, ctx->books, rec, &c->verb.why) < 0)
 		return verb_refused(c, reply);
+	persist_intent(c, rec);
 	tell_changed(ctx, SERVICE_JOBS);
 	run_jobs_changed(ctx);
 	run_schedule(ctx->dev);
@@ -600,6 +615,10 @@ static enum service_outcome dispatch(struct service_client *c, const void *msg, 
 	c->verb.why = (struct refusal){0};
 	c->verb.ctx = NULL;
 	c->verb.buf = NULL;
+	if (c->svc->adopting)
+		return verb_later(c, adopt_first(c->svc));
+	if (!persist_room(c->svc, size))
+		return refused(c, reply, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	if (!op || !op->run)
 		return refused(c, reply, PASID_WHY_OPCODE, m->opcode, 0);
 	if (!c->hello && m->opcode != PASID_OP_HELLO)
@@ -614,11 +633,16 @@ static enum service_outcome dispatch(struct service_client *c, const void *msg, 
 enum service_outcome service_request(struct service_client *c, const void *msg, size_t size, int *fds, size_t n_fds,
 				     struct service_reply *reply)
 {
-	enum service_outcome outcome = dispatch(c, msg, size, fds, n_fds, reply);
+	uint64_t before = c->serial;
+	enum service_outcome outcome;
 
-	if (outcome != SERVICE_LATER)
-		c->serial = c->verb.msg.serial;
-	if (outcome == SERVICE_REPLY)
+	c->serial = ((const struct pasid_msg *)msg)->serial;
+	outcome = dispatch(c, msg, size, fds, n_fds, reply);
+	if (outcome == SERVICE_LATER)
+		c->serial = before;
+	if (outcome == SERVICE_REPLY) {
 		service_keep(c, reply);
+		c->verb.kept = false;
+	}
 	return outcome;
 }

@@ -53,7 +53,7 @@ static void set_up(void)
 	base = event_base_new();
 	memfd = memfd_create("buffer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (!base || memfd < 0 || ftruncate(memfd, 8192) < 0 || fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK) < 0 ||
-	    service_new(&service, base, &config) < 0)
+	    service_new(&service, base, &config, NULL, NULL) < 0)
 		abort();
 }
 
@@ -130,14 +130,15 @@ static void say_hello(int sock, uint64_t *serial)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct sessions sessions = LIST_HEAD_INITIALIZER(sessions);
+	struct session_host host = {0};
 	uint64_t serial = 0;
 	int sv[2];
 
 	if (!base)
 		set_up();
+	host = (struct session_host){.base = base, .service = service};
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) < 0 ||
-	    session_new(&sessions, base, service, sv[0], 1000, 1) < 0)
+	    session_new(&host, sv[0], 1000, 1) < 0)
 		abort();
 	if (size && !(data[0] & 128))
 		say_hello(sv[1], &serial);
@@ -155,7 +156,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	event_base_loop(base, EVLOOP_NONBLOCK);
 	drain(sv[1]);
 	close(sv[1]);
-	while (!LIST_EMPTY(&sessions) || service_lingering(service))
+	while (!LIST_EMPTY(&host.list) || service_lingering(service))
 		event_base_loop(base, EVLOOP_NONBLOCK);
 	return 0;
 }

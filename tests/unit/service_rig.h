@@ -464,7 +464,7 @@ static void service_open(uint64_t tables)
 	log_set_level(LOG_ERROR - 1); /* the losses are meant */
 	base = event_base_new();
 	assert_non_null(base);
-	assert_int_equal(service_new(&service, base, &config), 0);
+	assert_int_equal(service_new(&service, base, &config, NULL, NULL), 0);
 }
 
 static inline void service_begin(uint64_t tables)

@@ -60,11 +60,15 @@ bool closer_exhausted(uid_t uid)
 	return n_exhausted > 0 && n_exhausted--;
 }
 
-int session_new(struct sessions *list, struct event_base *b, struct service *s, int fd, uid_t uid, pid_t pid)
+int session_new(struct session_host *host, int fd, uid_t uid, pid_t pid)
 {
 	n_sessions++;
 	close(fd);
 	return 0;
+}
+
+void sessions_adopt(struct session_host *host)
+{
 }
 
 struct session *session_free(struct session *s)
@@ -290,7 +294,7 @@ static int setup(void **state)
 	n_exhausted = n_held = n_closed = n_sessions = 0;
 	n_calls = 0;
 	base = event_base_new();
-	return base && ipc_new(&ipc, base, NULL, path, 0600, -1) == 0 ? 0 : -1;
+	return base && ipc_new(&ipc, base, NULL, path, 0600, -1, NULL) == 0 ? 0 : -1;
 }
 
 static int teardown(void **state)

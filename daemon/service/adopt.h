@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Going on where a process ended that was killed: its journal becomes the books again, and the clients, contexts and buffers
+ * that go with them (adopt.c); then each device is taken over as it runs (adopt_device.c). Nothing that a client was told
+ * is lost by that, and what it was not told yet is told, or done again, since its request is still in its socket.
+ */
+#ifndef SERVICE_ADOPT_H
+#define SERVICE_ADOPT_H
+
+#include "service/entries.h"
+#include "service/private.h"
+
+#define ADOPT_WHY_MAX 256u
+
+enum adoption_phase {
+	ADOPT_READ, /* the journal is being read */
+	ADOPT_OPENING, /* the transport takes over */
+	ADOPT_CLEARING, /* what the device may have mapped for nobody goes */
+	ADOPT_STILL, /* slots are held whose tables have to be made again */
+	ADOPT_INVALIDATING, /* the device forgets everything that it knows of tables */
+};
+
+/* A device that is being taken over. */
+struct adoption {
+	struct entry_device e;
+	enum adoption_phase phase;
+	uint64_t shared_root;
+	bool rebuild_shared;
+	uint32_t reset; /* enum entry_reset_phase; 0: none was under way */
+	uint64_t since;
+	uint64_t ticket;
+	struct range *clear; /* bus addresses that may be mapped for nobody */
+	size_t n_clear, max_clear, next_clear;
+	uint32_t clearing; /* answers that are still to come */
+};
+
+/* Reads the store's journal into a service that has its devices and nothing else. 0, also if there is nothing; -EBADMSG: it
+ * contradicts itself, or the configuration: the service is good for nothing but service_free(), which touches no device. */
+int adopt_journal(struct service *s, char why[ADOPT_WHY_MAX]);
+struct adoption *adoption_free(struct adoption *a); /* takes NULL, returns NULL */
+int adoption_clear_later(struct adoption *a, struct range bus);
+
+/* Everything was read: what is kept and belongs to nothing goes. */
+void adopt_forget_unknown(struct service *s);
+
+/* ---- adopt_device.c ---- */
+void adopt_device(struct device *d); /* instead of opening it */
+void adopt_opened(struct device *d);
+void adopt_go_on(struct device *d); /* looks whether something is left to wait for */
+void adopt_over(struct service *s); /* a device was taken over, or could not be */
+struct device *adopt_first(struct service *s); /* one that is not yet; clients' requests wait for all of them */
+/* Can a device in this mode be taken over? */
+bool adopt_mode_ok(const struct device *d);
+
+/* ---- context.c, buffer.c, service.c: the running side of what the books have ---- */
+int ctx_adopt(struct context *books);
+void ctx_forget(struct ctx *ctx); /* its books go elsewhere, or are gone */
+int buf_adopt(struct buffer_entry *e, uint64_t key);
+void buf_adopt_fd(struct buf *b); /* once it is known to be still there */
+void buf_forget(struct buf *b);
+int fence_map_adopt(struct service_client *c, struct device *d, uint64_t bus, bool mapped);
+int client_adopt(struct service *s, struct client *books, uint64_t fence_key);
+void client_forget(struct service_client *c);
+
+#endif

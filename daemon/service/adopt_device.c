@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Taking over a device that goes on working. Its memory, its driver's notes and its page tables are where they were; who runs
+ * on which slot follows from the journal. First slots are held whose tables were being changed, and those tables are
+ * emptied. Then the device forgets all that it knows of tables, which makes good for every invalidation that was owed. Then
+ * tables are filled again, memory that is mapped for nobody goes, and everybody goes on.
+ *
+ * Until then nothing that belongs to clients is freed, and no table page is used for another purpose.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "service/adopt.h"
+#include "service/persist.h"
+
+static bool is_alive(const struct ctx *ctx)
+{
+	return ctx->life == CTX_ALIVE;
+}
+
+bool adopt_mode_ok(const struct device *d)
+{
+	return d->mode == PASID_MODE_GPU_MMU || d->mode == PASID_MODE_GLOBAL;
+}
+
+/* ---- is it still the device that it was? ---- */
+
+static const char *changed(const struct device *d, const struct entry_device *e)
+{
+	if (strncmp(d->config->spec, e->spec, sizeof(e->spec)) != 0)
+		return "it is configured to be another one";
+	if (strncmp(pgtable_format_name(d->format), e->format, sizeof(e->format)) != 0)
+		return "its table format is configured to be another one";
+	if (d->config->mode != e->mode)
+		return "its mode is configured to be another one";
+	return d->tops->adopt && e->saved_size <= sizeof(e->saved) && e->n_kept <= TRANSPORT_KEEP_MAX
+		       ? NULL
+		       : "its transport cannot be taken over";
+}
+
+static const char *driver_changed(const struct device *d, const struct entry_device *e)
+{
+	if (strncmp(d->eops->name, e->driver, sizeof(e->driver)) != 0)
+		return "another driver is there for it";
+	if (!d->eops->adopt)
+		return "its driver cannot take it over";
+	return d->eops->ro_bytes != e->ro_bytes || d->eops->rw_bytes != e->rw_bytes ||
+			       d->eops->keep_bytes != e->keep_bytes
+		       ? "its driver has changed"
+		       : NULL;
+}
+
+void adopt_device(struct device *d)
+{
+	struct adoption *a = d->adoption;
+	const char *why = changed(d, &a->e);
+	int fds[TRANSPORT_KEEP_MAX];
+	int r;
+
+	d->state = DEVICE_OPENING;
+	d->recorded = true;
+	d->n_kept = a->e.n_kept;
+	d->memory_key = a->e.memory;
+	memcpy(d->kept, a->e.kept, sizeof(d->kept));
+	a->phase = ADOPT_OPENING;
+	r = why ? -EINVAL : store_take_device(d->svc->store, d->kept, d->n_kept, fds);
+	if (r == 0)
+		r = d->tops->adopt(&d->t, d->svc->base, d->address, engine_irqs(&d->svc->config->drivers),
+				   d->config->answer_ms, a->e.saved, a->e.saved_size, fds, d->n_kept, &device_events, d);
+	if (r < 0) {
+		d->t = NULL;
+		device_fail(d, why ? why : "what the last process left of it is not whole");
+		return;
+	}
+	/* The next successor has to tell this one's requests from the last one's. */
+	a->e.index = d->books->index;
+	a->e.saved_size = (uint32_t)d->tops->save(d->t, a->e.saved);
+	persist_device_again(d, &a->e);
+}
+
+/* ---- memory, driver, tables ---- */
+
+static int adopt_shm(struct device *d, enum vault_memory which, uint64_t bytes, struct shm *m)
+{
+	int fd, ro_fd, r;
+
+	if (!bytes)
+		return 0;
+	r = store_get_pair(d->svc->store, d->memory_key + 2 * which, &fd, &ro_fd);
+	if (r < 0)
+		return r;
+	r = shm_adopt(m, bytes, fd, ro_fd);
+	if (r < 0) {
+		close(fd);
+		close(ro_fd);
+	}
+	return r;
+}
+
+static int adopt_pool(struct device *d, const struct entry_device *e)
+{
+	int fd, ro_fd, r;
+
+	r = store_get_pair(d->svc->store, d->memory_key + 2 * VAULT_TABLES, &fd, &ro_fd);
+	if (r < 0)
+		return r;
+	r = table_pool_adopt(&d->pool, d->layout.tables.first, e->pool_max, e->pool_extent, fd, ro_fd);
+	if (r < 0) {
+		close(fd);
+		close(ro_fd);
+	}
+	return r;
+}
+
+static int adopt_memory(struct device *d, const struct entry_device *e)
+{
+	int r = adopt_shm(d, VAULT_RINGS, e->ro_bytes, &d->rings);
+
+	if (r == 0)
+		r = adopt_shm(d, VAULT_MARKS, e->rw_bytes, &d->marks);
+	if (r == 0)
+		r = adopt_shm(d, VAULT_KEEP, e->keep_bytes, &d->keep);
+	if (r == 0)
+		r = adopt_pool(d, e);
+	return r;
+}
+
+/* What tables say beside what they should say. */
+struct comparison {
+	struct aspace *as;
+	struct itree_node *next; /* mapping */
+	uint64_t bytes; /* that the tables map */
+	bool differs;
+};
+
+static int compare_leaf(void *arg, const struct pgtable_leaf *l)
+{
+	struct comparison *c = arg;
+	const struct mapping *m;
+
+	while (c->next && c->next->last < l->iova.first)
+		c->next = itree_next(c->next);
+	m = c->next ? container_of(c->next, struct mapping, node) : NULL;
+	c->bytes += range_len(l->iova);
+	/* A block may cover two mappings that lie side by side in one buffer, and no more than what is mapped. */
+	for (uint64_t at = l->iova.first; !c->differs && at <= l->iova.last && at >= l->iova.first; at = m->node.last + 1) {
+		if (at != l->iova.first) {
+			struct itree_node *n = itree_next((struct itree_node *)(uintptr_t)&m->node);
+
+			m = n ? container_of(n, struct mapping, node) : NULL;
+		}
+		c->differs = !m || m->node.first > at || m->writable != l->writable ||
+			     m->buf->bus + m->off + (at - m->node.first) != l->bus + (at - l->iova.first);
+		if (m && m->node.last == UINT64_MAX)
+			break;
+	}
+	return 0;
+}
+
+static int adopt_tables(struct device *d, struct pgtable **pt, uint64_t root, struct aspace *as, bool *differs)
+{
+	struct comparison c = {.as = as, .next = itree_first(&as->tree)};
+	int r = pgtable_adopt(pt, d->format, d->pool, root, compare_leaf, &c);
+
+	*differs = c.differs || c.bytes != as->bytes;
+	return r;
+}
+
+static int adopt_context(struct ctx *ctx)
+{
+	struct device *d = ctx->dev;
+	struct fence_map *fence = fence_map_find(ctx->client, d);
+	struct refusal why;
+	bool differs = false;
+	int r;
+
+	if (!is_alive(ctx))
+		return 0;
+	if (!fence)
+		return -EBADMSG;
+	ctx->fence_bus = fence->bus_node.first + (uint64_t)ctx->books->line * PASID_FENCE_STRIDE;
+	r = sched_add(d->sched, ctx->books->client->uid, ctx->books->client->id, ctx, &ctx->se);
+	if (r < 0)
+		return r;
+	ids_installed(d->books->pasids, ctx->books->pasid);
+	if (d->books->traits.global) {
+		ctx->pt = d->shared_pt;
+		return 0;
+	}
+	ids_installed(d->books->asids, ctx->books->asid);
+	r = adopt_tables(d, &ctx->pt, ctx->root, ctx->books->aspace, &differs);
+	if (r == 0)
+		r = charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES,
+				pgtable_pages(ctx->pt), &why);
+	if (differs && !ctx->rebuild) {
+		log_error("device %s: the page tables of context %u are not what its owner asked for", d->config->name,
+			  ctx->books->id);
+		ctx->lost_why = PASID_LOST_DAEMON;
+	}
+	return r;
+}
+
+static int adopt_contexts(struct device *d)
+{
+	struct adoption *a = d->adoption;
+	struct context *b;
+	bool differs = false;
+	int r = 0;
+
+	if (d->books->traits.global)
+		r = adopt_tables(d, &d->shared_pt, a->shared_root, &d->books->shared, &differs);
+	a->rebuild_shared = differs;
+	ledger_lenient(books_ledger(d->svc->books), true);
+	TAILQ_FOREACH (b, &d->books->contexts, in_device)
+		if (r == 0)
+			r = adopt_context(b->tag);
+	ledger_lenient(books_ledger(d->svc->books), false);
+	return r;
+}
+
+static int adopt_engine(struct device *d, const struct entry_device *e)
+{
+	int r = setup_start_engine(d, d->eops->adopt, e->n_slots);
+
+	if (r < 0)
+		return r;
+	d->tr = setup_whole_translator(d);
+	if (!d->tr)
+		return -EPROTO;
+	r = faults_begin(d);
+	if (r == 0)
+		r = sched_new(&d->sched, d->n_slots, d->config->burst);
+	if (r == 0)
+		r = adopt_contexts(d);
+	return r == 0 ? run_adopt(d) : r;
+}
+
+/* ---- address spaces that have to be made again ---- */
+
+static bool rebuilds(const struct device *d, const struct ctx *ctx)
+{
+	return is_alive(ctx) && (ctx->rebuild || (d->books->traits.global && d->adoption->rebuild_shared));
+}
+
+static void empty(struct pgtable *pt, struct range all)
+{
+	uint32_t no_budget = 0; /* whole mappings: nothing is split */
+
+	pgtable_unmap(pt, all, &no_budget);
+}
+
+static void empty_tables(struct device *d)
+{
+	struct context *b;
+
+	if (d->books->traits.global) {
+		if (d->adoption->rebuild_shared)
+			empty(d->shared_pt, d->books->traits.iova);
+		return;
+	}
+	TAILQ_FOREACH (b, &d->books->contexts, in_device)
+		if (rebuilds(d, b->tag))
+			empty(((struct ctx *)b->tag)->pt, d->books->traits.iova);
+}
+
+/* The pages were there before, so that they can be had; unless the tables were not what they should be. */
+static int fill(struct device *d, struct pgtable *pt, struct aspace *as)
+{
+	int r = 0;
+
+	pgtable_reclaim(pt);
+	for (struct itree_node *n = itree_first(&as->tree); n && r == 0; n = itree_next(n)) {
+		const struct mapping *m = container_of(n, struct mapping, node);
+		struct range iova = {n->first, n->last};
+		uint64_t bus = m->buf->bus + m->off;
+		uint32_t budget = pgtable_map_need(iova, bus);
+
+		r = table_pool_reserve(d->pool, budget);
+		if (r == 0)
+			r = pgtable_map(pt, iova, bus, m->writable ? PGTABLE_WRITABLE : 0, &budget);
+		if (r == 0)
+			table_pool_unreserve(d->pool, budget);
+	}
+	return r;
+}
+
+static int fill_tables(struct device *d)
+{
+	struct context *b;
+
+	if (d->books->traits.global)
+		return d->adoption->rebuild_shared ? fill(d, d->shared_pt, &d->books->shared) : 0;
+	TAILQ_FOREACH (b, &d->books->contexts, in_device) {
+		struct ctx *ctx = b->tag;
+
+		if (rebuilds(d, ctx) && fill(d, ctx->pt, b->aspace) < 0)
+			ctx->lost_why = PASID_LOST_DAEMON;
+	}
+	return 0;
+}
+
+static void hold_those(struct device *d)
+{
+	struct context *b;
+
+	TAILQ_FOREACH (b, &d->books->contexts, in_device)
+		if (rebuilds(d, b->tag))
+			run_hold(d, b->tag, false);
+}
+
+static bool all_still(struct device *d)
+{
+	struct context *b;
+
+	TAILQ_FOREACH (b, &d->books->contexts, in_device)
+		if (rebuilds(d, b->tag) && !run_held_still(d, b->tag))
+			return false;
+	return true;
+}
+
+/* ---- what is mapped for nobody ---- */
+
+static void on_cleared(void *arg, int err)
+{
+	struct device *d = arg;
+
+	if (err == -ENODEV || !d->adoption)
+		return; /* lost follows */
+	d->adoption->clearing--;
+	if (err < 0)
+		device_fail(d, "it does not say that it has forgotten memory");
+	else
+		device_poke(d);
+}
+
+static void note_unused(struct device *d)
+{
+	struct buffer_entry *e;
+
+	TAILQ_FOREACH (e, &d->books->buffers, in_device)
+		if (!e->buffer.named && !e->buffer.uses &&
+		    adoption_clear_later(d->adoption, (struct range){e->bus_node.first, e->bus_node.last}) < 0)
+			d->setup_failed = true;
+}
+
+/* The predecessor may have been asking for more table pages. */
+static void note_next_chunk(struct device *d)
+{
+	uint64_t off = (uint64_t)table_pool_extent(d->pool) * TABLE_PAGE;
+	uint64_t len = (uint64_t)pool_next_chunk(d) * TABLE_PAGE;
+
+	if (len && adoption_clear_later(d->adoption, (struct range){d->layout.tables.first + off,
+								    d->layout.tables.first + off + len - 1}) < 0)
+		d->setup_failed = true;
+}
+
+/* True when all is done. */
+static bool clear_some(struct device *d)
+{
+	struct adoption *a = d->adoption;
+
+	while (a->next_clear < a->n_clear) {
+		struct range r = a->clear[a->next_clear];
+		int e = d->tops->dma_clear(d->t, r.first, range_len(r), on_cleared, d);
+
+		if (e == -EBUSY)
+			return false;
+		if (e < 0) {
+			device_fail(d, "it cannot be asked to forget memory");
+			return false;
+		}
+		a->next_clear++;
+		a->clearing++;
+	}
+	return !a->clearing;
+}
+
+static void drop_unused(struct device *d)
+{
+	struct buffer_entry *e, *next;
+	struct client *c = NULL;
+	struct fence_map *m;
+
+	TAILQ_FOREACH_SAFE (e, &d->books->buffers, in_device, next)
+		if (!e->buffer.named && !e->buffer.uses)
+			buf_drop(e->tag);
+	while ((c = books_next_client(d->svc->books, c)))
+		LIST_FOREACH (m, &((struct service_client *)c->tag)->fence_maps, link)
+			if (m->dev == d && m->state == BUF_MAPPING)
+				m->state = BUF_UNMAPPED;
+}
+
+/* ---- step by step ---- */
+
+static void give_back_lost(struct device *d)
+{
+	struct context *b, *next;
+
+	TAILQ_FOREACH_SAFE (b, &d->books->contexts, in_device, next) {
+		struct ctx *ctx = b->tag;
+
+		if (is_alive(ctx) && ctx->lost_why && d->state == DEVICE_READY)
+			ctx_lose(ctx, ctx->lost_why, ctx->lost_job);
+	}
+}
+
+static void adopted(struct device *d)
+{
+	bool was_reset = d->adoption->reset;
+
+	drop_unused(d);
+	d->adoption = adoption_free(d->adoption);
+	d->state = DEVICE_READY;
+	d->backoff_ms = BACKOFF_FIRST_MS;
+	log_info("device %s: taken over at %s, %u contexts, engine %s", d->config->name, d->config->spec,
+		 d->books->n_contexts, d->eops->name);
+	adopt_over(d->svc);
+	give_back_lost(d);
+	if (was_reset)
+		device_reset(d, "the last process was about to");
+	else
+		run_go_on(d);
+	device_poke(d);
+}
+
+static bool invalidate_all(struct device *d)
+{
+	struct adoption *a = d->adoption;
+
+	if (!a->ticket && run_invalidate(d, 0, NULL, 0, &a->ticket) < 0)
+		return false;
+	run_invalidated(d);
+	return d->state == DEVICE_SETUP && a->ticket <= d->ticket_done;
+}
+
+static void over_time(struct device *d)
+{
+	if (util_now_ns() - d->adoption->since > d->config->answer_ms * 1000000ull)
+		device_fail(d, "it does not answer the process that takes it over");
+}
+
+static bool still_phase(struct device *d)
+{
+	if (!d->adoption->reset && !all_still(d))
+		return false;
+	empty_tables(d);
+	return true;
+}
+
+/* A reset makes it forget, too. */
+static bool invalidate_phase(struct device *d)
+{
+	if (!d->adoption->reset && !invalidate_all(d))
+		return false;
+	table_pool_adopted(d->pool);
+	note_unused(d);
+	note_next_chunk(d);
+	if (fill_tables(d) < 0 || d->setup_failed) {
+		device_fail(d, "its page tables cannot be made again");
+		return false;
+	}
+	return true;
+}
+
+void adopt_go_on(struct device *d)
+{
+	struct adoption *a = d->adoption;
+
+	if (a->phase == ADOPT_STILL && still_phase(d))
+		a->phase = ADOPT_INVALIDATING;
+	if (d->state == DEVICE_SETUP && a->phase == ADOPT_INVALIDATING && invalidate_phase(d))
+		a->phase = ADOPT_CLEARING;
+	if (d->state != DEVICE_SETUP)
+		return;
+	if (a->phase == ADOPT_CLEARING && clear_some(d))
+		adopted(d);
+	else if (d->state == DEVICE_SETUP)
+		over_time(d);
+}
+
+void adopt_opened(struct device *d)
+{
+	struct adoption *a = d->adoption;
+	const char *why = driver_changed(d, &a->e);
+	int r;
+
+	setup_take_traits(d);
+	d->state = DEVICE_SETUP;
+	d->setup_failed = false;
+	r = why ? -EINVAL : adopt_memory(d, &a->e);
+	if (r == 0)
+		r = adopt_engine(d, &a->e);
+	if (r < 0) {
+		device_fail(d, why ? why : "what the last process left of it cannot be trusted");
+		return;
+	}
+	a->phase = ADOPT_STILL;
+	a->since = util_now_ns();
+	if (!a->reset)
+		hold_those(d);
+	adopt_go_on(d);
+	if (d->adoption)
+		run_watch(d);
+}
