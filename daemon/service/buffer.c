@@ -301,7 +301,6 @@ struct fence_map *fence_map_find(struct service_client *c, struct device *d)
 
 void fence_map_free(struct fence_map *m)
 {
-	persist_fence_gone(m);
 	itree_erase(&m->dev->books->bus, &m->bus_node);
 	LIST_REMOVE(m, link);
 	free(m);
@@ -374,6 +373,7 @@ static void on_fence_unmapped(void *arg, int err)
 		service_client_reap(c);
 		return;
 	}
+	persist_fence_gone(m);
 	fence_map_free(m);
 	service_client_reap(c);
 }
@@ -392,5 +392,6 @@ void fence_map_drop(struct fence_map *m)
 				true; /* the transport is busy: with the next answer, or when the device is gone */
 		return;
 	}
+	persist_fence_gone(m);
 	fence_map_free(m);
 }

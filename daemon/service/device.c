@@ -90,7 +90,8 @@ static void on_poke(evutil_socket_t fd, short what, void *arg)
 		adopt_go_on(d);
 	else if (d->state == DEVICE_SETUP)
 		setup_go_on(d);
-	buf_unmap_later(d);
+	if (!d->adoption)
+		buf_unmap_later(d);
 	step_all(d);
 	if (d->state == DEVICE_READY && d->faults_left)
 		faults_look(d);
