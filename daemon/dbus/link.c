@@ -307,6 +307,7 @@ static void on_forget(evutil_socket_t fd, short what, void *arg)
 int dbus_new(struct dbus **ret, struct event_base *base, struct service *s, const char *where,
 	     const struct dbus_host *host)
 {
+	static const struct timeval keep = {KEEP_S, 0};
 	struct dbus *b = calloc(1, sizeof(*b));
 	struct sockaddr_un addr;
 	socklen_t len;
@@ -339,6 +340,8 @@ int dbus_new(struct dbus **ret, struct event_base *base, struct service *s, cons
 		dbus_free(b);
 		return -EINVAL;
 	}
+	if (callers_adopt(b))
+		evtimer_add(b->forget, &keep);
 	if (strcmp(where, "none") != 0)
 		link_open(b);
 	*ret = b;
