@@ -88,7 +88,8 @@ struct transport_space_ops {
 
 	/*
 	 * For a successor. `save` writes what it needs of a space that is made, at most TRANSPORT_SAVE_MAX bytes, and returns
-	 * how many; 0: it cannot have it. `adopt` is as make, of such a space, with all that it maps; the device, and PASIDs,
+	 * how many; 0: it makes the space anew, maps all of it again, and moves the device there, which until then stays in
+	 * what it is in. `adopt` is as make, of such a space, with all that it maps; the device, and PASIDs,
 	 * stay attached to it, and may be attached once more. `clear` is to unmap what dma_clear is to dma_unmap. Memory is
 	 * held anew; what spaces map of it stays mapped. `adopted`, once, says that all that is to be adopted is, and that the
 	 * device is attached to no other: what a predecessor has made besides goes.
