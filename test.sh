@@ -153,8 +153,8 @@ run_mutants() {
 	python3 tests/mutants/run.py --results "$results" || true
 }
 
-# fuse3: a user who is not root mounts through its fusermount3 (tests/system/stuck_fuse.py).
-packages=("${PACKAGES[@]}" g++ fuse3)
+# fuse3: a user who is not root mounts through its fusermount3 (tests/system/stuck_fuse.py). mandoc judges manual pages.
+packages=("${PACKAGES[@]}" g++ fuse3 mandoc)
 [[ $what == tests ]] || packages+=(patch)
 need_packages "$setup" "${packages[@]}"
 if [[ $what == all ]]; then

@@ -3,6 +3,7 @@
 #include "bind.h"
 
 #include <errno.h>
+#include <json-c/json.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -359,17 +360,50 @@ static void say_result(const struct job *j)
 	}
 }
 
+static void add_string(struct json_object *o, const char *name, const char *v)
+{
+	json_object_object_add(o, name, v[0] ? json_object_new_string(v) : NULL);
+}
+
+static void say_json(const struct job *j)
+{
+	struct json_object *all = json_object_new_object(), *list = json_object_new_array();
+
+	for (size_t i = 0; i < j->n; i++) {
+		const struct device *d = &j->v[i].before;
+		struct json_object *o = json_object_new_object();
+		char driver[MACHINE_NAME_MAX], id[16];
+
+		snprintf(id, sizeof(id), "%04x:%04x", d->vendor, d->device);
+		binding_driver(j->m, d->bdf, driver);
+		add_string(o, "bdf", d->bdf);
+		add_string(o, "id", id);
+		add_string(o, "before", d->driver);
+		add_string(o, "now", driver);
+		json_object_object_add(o, "at_each_start",
+				       json_object_new_boolean(persist_look(j->m, d->bdf) == PERSIST_OURS));
+		json_object_array_add(list, o);
+	}
+	json_object_object_add(all, "dry_run", json_object_new_boolean(j->o->dry_run));
+	json_object_object_add(all, "devices", list);
+	fprintf(j->o->out, "%s\n",
+		json_object_to_json_string_ext(all, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(all);
+}
+
 static int run(struct job *j, bool bind)
 {
 	int r = bind ? refuse_bind(j) : refuse_unbind(j);
 
 	if (r != 0)
 		return r;
-	plan(j, bind ? plan_bind : plan_unbind);
-	if (j->o->dry_run)
-		return 0;
-	r = carry_out(j, bind);
-	if (r == 0)
+	if (!j->o->json)
+		plan(j, bind ? plan_bind : plan_unbind);
+	if (!j->o->dry_run)
+		r = carry_out(j, bind);
+	if (r == 0 && j->o->json)
+		say_json(j);
+	else if (r == 0 && !j->o->dry_run)
 		say_result(j);
 	return r;
 }

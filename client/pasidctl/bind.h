@@ -16,6 +16,7 @@
 struct bind_options {
 	bool dry_run; /* only say it */
 	bool persist; /* bind: also after a reboot */
+	bool json; /* what it came to, for programs, instead of what is done */
 	FILE *out, *err;
 };
 

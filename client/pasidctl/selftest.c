@@ -3,6 +3,7 @@
 #include "selftest.h"
 
 #include <errno.h>
+#include <json-c/json.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -118,6 +119,16 @@ static void said(struct run *r, const char *name, enum outcome outcome, const ch
 		[OUTCOME_OK] = "ok", [OUTCOME_FAIL] = "FAIL", [OUTCOME_SKIP] = "skip", [OUTCOME_UNTRIED] = "skip"};
 
 	r->count[outcome]++;
+	if (r->checks_said) {
+		struct json_object *o = json_object_new_object();
+
+		json_object_object_add(o, "check", json_object_new_string(name));
+		json_object_object_add(o, "outcome",
+				       json_object_new_string(outcome == OUTCOME_UNTRIED ? "untried" : words[outcome]));
+		json_object_object_add(o, "text", json_object_new_string(text));
+		json_object_array_add(r->checks_said, o);
+		return;
+	}
 	fprintf(r->out, "%s %s%s%s\n", words[outcome], name, *text ? ": " : "", text);
 	fflush(r->out);
 }
@@ -248,7 +259,9 @@ int selftest(const struct machine *m, const struct selftest_options *o, FILE *ou
 		fprintf(err, "pasidctl: no memory for the selftest: %s\n", strerror(errno));
 		return SELFTEST_UNTRIED;
 	}
+	r.checks_said = o->json ? json_object_new_array() : NULL;
 	status = run(&r, m, err);
+	json_object_put(r.checks_said);
 	munmap(r.told, sizeof(*r.told));
 	return status;
 }

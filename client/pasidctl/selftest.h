@@ -6,6 +6,7 @@
 #ifndef PASIDCTL_SELFTEST_H
 #define PASIDCTL_SELFTEST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -20,6 +21,7 @@ struct selftest_options {
 	const char *socket; /* NULL: libpasid's default */
 	const char *driver; /* path of a shared object; NULL: one that comes with pasidd */
 	uint64_t seed; /* of all bytes that are written */
+	bool json; /* one object in the end, for programs */
 };
 
 /* Prints to out, why nothing could be tried to err. An exit status. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* See selftest_run.h: what a maintainer asks first. */
 #include <inttypes.h>
+#include <json-c/json.h>
 #include <sys/utsname.h>
 
 #include "base/util.h"
@@ -65,11 +66,70 @@ static void report_result(const struct run *r)
 		(double)(util_now_ns() - r->begun) / 1e9);
 }
 
+/* ---- for programs ---- */
+
+static void add_number(struct json_object *o, const char *name, uint64_t v)
+{
+	json_object_object_add(o, name, json_object_new_uint64(v));
+}
+
+static void add_string(struct json_object *o, const char *name, const char *v)
+{
+	json_object_object_add(o, name, v ? json_object_new_string(v) : NULL);
+}
+
+static struct json_object *device_json(const struct pasid_device_info *i)
+{
+	struct json_object *o = json_object_new_object();
+
+	add_string(o, "name", i->name);
+	add_string(o, "driver", i->engine);
+	add_string(o, "mode", mode_name(i->mode));
+	add_number(o, "slots", i->slots);
+	add_number(o, "page_sizes", i->page_sizes);
+	add_number(o, "iova_first", i->iova_first);
+	add_number(o, "iova_last", i->iova_last);
+	add_number(o, "features", i->features);
+	add_number(o, "pasid_bits", i->pasid_bits);
+	add_number(o, "submit_max", i->submit_max);
+	add_number(o, "job_limit_ms", i->job_limit_ms);
+	return o;
+}
+
+static void report_json(const struct run *r, const struct utsname *u)
+{
+	struct json_object *o = json_object_new_object(), *counts = json_object_new_object();
+
+	add_string(o, "version", PASIDD_VERSION);
+	add_number(o, "seed", r->o->seed);
+	add_string(o, "kernel", u->release);
+	add_string(o, "machine", u->machine);
+	json_object_object_add(o, "device", device_json(&r->told->info));
+	add_string(o, "one_user", r->why_one_uid);
+	add_number(o, "job_ns", r->told->job_ns);
+	json_object_object_add(o, "checks", json_object_get(r->checks_said));
+	add_number(counts, "ok", r->count[OUTCOME_OK]);
+	add_number(counts, "failed", r->count[OUTCOME_FAIL]);
+	add_number(counts, "skipped", r->count[OUTCOME_SKIP]);
+	add_number(counts, "untried", r->count[OUTCOME_UNTRIED]);
+	json_object_object_add(o, "counts", counts);
+	json_object_object_add(o, "seconds", json_object_new_double((double)(util_now_ns() - r->begun) / 1e9));
+	fprintf(r->out, "%s\n",
+		json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(o);
+}
+
+/* ---- both ---- */
+
 void report_run(const struct run *r, const struct machine *m)
 {
 	struct utsname u = {0};
 
 	(void)uname(&u);
+	if (r->checks_said) {
+		report_json(r, &u);
+		return;
+	}
 	fprintf(r->out, "\npasidctl:  %s selftest %s --seed 0x%" PRIx64 "\n", PASIDD_VERSION, r->o->device, r->o->seed);
 	fprintf(r->out, "kernel:    %s %s\n", u.release, u.machine);
 	report_device(r->out, &r->told->info);

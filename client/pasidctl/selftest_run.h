@@ -7,6 +7,8 @@
 #include "selftest.h"
 #include "selftest_checks.h"
 
+struct json_object;
+
 /* What the run's processes tell it, in memory that they share. */
 struct told {
 	struct verdict verdict; /* of the check that is made */
@@ -18,6 +20,7 @@ struct told {
 struct run {
 	const struct selftest_options *o;
 	FILE *out;
+	struct json_object *checks_said; /* an array of what was said; NULL: that is printed */
 	struct told *told;
 	struct driver driver; /* of o->driver */
 	const struct pasid_driver_verbs *verbs;

@@ -12,14 +12,17 @@
 #include <stdint.h>
 
 struct shm {
-	void *p; /* our mapping, zeroed; NULL: nothing here */
+	void *p; /* our mapping, zeroed when it was made; NULL: nothing here */
 	uint64_t bytes;
 	int fd, ro_fd;
 };
 
 /* bytes: a multiple of 4096. 0, or -errno and *s as before. */
 int shm_init(struct shm *s, const char *name, uint64_t bytes);
-/* Undoes shm_init(), and does nothing to memory that is zeroed or was undone. */
+/* The same over a memfd that shm_init() of a predecessor made, with all that it holds. Both fds are taken if it returns 0.
+ * -EBADMSG: they are not what shm_init() makes of so many bytes; another -errno: it cannot be mapped now. */
+int shm_adopt(struct shm *s, uint64_t bytes, int fd, int ro_fd);
+/* Undoes shm_init() or shm_adopt(), and does nothing to memory that is zeroed or was undone. */
 void shm_fini(struct shm *s);
 
 #endif

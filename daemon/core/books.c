@@ -8,13 +8,11 @@
 #include "base/util.h"
 #include "core/books_private.h"
 
-#define MAX_CONTEXTS 65536u /* of a connection, whatever its limit is: its fence memory is made at once */
-
 static void set_lines(struct books *b, const struct limit_policy *policy)
 {
 	b->max_lines = policy->connection.v[PASID_RES_CONTEXTS];
-	if (b->max_lines > MAX_CONTEXTS)
-		b->max_lines = MAX_CONTEXTS;
+	if (b->max_lines > BOOKS_MAX_CONTEXTS)
+		b->max_lines = BOOKS_MAX_CONTEXTS;
 	b->max_lines *= 2;
 }
 
@@ -136,6 +134,18 @@ uint32_t books_n_devices(const struct books *b)
 	return b->n_devices;
 }
 
+void books_last_ids(const struct books *b, uint32_t *client, uint32_t *ctx)
+{
+	*client = b->last_client;
+	*ctx = b->last_ctx;
+}
+
+void books_go_on_from(struct books *b, uint32_t client, uint32_t ctx)
+{
+	books_id_taken(&b->last_client, client);
+	books_id_taken(&b->last_ctx, ctx);
+}
+
 struct ledger *books_ledger(struct books *b)
 {
 	return b->ledger;
@@ -163,8 +173,8 @@ int books_client_open(struct books *b, struct record *rec, struct refusal *why, 
 	TAILQ_INIT(&c->all_buffers);
 	c->uid = rec->uid;
 	c->pid = rec->pid;
-	c->n_lines = (uint32_t)b->max_lines;
-	c->lines = calloc((b->max_lines + 63) / 64 + 1, sizeof(*c->lines));
+	c->n_lines = (uint32_t)(rec->size ? rec->size : b->max_lines);
+	c->lines = calloc((c->n_lines + 63) / 64 + 1, sizeof(*c->lines));
 	if (!c->lines) {
 		client_free(c);
 		return refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
@@ -181,6 +191,7 @@ int books_client_open(struct books *b, struct record *rec, struct refusal *why, 
 	}
 	books_id_taken(&b->last_client, c->id);
 	rec->client = c->id;
+	rec->size = c->n_lines;
 	TAILQ_INSERT_TAIL(&b->clients, c, link);
 	*ret = c;
 	return 0;

@@ -127,6 +127,9 @@ int books_add_hole(struct device_books *d, struct range hole);
 struct device_books *books_device(struct books *b, const char *name); /* "": the first; NULL if there is none */
 struct device_books *books_device_at(struct books *b, uint32_t index);
 uint32_t books_n_devices(const struct books *b);
+/* The last ids given: none is given twice, whoever goes on with these books. */
+void books_last_ids(const struct books *b, uint32_t *client, uint32_t *ctx);
+void books_go_on_from(struct books *b, uint32_t client, uint32_t ctx);
 struct ledger *books_ledger(struct books *b);
 
 int books_client_open(struct books *b, struct record *rec, struct refusal *why, struct client **ret);

@@ -127,6 +127,7 @@ int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, stru
 	books_id_taken(&b->last_ctx, ctx->id);
 	rec->ctx = ctx->id;
 	rec->line = ctx->line + 1;
+	ctx->submitted = ctx->ended = rec->job;
 	ctx->client = c;
 	ctx->device = d;
 	ctx->aspace = d->traits.global ? &d->shared : &ctx->own;

@@ -6,6 +6,8 @@
 #include "core/books.h"
 
 #define BOOKS_MAX_DEVICES 64u
+#define BOOKS_MAX_CONTEXTS 65536u /* of a connection, whatever its limit is: its fence memory is made at once */
+#define BOOKS_MAX_LINES (2 * BOOKS_MAX_CONTEXTS)
 
 struct books {
 	struct ledger *ledger;

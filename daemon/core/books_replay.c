@@ -44,7 +44,7 @@ static int judge(struct books *b, const struct record *rec)
 	const struct context *ctx = books_any_context(b, rec->ctx);
 
 	if (rec->kind == RECORD_CLIENT_OPEN)
-		return !rec->client ? -EINVAL : c ? -EEXIST : 0;
+		return !rec->client || rec->size > BOOKS_MAX_LINES ? -EINVAL : c ? -EEXIST : 0;
 	if (!c)
 		return -ENOENT;
 	switch (rec->kind) {

@@ -40,6 +40,7 @@ struct ledger {
 	struct uid_list busy;
 	struct uid_list idle; /* oldest first */
 	unsigned int n_idle;
+	bool lenient; /* ledger_lenient() */
 };
 
 struct account {
@@ -149,6 +150,11 @@ int ledger_new(struct ledger **ret, const struct limit_policy *policy)
 	return 0;
 }
 
+void ledger_lenient(struct ledger *l, bool lenient)
+{
+	l->lenient = lenient;
+}
+
 struct ledger *ledger_free(struct ledger *l)
 {
 	if (!l)
@@ -167,6 +173,14 @@ struct ledger *ledger_free(struct ledger *l)
 	return NULL;
 }
 
+/* Whether amount more fits. A limit of UINT64_MAX is none, and still the end of what can be counted. */
+static bool fits(const struct ledger *l, uint64_t used, uint64_t amount, uint64_t limit)
+{
+	if (l->lenient)
+		limit = UINT64_MAX;
+	return used <= limit && amount <= limit - used;
+}
+
 int account_open(struct ledger *l, uid_t uid, struct account **ret, struct refusal *why)
 {
 	struct uid_account *u = uid_get(l, uid);
@@ -177,7 +191,7 @@ int account_open(struct ledger *l, uid_t uid, struct account **ret, struct refus
 		return refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	used = u->used[PASID_RES_CONNECTIONS];
 	limit = u->limits->v[PASID_RES_CONNECTIONS];
-	if (used >= limit) {
+	if (!fits(l, used, 1, limit)) {
 		uid_put(l, u);
 		return refuse(why, PASID_WHY_QUOTA_UID + PASID_RES_CONNECTIONS, used, limit);
 	}
@@ -206,12 +220,6 @@ struct account *account_close(struct account *a)
 	return NULL;
 }
 
-/* Whether amount more fits. A limit of UINT64_MAX is none, and still the end of what can be counted. */
-static bool fits(uint64_t used, uint64_t amount, uint64_t limit)
-{
-	return used <= limit && amount <= limit - used;
-}
-
 int charge_take(struct charge *c, struct account *a, uint32_t resource, uint64_t amount, struct refusal *why)
 {
 	const struct limits *connection = &a->ledger->policy.connection;
@@ -221,11 +229,11 @@ int charge_take(struct charge *c, struct account *a, uint32_t resource, uint64_t
 	assert(resource < PASID_RES_COUNT && resource != PASID_RES_RATE && resource != PASID_RES_CONNECTIONS);
 	assert(!c->account || (c->account == a && c->resource == resource));
 
-	if (!fits(a->used[resource], amount, connection->v[resource]))
+	if (!fits(a->ledger, a->used[resource], amount, connection->v[resource]))
 		return refuse(why, PASID_WHY_QUOTA_CONNECTION + resource, a->used[resource], connection->v[resource]);
-	if (!fits(u->used[resource], amount, u->limits->v[resource]))
+	if (!fits(a->ledger, u->used[resource], amount, u->limits->v[resource]))
 		return refuse(why, PASID_WHY_QUOTA_UID + resource, u->used[resource], u->limits->v[resource]);
-	if (total > 0 && !fits(a->ledger->total_bytes, total, a->ledger->policy.total_bytes))
+	if (total > 0 && !fits(a->ledger, a->ledger->total_bytes, total, a->ledger->policy.total_bytes))
 		return refuse(why, PASID_WHY_QUOTA_TOTAL, a->ledger->total_bytes, a->ledger->policy.total_bytes);
 	if (amount == 0)
 		return 0;

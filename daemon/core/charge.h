@@ -7,6 +7,7 @@
 #ifndef CORE_CHARGE_H
 #define CORE_CHARGE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -35,6 +36,9 @@ struct account; /* one connection's; knows its uid's */
 
 int ledger_new(struct ledger **ret, const struct limit_policy *policy);
 struct ledger *ledger_free(struct ledger *l); /* all accounts are closed by then; takes NULL */
+
+/* While it is lenient no limit is one: what is charged was granted before, perhaps under other limits. */
+void ledger_lenient(struct ledger *l, bool lenient);
 
 /* Opens a connection's account (and its uid's, if it is the first); takes one of PASID_RES_CONNECTIONS from the
  * uid (the connection's own limit on those means nothing, its use is 0). 0, or -EDQUOT with *why (QUOTA_UID +

@@ -51,11 +51,11 @@ struct record {
 	uint32_t pasid; /* CTX_NEW, chosen */
 	uint32_t asid; /* CTX_NEW, chosen; the device's own in `global` mode */
 	uint32_t line; /* CTX_NEW, chosen: fence line + 1 */
-	uint64_t size; /* IMPORT */
+	uint64_t size; /* IMPORT; CLIENT_OPEN, chosen: fence lines */
 	uint64_t bus; /* IMPORT, chosen */
 	uint32_t writable; /* IMPORT */
 	uint32_t huge; /* IMPORT */
-	uint64_t job; /* SUBMIT, chosen; JOBS_DONE */
+	uint64_t job; /* SUBMIT, chosen; JOBS_DONE; CTX_NEW: the last one given, of a context that was there before */
 	uint64_t iova; /* SUBMIT */
 	uint64_t len; /* SUBMIT */
 	uint32_t n_ops; /* BIND */

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The connection to the bus, in the event loop: sd-bus says which fd it waits for, for what and until when. Nothing here
- * blocks: connecting, the name and the match are begun, and their answers come like everything else. When the bus is gone,
- * all that bus names had goes with it, for nobody could say whose it is, and it is tried again.
+ * blocks: connecting, the name and the match are begun, and their answers come like everything else.
+ *
+ * When the connection is gone it is tried again. What bus names had is kept for KEEP_S: if it is the same bus then, each is asked
+ * about; if not, nobody could say whose it is, and it goes. A bus that takes nothing (dbus-daemon does so for somebody else
+ * who does not read, once that one has been sent enough fds) is left and entered anew.
  */
 #include "dbus/private.h"
 
@@ -19,6 +22,9 @@
 #define TURN_NS 2000000u /* ... and no longer than that */
 #define BACKOFF_FIRST_MS 100u
 #define BACKOFF_MAX_MS 5000u
+#define KEEP_S 5
+#define WATCH_S 1
+#define STALL_NS 5000000000u
 #define MATCH_GONE                                                                  \
 	"type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus'," \
 	"interface='org.freedesktop.DBus',member='NameOwnerChanged',arg2=''"
@@ -81,6 +87,14 @@ static void wait_until(struct dbus *b, uint64_t until_us)
 		evtimer_add(b->timer, &tv);
 }
 
+static void watch(struct dbus *b)
+{
+	static const struct timeval tv = {WATCH_S, 0};
+
+	if (!evtimer_pending(b->retry, NULL))
+		evtimer_add(b->retry, &tv);
+}
+
 /* While the bus takes nothing, nothing is read either: an answer might be owed to it. */
 static int rearm(struct dbus *b)
 {
@@ -96,19 +110,25 @@ static int rearm(struct dbus *b)
 		what |= EV_READ;
 	if ((events & POLLOUT) || full)
 		what |= EV_WRITE;
+	if (wire_stalled_ns(b->wire))
+		watch(b);
 	wait_until(b, full ? UINT64_MAX : until);
 	return wait_for(b, fd, what);
 }
 
 /* ---- its end, and again ---- */
 
-static void link_close(struct dbus *b)
+static void link_close(struct dbus *b, bool keep)
 {
 	io_drop(b);
 	evtimer_del(b->timer);
+	evtimer_del(b->retry);
 	listing_drop_all(b);
 	signals_drop_all(b);
-	sender_drop_all(b);
+	if (keep)
+		sender_suspend_all(b);
+	else
+		sender_drop_all(b);
 	b->named = false;
 	if (b->bus)
 		sd_bus_close(b->bus);
@@ -126,17 +146,21 @@ static void try_later(struct dbus *b)
 
 static void link_lost(struct dbus *b, const char *why)
 {
+	static const struct timeval keep = {KEEP_S, 0};
+
 	if (!b->said)
 		log_warn("D-Bus (%s): %s; pasidd runs on without it and tries again every %u ms at the latest",
 			 b->where, why, BACKOFF_MAX_MS);
 	b->said = true;
-	link_close(b);
+	link_close(b, true);
+	if (!evtimer_pending(b->forget, NULL))
+		evtimer_add(b->forget, &keep);
 	try_later(b);
 }
 
 /* ---- work ---- */
 
-/* Answers need room: one message in, one step of those that are queued out. */
+/* As much as there is, but no longer than others can wait, and no further than answers find room. */
 static void work(struct dbus *b)
 {
 	uint64_t until = util_now_ns() + TURN_NS;
@@ -191,6 +215,20 @@ static int on_gone(sd_bus_message *m, void *arg, sd_bus_error *error)
 	return 0;
 }
 
+/* Is it the bus from before? */
+static void resume(struct dbus *b)
+{
+	sd_id128_t id = {0}, before = b->id;
+
+	evtimer_del(b->forget);
+	sd_bus_get_bus_id(b->bus, &id);
+	b->id = id;
+	if (sd_id128_equal(id, before))
+		sender_resume_all(b);
+	else
+		sender_drop_unsure(b);
+}
+
 static int on_name(sd_bus_message *m, void *arg, sd_bus_error *error)
 {
 	struct dbus *b = arg;
@@ -206,6 +244,7 @@ static int on_name(sd_bus_message *m, void *arg, sd_bus_error *error)
 	b->named = true;
 	b->said = false;
 	b->backoff_ms = BACKOFF_FIRST_MS;
+	resume(b);
 	log_info("D-Bus (%s): there as " BUS_NAME, b->where);
 	return 0;
 }
@@ -248,7 +287,19 @@ static void link_open(struct dbus *b)
 
 static void on_retry(evutil_socket_t fd, short what, void *arg)
 {
-	link_open(arg);
+	struct dbus *b = arg;
+
+	if (!b->bus)
+		link_open(b);
+	else if (wire_stalled_ns(b->wire) > STALL_NS)
+		link_lost(b, "the bus has taken nothing for 5 s, as if it waited for somebody who does not read");
+	else if (wire_stalled_ns(b->wire))
+		watch(b);
+}
+
+static void on_forget(evutil_socket_t fd, short what, void *arg)
+{
+	sender_drop_unsure(arg);
 }
 
 /* ---- as a whole ---- */
@@ -276,9 +327,10 @@ int dbus_new(struct dbus **ret, struct event_base *base, struct service *s, cons
 	b->where = strdup(where);
 	b->timer = evtimer_new(base, on_timer, b);
 	b->retry = evtimer_new(base, on_retry, b);
+	b->forget = evtimer_new(base, on_forget, b);
 	b->tick = evtimer_new(base, signals_tick, b);
 	b->list = evtimer_new(base, listing_go_on, b);
-	if (!b->where || !b->timer || !b->retry || !b->tick || !b->list) {
+	if (!b->where || !b->timer || !b->retry || !b->forget || !b->tick || !b->list) {
 		dbus_free(b);
 		return -ENOMEM;
 	}
@@ -295,17 +347,18 @@ int dbus_new(struct dbus **ret, struct event_base *base, struct service *s, cons
 
 struct dbus *dbus_free(struct dbus *b)
 {
-	struct event *events[4];
+	struct event *events[5];
 
 	if (!b)
 		return NULL;
 	service_observe(b->service, NULL, NULL);
-	link_close(b);
-	memcpy(events, (struct event *[]){b->timer, b->retry, b->tick, b->list}, sizeof(events));
+	link_close(b, false);
+	memcpy(events, (struct event *[]){b->timer, b->retry, b->forget, b->tick, b->list}, sizeof(events));
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
 		if (events[i])
 			event_free(events[i]);
 	free(b->admins.uids);
+	free(b->unit);
 	free(b->where);
 	free(b);
 	return NULL;

@@ -149,6 +149,22 @@ static int reload(struct call *c)
 	return sd_bus_reply_method_return(c->m, "");
 }
 
+/* It is written for this bus name, however often that asks, until the name is gone. */
+static int open_trace(struct call *c)
+{
+	int fd = service_trace_open(c->b->service), r;
+
+	if (fd < 0)
+		return refuse_call(c->m, "QuotaExceeded", "there is no memory for a trace: %s; try again",
+				   strerror(-fd));
+	if (c->from->tracing)
+		service_trace_close(c->b->service);
+	c->from->tracing = true;
+	r = sd_bus_reply_method_return(c->m, "h", fd);
+	close(fd);
+	return r;
+}
+
 const struct bus_interface manager_interface = {
 	.name = "org.pasidd.Manager1",
 	.methods =
@@ -160,6 +176,7 @@ const struct bus_interface manager_interface = {
 			{"GetState", "", "s", "json", listing_state, false},
 			{"Subscribe", "", "", "", signals_subscribe, false},
 			{"Unsubscribe", "", "", "", signals_unsubscribe, false},
+			{"OpenTrace", "", "h", "ring", open_trace, true},
 			{0},
 		},
 	.properties =

@@ -59,6 +59,7 @@ struct sender {
 	LIST_ENTRY(sender) in_bucket;
 	TAILQ_ENTRY(sender) in_age; /* the one that called longest ago comes first */
 	bool known;
+	bool unsure; /* it was known on a connection to the bus that is gone; who has something here is asked about again */
 	struct who who;
 	gid_t *gids; /* its groups, as the bus says */
 	size_t n_gids;
@@ -69,6 +70,7 @@ struct sender {
 	TAILQ_ENTRY(sender) in_subscribers;
 	struct caller *caller; /* NULL: it has made nothing */
 	uint32_t n_listings;
+	bool tracing;
 	char name[];
 };
 
@@ -105,7 +107,9 @@ struct dbus {
 	int io_fd;
 	short io_what;
 	struct event *timer; /* its timeouts, and soon */
-	struct event *retry;
+	struct event *retry; /* to connect; while there is a bus, to look whether it takes anything */
+	struct event *forget; /* what names had on a bus that does not come back */
+	sd_id128_t id; /* of the bus, the last time */
 	uint32_t backoff_ms;
 	bool named;
 	bool said; /* that there is none */
@@ -131,6 +135,10 @@ struct dbus {
 	TAILQ_HEAD(, listing) listings;
 	uint32_t n_listings;
 	struct event *list;
+	/* context.c: the systemd unit of the process that was asked about last */
+	char *unit;
+	uint32_t unit_pid;
+	uint64_t unit_ns;
 	struct log_limit limit;
 };
 
@@ -142,6 +150,11 @@ bool link_crowded(const struct dbus *b); /* the bus does not take what there is 
 void sender_call(struct dbus *b, sd_bus_message *m); /* carried out once it is known who that is */
 void sender_gone(struct dbus *b, const char *name);
 void sender_drop_all(struct dbus *b);
+/* The connection is gone, perhaps the bus is not: what names had is kept, for a while, but for their calls. */
+void sender_suspend_all(struct dbus *b);
+/* It is there again, and it is the same bus, or another one. */
+void sender_resume_all(struct dbus *b);
+void sender_drop_unsure(struct dbus *b);
 
 /* ---- admins.c ---- */
 bool admins_have(const struct dbus *b, const struct sender *s);
@@ -174,7 +187,7 @@ struct call {
 	struct look look; /* at the object */
 };
 
-/* Nobody that a call is refused to has had anything changed. All return 0, or -errno if not even that could be said. */
+/* A call that is refused has changed nothing. run() returns what is not negative, or -errno, of which the caller is told. */
 struct bus_method {
 	const char *member, *in, *out;
 	const char *args; /* their names, in and out, with blanks between them */
@@ -227,7 +240,7 @@ struct json_object *json_of_properties(const struct look *l); /* of the object's
 /* ---- caller.c ---- */
 struct request {
 	STAILQ_ENTRY(request) link;
-	sd_bus_message *m; /* the call that is answered */
+	sd_bus_message *m; /* the call that is answered; NULL: nobody waits for an answer any more */
 	const struct verb *verb;
 	unsigned int step;
 	uint32_t ctx, flags, buf;
@@ -261,6 +274,7 @@ struct verb {
 /* The name's own; made if there is none. NULL: the call was refused. */
 struct caller *caller_get(struct call *c);
 struct caller *caller_find(struct dbus *b, const struct service_client *client);
+void caller_suspend(struct caller *c); /* nobody is answered any more; what has begun goes on */
 struct caller *caller_free(struct caller *c); /* takes NULL, returns NULL */
 /* Takes the fd in any case. The call is answered later, or refused. */
 int caller_request(struct caller *c, struct call *call, const struct request *what, bool urgent);
@@ -287,7 +301,7 @@ void signals_tick(evutil_socket_t fd, short what, void *arg);
 int signals_wait(struct call *c, enum waiter_kind kind, uint32_t id);
 
 /* ---- refuse.c ---- */
-/* org.pasidd.Error.NAME with a sentence. 0, or -errno. */
+/* org.pasidd.Error.NAME with a sentence. 0, or -errno. m NULL: nobody waits for it. */
 __attribute__((format(printf, 3, 4))) int refuse_call(sd_bus_message *m, const char *name, const char *fmt, ...);
 int refuse_why(sd_bus_message *m, const struct refusal *why);
 const char *refuse_name(const struct refusal *why); /* the NAME that belongs to it */

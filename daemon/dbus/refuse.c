@@ -45,6 +45,8 @@ int refuse_call(sd_bus_message *m, const char *name, const char *fmt, ...)
 	int r;
 
 	snprintf(full, sizeof(full), ERROR_PREFIX "%s", name);
+	if (!m)
+		return 0;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Who calls: the bus is asked once for each name, without waiting for the answer, and its answer holds until the name is
- * gone. Meanwhile the name's calls wait in order. A bus name is never given to somebody else later.
+ * gone. Meanwhile the name's calls wait in order. A bus gives a name to nobody else later; so what a name has here outlives a
+ * connection to the bus, if that is the same bus and it still knows the name.
  */
 #include "dbus/private.h"
 
@@ -49,17 +50,25 @@ static sd_bus_message *take_waiting(struct sender *s)
 	return m;
 }
 
+static void drop_calls(struct sender *s)
+{
+	sd_bus_message *m;
+
+	s->asking = sd_bus_slot_unref(s->asking);
+	while ((m = take_waiting(s)))
+		sd_bus_message_unref(m);
+}
+
 static void sender_free(struct sender *s)
 {
 	struct dbus *b = s->b;
-	sd_bus_message *m;
 
 	listing_drop(b, s);
 	signals_forget(b, s);
 	s->caller = caller_free(s->caller);
-	sd_bus_slot_unref(s->asking);
-	while ((m = take_waiting(s)))
-		sd_bus_message_unref(m);
+	if (s->tracing)
+		service_trace_close(b->service);
+	drop_calls(s);
 	LIST_REMOVE(s, in_bucket);
 	TAILQ_REMOVE(&b->senders, s, in_age);
 	b->n_senders--;
@@ -81,11 +90,37 @@ void sender_drop_all(struct dbus *b)
 		sender_free(TAILQ_FIRST(&b->senders));
 }
 
+void sender_drop_unsure(struct dbus *b)
+{
+	struct sender *s, *next;
+
+	TAILQ_FOREACH_SAFE (s, &b->senders, in_age, next)
+		if (s->unsure)
+			sender_free(s);
+}
+
+void sender_suspend_all(struct dbus *b)
+{
+	struct sender *s, *next;
+
+	TAILQ_FOREACH_SAFE (s, &b->senders, in_age, next) {
+		drop_calls(s);
+		if (!s->caller && !s->subscribed) {
+			sender_free(s);
+			continue;
+		}
+		s->known = false;
+		s->unsure = true;
+		if (s->caller)
+			caller_suspend(s->caller);
+	}
+}
+
 /* ---- how it comes ---- */
 
 static bool has_something(const struct sender *s)
 {
-	return !s->known || s->caller || s->subscribed || s->n_listings || s->n_waiting;
+	return !s->known || s->caller || s->subscribed || s->n_listings || s->n_waiting || s->tracing;
 }
 
 /* Those who only looked are asked about again if they come back. */
@@ -106,6 +141,22 @@ static bool make_room(struct dbus *b)
 
 static int on_credentials(sd_bus_message *m, void *arg, sd_bus_error *error);
 
+static int ask(struct sender *s)
+{
+	return sd_bus_call_method_async(s->b->bus, &s->asking, "org.freedesktop.DBus", "/org/freedesktop/DBus",
+					"org.freedesktop.DBus", "GetConnectionCredentials", on_credentials, s, "s",
+					s->name);
+}
+
+void sender_resume_all(struct dbus *b)
+{
+	struct sender *s, *next;
+
+	TAILQ_FOREACH_SAFE (s, &b->senders, in_age, next)
+		if (s->unsure && ask(s) < 0)
+			sender_free(s);
+}
+
 static struct sender *sender_new(struct dbus *b, const char *name)
 {
 	struct sender *s = make_room(b) ? calloc(1, sizeof(*s) + strlen(name) + 1) : NULL;
@@ -115,9 +166,7 @@ static struct sender *sender_new(struct dbus *b, const char *name)
 	s->b = b;
 	strcpy(s->name, name);
 	STAILQ_INIT(&s->waiting);
-	if (sd_bus_call_method_async(b->bus, &s->asking, "org.freedesktop.DBus", "/org/freedesktop/DBus",
-				     "org.freedesktop.DBus", "GetConnectionCredentials", on_credentials, s, "s",
-				     name) < 0) {
+	if (ask(s) < 0) {
 		free(s);
 		return NULL;
 	}
@@ -214,13 +263,15 @@ static int on_credentials(sd_bus_message *m, void *arg, sd_bus_error *error)
 	int r = read_credentials(m, &c);
 
 	s->asking = sd_bus_slot_unref(s->asking);
+	free(s->gids);
 	s->gids = c.gids;
 	s->n_gids = c.n_gids;
-	if (r < 0) {
+	if (r < 0 || (s->unsure && c.uid != s->who.uid)) {
 		turn_away(s);
 		return 0;
 	}
 	s->known = true;
+	s->unsure = false;
 	s->who = (struct who){.uid = c.uid, .pid = (pid_t)c.pid};
 	s->who.admin = admins_have(s->b, s);
 	while ((call = take_waiting(s))) {

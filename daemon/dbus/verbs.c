@@ -20,11 +20,6 @@ static int not_yours(struct call *c, const char *what)
 			   c->look.at.id, what, c->from->who.uid);
 }
 
-static int refused(struct call *c)
-{
-	return c->from->caller ? -ENOMEM : 0;
-}
-
 static size_t put(void *body, const void *what, size_t size)
 {
 	memcpy(body, what, size);
@@ -68,7 +63,8 @@ static void create_done(struct caller *c, struct request *r, const struct refusa
 		return;
 	}
 	path_of_context(out->ctx, path);
-	sd_bus_reply_method_return(r->m, "ohu", path, service_client_fence(c->client), out->fence_line);
+	if (r->m)
+		sd_bus_reply_method_return(r->m, "ohu", path, service_client_fence(c->client), out->fence_line);
 }
 
 static const struct verb create = {create_next, create_done};
@@ -118,7 +114,7 @@ int verb_create_context(struct call *c)
 		return refuse_why(c->m, &no_device);
 	strcpy(r.device, device);
 	caller = caller_get(c);
-	return caller ? caller_request(caller, c, &r, false) : refused(c);
+	return caller ? caller_request(caller, c, &r, false) : 0;
 }
 
 /* ---- Map ---- */
@@ -169,7 +165,7 @@ static void map_done(struct caller *c, struct request *r, const struct refusal *
 	default:
 		if (r->why.reason)
 			refuse_why(r->m, &r->why);
-		else
+		else if (r->m)
 			sd_bus_reply_method_return(r->m, "t", r->iova);
 		break;
 	}
@@ -207,7 +203,7 @@ static void empty_done(struct caller *c, struct request *r, const struct refusal
 	r->step++;
 	if (why->reason)
 		refuse_why(r->m, why);
-	else
+	else if (r->m)
 		sd_bus_reply_method_return(r->m, "");
 }
 
@@ -241,7 +237,7 @@ static void submit_done(struct caller *c, struct request *r, const struct refusa
 	r->step++;
 	if (why->reason)
 		refuse_why(r->m, why);
-	else
+	else if (r->m)
 		sd_bus_reply_method_return(r->m, "t", out->job);
 }
 

@@ -31,6 +31,7 @@ struct flow {
 	struct event *readable, *writable;
 	bool from_bus;
 	size_t off, len; /* what is left in bytes */
+	uint64_t moved_ns; /* when the other end took something last, or there was something new */
 	size_t n_fds; /* that travel with the last of them */
 	int fds[FLOW_FDS];
 	uint8_t bytes[FLOW_BYTES];
@@ -202,6 +203,7 @@ static ssize_t flow_read(struct flow *f)
 	}
 	f->off = 0;
 	f->len = (size_t)n;
+	f->moved_ns = util_now_ns();
 	judge(f);
 	return n;
 }
@@ -239,6 +241,7 @@ static ssize_t flow_write(struct flow *f)
 			return n;
 		f->off += (size_t)n;
 		f->len -= (size_t)n;
+		f->moved_ns = util_now_ns();
 	}
 	let_go(f);
 	return 0;
@@ -345,6 +348,11 @@ int wire_open(struct wire **ret, struct event_base *base, const char *where, int
 	*fd = pair[1];
 	*ret = w;
 	return 0;
+}
+
+uint64_t wire_stalled_ns(const struct wire *w)
+{
+	return w->out.len ? util_now_ns() - w->out.moved_ns : 0;
 }
 
 /* What is in the bus's queue may hold fds of others. */

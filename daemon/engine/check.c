@@ -71,6 +71,7 @@ static int check_numbers(const struct engine_ops *ops, char error[ENGINE_ERROR_M
 		{"submit_max", ops->submit_max, ops->cmd_align, submit, 1},
 		{"ro_bytes", ops->ro_bytes, 0, ENGINE_MAX_MEMORY, ENGINE_PAGE},
 		{"rw_bytes", ops->rw_bytes, 0, ENGINE_MAX_MEMORY - ro, ENGINE_PAGE},
+		{"keep_bytes", ops->keep_bytes, 0, ENGINE_MAX_MEMORY, ENGINE_PAGE},
 		{"window_bytes", ops->window_bytes, 0, ENGINE_MAX_WINDOW, ENGINE_PAGE},
 		{"iova_bits", ops->iova_bits ? ops->iova_bits : 63, ENGINE_MIN_IOVA_BITS, 63, 1},
 		{"asid_bits", ops->translator ? ops->asid_bits : 1, 1, ENGINE_MAX_ASID_BITS, 1},

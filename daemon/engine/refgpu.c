@@ -42,21 +42,27 @@ struct slot {
 	uint64_t sequence;
 };
 
-struct refgpu {
-	struct engine engine;
-	struct translator translator;
-	struct engine_device *device;
-	struct shared_ro *ro;
-	struct shared_rw *rw;
-	struct engine_memory mem;
-	uint32_t format;
-	unsigned int n_slots;
+/* What is true beyond the daemon's life, in engine_memory.keep. A queue's entries are written first, then the tail here,
+ * then the device's register: whoever finds the first two makes good for the third. */
+struct kept {
 	struct slot slots[REFGPU_MAX_SLOTS];
 	uint64_t inv_base; /* tickets given before the last restart */
 	uint64_t inv_tail; /* entries written since */
 	uint64_t inv_head; /* the device's mark, as last judged */
 	uint64_t fault_head;
 	uint64_t fault_lost;
+};
+
+struct refgpu {
+	struct engine engine;
+	struct translator translator;
+	struct engine_device *device;
+	struct shared_ro *ro;
+	struct shared_rw *rw;
+	struct kept *kept;
+	struct engine_memory mem;
+	uint32_t format;
+	unsigned int n_slots;
 };
 
 static const struct engine_ops refgpu_ops;
@@ -99,12 +105,7 @@ static void refgpu_restart(struct engine *e)
 	struct refgpu *g = of_engine(e);
 
 	memset(&g->rw->mailbox, 0, sizeof(g->rw->mailbox));
-	memset(g->slots, 0, sizeof(g->slots));
-	g->inv_base += g->inv_tail;
-	g->inv_tail = 0;
-	g->inv_head = 0;
-	g->fault_head = 0;
-	g->fault_lost = 0;
+	*g->kept = (struct kept){.inv_base = g->kept->inv_base + g->kept->inv_tail};
 	reg32(g, REFGPU_REG_FORMAT, g->format);
 	reg64(g, REFGPU_REG_MAILBOX, g->mem.rw_bus + offsetof(struct shared_rw, mailbox));
 	reg64(g, REFGPU_REG_INVQ, g->mem.ro_bus + offsetof(struct shared_ro, invq));
@@ -133,8 +134,9 @@ static int check_status(const volatile struct refgpu_status *st, uint32_t format
 	return 0;
 }
 
-static int refgpu_attach(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
-			 const struct engine_config *config)
+/* What attach and adopt have in common: the driver's side of it. */
+static int refgpu_new(struct refgpu **ret, struct engine_device *d, const struct engine_memory *mem,
+		      const struct engine_config *config)
 {
 	AUTO_FREE struct refgpu *g = calloc(1, sizeof(*g));
 	const volatile struct refgpu_status *st;
@@ -160,10 +162,44 @@ static int refgpu_attach(struct engine **ret, struct engine_device *d, const str
 	g->mem = *mem;
 	g->ro = mem->ro;
 	g->rw = mem->rw;
+	g->kept = mem->keep;
 	g->engine.ops = &refgpu_ops;
 	g->translator.ops = &refgpu_translator;
+	*ret = TAKE_PTR(g);
+	return 0;
+}
+
+static int refgpu_attach(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
+			 const struct engine_config *config)
+{
+	struct refgpu *g;
+	int r = refgpu_new(&g, d, mem, config);
+
+	if (r < 0)
+		return r;
 	refgpu_restart(&g->engine);
-	*ret = &TAKE_PTR(g)->engine;
+	*ret = &g->engine;
+	return 0;
+}
+
+/* Its registers and queues stay. Tails are absolute: to say them once more is harmless. */
+static int refgpu_adopt(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
+			const struct engine_config *config)
+{
+	struct refgpu *g;
+	int r = refgpu_new(&g, d, mem, config);
+
+	if (r < 0)
+		return r;
+	for (unsigned int s = 0; s < g->n_slots; s++) {
+		struct slot *slot = &g->kept->slots[s];
+
+		slot->tail = slot->rung;
+		reg64(g, REFGPU_SLOT_REG(s, REFGPU_SLOT_RING_TAIL), slot->rung);
+	}
+	reg64(g, REFGPU_REG_INVQ_TAIL, g->kept->inv_tail);
+	reg64(g, REFGPU_REG_FAULTQ_HEAD, g->kept->fault_head);
+	*ret = &g->engine;
 	return 0;
 }
 
@@ -188,7 +224,7 @@ static struct translator *refgpu_get_translator(struct engine *e)
 
 static int ring_put(struct refgpu *g, unsigned int s, const struct refgpu_ring_word *w)
 {
-	struct slot *slot = &g->slots[s];
+	struct slot *slot = &g->kept->slots[s];
 
 	if (slot->tail - slot->done >= RING_WORDS)
 		return -EAGAIN;
@@ -209,7 +245,7 @@ static int refgpu_submit(struct engine *e, unsigned int s, const struct engine_j
 	};
 	int r = ring_put(g, s, &w);
 
-	*mark = g->slots[s].tail;
+	*mark = g->kept->slots[s].tail;
 	return r;
 }
 
@@ -228,7 +264,7 @@ static int refgpu_install(struct translator *t, unsigned int s, const struct tra
 static void refgpu_kick(struct engine *e, unsigned int s)
 {
 	struct refgpu *g = of_engine(e);
-	struct slot *slot = &g->slots[s];
+	struct slot *slot = &g->kept->slots[s];
 
 	if (slot->rung == slot->tail)
 		return;
@@ -246,7 +282,7 @@ static void refgpu_control(struct engine *e, unsigned int s, enum engine_control
 		[ENGINE_STOP] = REFGPU_CTRL_STOP,
 	};
 	struct refgpu *g = of_engine(e);
-	struct slot *slot = &g->slots[s];
+	struct slot *slot = &g->kept->slots[s];
 
 	if (what == ENGINE_STOP)
 		refgpu_kick(e, s); /* STOP drops what is up to the tail: let there be nothing beyond it */
@@ -258,7 +294,7 @@ static int refgpu_look(struct engine *e, unsigned int s, struct engine_slot *ret
 {
 	struct refgpu *g = of_engine(e);
 	const struct refgpu_slot_mark *m = &g->rw->mailbox.slot[s];
-	struct slot *slot = &g->slots[s];
+	struct slot *slot = &g->kept->slots[s];
 	uint32_t state;
 
 	ret->settled = device_word(&m->ctrl_ack) == slot->control;
@@ -266,6 +302,7 @@ static int refgpu_look(struct engine *e, unsigned int s, struct engine_slot *ret
 	ret->done = device_word(&m->done);
 	ret->begun = device_word(&m->begun);
 	ret->still = state != REFGPU_SLOT_RUNNING;
+	ret->told = slot->rung;
 	if (ret->done > slot->rung || ret->begun > slot->rung || ret->done < slot->done)
 		return -EPROTO;
 	slot->done = ret->done;
@@ -279,20 +316,20 @@ static int refgpu_invalidate(struct translator *t, uint32_t asid, const struct r
 	struct refgpu *g = of_translator(t);
 	size_t entries = n ? n : 1;
 
-	if (g->inv_tail + entries - g->inv_head > INVQ_ENTRIES)
+	if (g->kept->inv_tail + entries - g->kept->inv_head > INVQ_ENTRIES)
 		return -EAGAIN;
 	for (size_t i = 0; i < entries; i++) {
-		struct refgpu_inv *inv = &g->ro->invq[(g->inv_tail + i) % INVQ_ENTRIES];
+		struct refgpu_inv *inv = &g->ro->invq[(g->kept->inv_tail + i) % INVQ_ENTRIES];
 
 		if (n)
 			*inv = (struct refgpu_inv){REFGPU_INV_RANGE, asid, r[i].first, r[i].last, 0};
 		else
-			*inv = (struct refgpu_inv){REFGPU_INV_ASID, asid, 0, 0, 0};
+			*inv = (struct refgpu_inv){asid ? REFGPU_INV_ASID : REFGPU_INV_ALL, asid, 0, 0, 0};
 	}
-	g->inv_tail += entries;
+	g->kept->inv_tail += entries;
 	atomic_thread_fence(memory_order_release);
-	reg64(g, REFGPU_REG_INVQ_TAIL, g->inv_tail);
-	*ticket = g->inv_base + g->inv_tail;
+	reg64(g, REFGPU_REG_INVQ_TAIL, g->kept->inv_tail);
+	*ticket = g->kept->inv_base + g->kept->inv_tail;
 	return 0;
 }
 
@@ -301,10 +338,10 @@ static int refgpu_invalidated(struct translator *t, uint64_t *ticket)
 	struct refgpu *g = of_translator(t);
 	uint64_t head = device_word(&g->rw->mailbox.invq_head);
 
-	if (head > g->inv_tail || head < g->inv_head)
+	if (head > g->kept->inv_tail || head < g->kept->inv_head)
 		return -EPROTO;
-	g->inv_head = head;
-	*ticket = g->inv_base + head;
+	g->kept->inv_head = head;
+	*ticket = g->kept->inv_base + head;
 	return 0;
 }
 
@@ -326,15 +363,15 @@ static int refgpu_next_fault(struct translator *t, struct translator_fault *ret,
 	uint64_t dropped = device_word(&g->rw->mailbox.faultq_lost);
 	struct refgpu_fault f;
 
-	if (tail < g->fault_head || tail - g->fault_head > FAULTQ_ENTRIES)
+	if (tail < g->kept->fault_head || tail - g->kept->fault_head > FAULTQ_ENTRIES)
 		return -EPROTO;
-	*lost += dropped - g->fault_lost;
-	g->fault_lost = dropped;
-	if (tail == g->fault_head)
+	*lost += dropped - g->kept->fault_lost;
+	g->kept->fault_lost = dropped;
+	if (tail == g->kept->fault_head)
 		return 0;
-	f = g->rw->faultq[g->fault_head % FAULTQ_ENTRIES];
-	g->fault_head++;
-	reg64(g, REFGPU_REG_FAULTQ_HEAD, g->fault_head);
+	f = g->rw->faultq[g->kept->fault_head % FAULTQ_ENTRIES];
+	g->kept->fault_head++;
+	reg64(g, REFGPU_REG_FAULTQ_HEAD, g->kept->fault_head);
 	if (f.slot >= g->n_slots)
 		return -EPROTO;
 	*ret = (struct translator_fault){
@@ -384,8 +421,10 @@ static const struct engine_ops refgpu_ops = {
 	.submit_max = 1u << 20,
 	.ro_bytes = (sizeof(struct shared_ro) + 4095) & ~4095ull,
 	.rw_bytes = (sizeof(struct shared_rw) + 4095) & ~4095ull,
+	.keep_bytes = (sizeof(struct kept) + 4095) & ~4095ull,
 	.match = refgpu_match,
 	.attach = refgpu_attach,
+	.adopt = refgpu_adopt,
 	.restart = refgpu_restart,
 	.detach = refgpu_detach,
 	.slots = refgpu_slots,

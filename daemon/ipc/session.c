@@ -30,12 +30,6 @@
 #define CROWDED_MS 2 /* how long to leave a client that sends fds for nothing while many wait to be closed */
 #define FDS_MAX 253 /* SCM_MAX_FD of the kernel: no message carries more */
 
-struct kept_reply {
-	void *data; /* NULL: none */
-	size_t size;
-	bool with_fence;
-};
-
 struct session {
 	LIST_ENTRY(session) link;
 	int fd;
@@ -45,15 +39,13 @@ struct session {
 	struct service_client *client; /* NULL: refused */
 	struct refusal refused; /* what its HELLO is answered */
 	struct event *readable, *writable, *drain, *resume;
-	uint64_t serial; /* of the last request that was carried out, or is pending */
 	bool admitted; /* the rate limit has let the message at the front pass */
-	bool pending; /* the service works on the request of `serial` */
+	bool pending; /* the service works on the request at the front */
 	bool ahead; /* there was another request behind the last one */
 	unsigned int wakes;
 	uint64_t owed; /* serial of the reply that waits for room; 0: none */
 	void *event; /* an event that waits for room */
 	size_t event_size;
-	struct kept_reply kept[PASID_IN_FLIGHT]; /* by serial */
 	int fds[FDS_MAX]; /* of the message at hand */
 	size_t n_fds;
 	bool litters; /* it has sent fds that nothing came of */
@@ -76,8 +68,6 @@ struct session *session_free(struct session *s)
 {
 	if (!s)
 		return NULL;
-	for (size_t i = 0; i < ARRAY_SIZE(s->kept); i++)
-		free(s->kept[i].data);
 	free(s->event);
 	if (s->readable)
 		event_free(s->readable);
@@ -139,25 +129,14 @@ static int put(struct session *s, const void *data, size_t size, int fd)
 	return errno == EWOULDBLOCK || errno == ENOBUFS ? -EAGAIN : -errno;
 }
 
-static struct kept_reply *kept_for(struct session *s, uint64_t serial)
+/* False: the service had no memory to keep it. */
+static bool put_kept(struct session *s, uint64_t serial, int *r)
 {
-	return &s->kept[serial % PASID_IN_FLIGHT];
-}
+	struct service_reply reply;
 
-static int put_kept(struct session *s, const struct kept_reply *k)
-{
-	return put(s, k->data, k->size, k->with_fence ? service_client_fence(s->client) : -1);
-}
-
-static bool keep(struct session *s, const struct service_reply *r)
-{
-	struct kept_reply *k = kept_for(s, s->serial);
-	void *data = k->size >= r->size ? k->data : realloc(k->data, r->size);
-
-	if (!data)
+	if (!service_client_kept(s->client, serial, &reply))
 		return false;
-	memcpy(data, r->data, r->size);
-	*k = (struct kept_reply){data, r->size, r->with_fence};
+	*r = put(s, reply.data, reply.size, reply.with_fence ? service_client_fence(s->client) : -1);
 	return true;
 }
 
@@ -183,8 +162,12 @@ static void consume(struct session *s)
 static bool answer(struct session *s, uint64_t serial)
 {
 	static const struct timeval patience = {DRAIN_S, 0};
-	int r = put_kept(s, kept_for(s, serial));
+	int r;
 
+	if (!put_kept(s, serial, &r)) {
+		session_drop(s, "no memory to keep its reply");
+		return false;
+	}
 	if (r == -EAGAIN) {
 		s->owed = serial;
 		event_add(s->writable, NULL);
@@ -324,7 +307,9 @@ static ssize_t peek(struct session *s)
 
 static bool is_repeat(const struct session *s, uint64_t serial)
 {
-	return serial && serial <= s->serial && s->serial - serial < PASID_IN_FLIGHT;
+	uint64_t last = service_client_serial(s->client);
+
+	return serial && serial <= last && last - serial < PASID_IN_FLIGHT;
 }
 
 static bool rate_allows(struct session *s)
@@ -360,7 +345,6 @@ static bool carry_out(struct session *s, size_t size)
 	s->pending = true;
 	switch (service_request(s->client, &message, size, s->fds, s->n_fds, &reply)) {
 	case SERVICE_PENDING:
-		s->serial = message.head.serial;
 		event_del(s->readable);
 		return false;
 	case SERVICE_LATER:
@@ -372,12 +356,7 @@ static bool carry_out(struct session *s, size_t size)
 		break;
 	}
 	s->pending = false;
-	s->serial = message.head.serial;
-	if (!keep(s, &reply)) {
-		session_drop(s, "no memory to keep its reply");
-		return false;
-	}
-	return answer(s, s->serial) && !s->owed;
+	return answer(s, message.head.serial) && !s->owed;
 }
 
 /* A client that sends fds for nothing is read no faster than they are closed, so that they do not pile up here. */
@@ -404,7 +383,7 @@ static bool work_once(struct session *s)
 	if (n <= 0)
 		return false;
 	repeat = is_repeat(s, message.head.serial);
-	if (!repeat && message.head.serial != s->serial + 1) {
+	if (!repeat && message.head.serial != service_client_serial(s->client) + 1) {
 		session_drop(s, "a serial that is neither the next one nor a kept one");
 		return false;
 	}
@@ -475,11 +454,7 @@ static void on_reply(void *owner, const struct service_reply *reply)
 	struct session *s = owner;
 
 	s->pending = false;
-	if (!keep(s, reply)) {
-		session_drop(s, "no memory to keep its reply");
-		return;
-	}
-	if (answer(s, s->serial) && !s->owed)
+	if (answer(s, service_client_serial(s->client)) && !s->owed)
 		event_add(s->readable, NULL);
 }
 

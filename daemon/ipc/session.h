@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One connection of a client: framing, serials, kept replies, output. It knows bytes and no verbs. */
+/* One connection of a client: framing, serials, output. It knows bytes and no verbs. */
 #ifndef IPC_SESSION_H
 #define IPC_SESSION_H
 

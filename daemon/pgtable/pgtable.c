@@ -48,6 +48,61 @@ int pgtable_new(struct pgtable **ret, const struct pgtable_format *f, struct tab
 	return 0;
 }
 
+int pgtable_claim(struct pgtable *pt, uint64_t bus, uint32_t *ret)
+{
+	struct table_pool *p = pt->pool;
+	uint64_t at = bus - p->bus;
+	uint32_t page;
+
+	if (bus < p->bus || at % TABLE_PAGE || at / TABLE_PAGE >= p->extent)
+		return -EBADMSG;
+	page = (uint32_t)(at / TABLE_PAGE);
+	if (p->meta[page].live != TABLE_UNKNOWN)
+		return -EBADMSG;
+	p->unknown--;
+	p->bits[page] = (struct table_bits){0};
+	p->meta[page] = (struct table_meta){.next = pt->aside};
+	pt->aside = page;
+	pt->pages++;
+	*ret = page;
+	return 0;
+}
+
+static void unclaim(struct pgtable *pt)
+{
+	struct table_pool *p = pt->pool;
+
+	while (pt->aside != TABLE_NONE) {
+		uint32_t page = pt->aside;
+
+		pt->aside = p->meta[page].next;
+		p->meta[page].live = TABLE_UNKNOWN;
+		p->unknown++;
+	}
+}
+
+int pgtable_adopt(struct pgtable **ret, const struct pgtable_format *f, struct table_pool *pool, uint64_t root,
+		  int (*leaf)(void *arg, const struct pgtable_leaf *l), void *arg)
+{
+	AUTO_FREE struct pgtable *pt = calloc(1, sizeof(*pt));
+	int r;
+
+	if (!pt)
+		return -ENOMEM;
+	*pt = (struct pgtable){.format = f, .pool = pool, .aside = TABLE_NONE, .near_span = UINT64_MAX};
+	r = pgtable_claim(pt, root, &pt->root);
+	if (r == 0)
+		r = f->adopt(pt, leaf, arg);
+	if (r) {
+		unclaim(pt);
+		return r;
+	}
+	pt->aside = TABLE_NONE;
+	f->prune(pt);
+	*ret = TAKE_PTR(pt);
+	return 0;
+}
+
 struct pgtable *pgtable_free(struct pgtable *pt)
 {
 	if (!pt)

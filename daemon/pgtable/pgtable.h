@@ -33,6 +33,18 @@ uint64_t pgtable_format_iova_last(const struct pgtable_format *f); /* highest IO
 
 /* Takes one page (the root) of the pool, unpromised. 0, -EAGAIN and -ENOSPC as table_pool_reserve(), -ENOMEM. */
 int pgtable_new(struct pgtable **ret, const struct pgtable_format *f, struct table_pool *pool);
+
+struct pgtable_leaf;
+
+/*
+ * Takes over what a predecessor left at `root`, in a pool adopted from it. Every entry is judged: each must be one that the
+ * format writes, and each table a page of the pool's that is in no other place. `leaf` is called for each page or block, in
+ * ascending order; what it returns, if not 0, ends it and is returned. Whoever died may have been in the middle of a change:
+ * then some of it is there, and tables that it has just emptied are unlinked now and wait for pgtable_reclaim().
+ * 0; -EBADMSG: this cannot be trusted; -ENOMEM. Unless it is 0 nothing was taken and nothing changed.
+ */
+int pgtable_adopt(struct pgtable **ret, const struct pgtable_format *f, struct table_pool *pool, uint64_t root,
+		  int (*leaf)(void *arg, const struct pgtable_leaf *l), void *arg);
 /* Gives all pages back at once: the device must have forgotten them. Takes NULL, returns NULL. */
 struct pgtable *pgtable_free(struct pgtable *pt);
 

@@ -26,36 +26,96 @@ static void *known_new(uint32_t max_pages)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+static uint64_t pool_bytes(uint32_t max_pages)
+{
+	return (uint64_t)max_pages * TABLE_PAGE;
+}
+
+/* Could there be such a pool? */
+static bool place_ok(uint64_t bus, uint32_t max_pages)
+{
+	uint64_t size = pool_bytes(max_pages);
+
+	return max_pages > 0 && max_pages < TABLE_NONE && bus % TABLE_PAGE == 0 && bus + size > bus &&
+	       (bus + size - 1) >> 48 == 0;
+}
+
+static void pool_freep(struct table_pool **p)
+{
+	table_pool_free(*p);
+}
+
+#define AUTO_POOL __attribute__((cleanup(pool_freep)))
+
+/* All but the memory. */
+static struct table_pool *pool_make(uint64_t bus, uint32_t max_pages)
+{
+	AUTO_FREE struct table_pool *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	*p = (struct table_pool){.bus = bus, .max = max_pages, .free = TABLE_NONE};
+	p->bits = known_new(max_pages);
+	if (!p->bits)
+		return NULL;
+	p->meta = (struct table_meta *)(p->bits + max_pages);
+	return TAKE_PTR(p);
+}
+
 int table_pool_new(struct table_pool **ret, uint64_t bus, uint32_t max_pages)
 {
-	uint64_t size = (uint64_t)max_pages * TABLE_PAGE;
-	AUTO_FREE struct table_pool *p = calloc(1, sizeof(*p));
-	struct table_bits *bits;
+	AUTO_POOL struct table_pool *p = NULL;
 	int r;
 
-	assert(max_pages > 0 && max_pages < TABLE_NONE);
-	assert(bus % TABLE_PAGE == 0 && bus + size > bus && (bus + size - 1) >> 48 == 0);
+	assert(place_ok(bus, max_pages));
+	p = pool_make(bus, max_pages);
 	if (!p)
 		return -ENOMEM;
-	r = shm_init(&p->mem, "pasidd-tables", size);
+	r = shm_init(&p->mem, "pasidd-tables", pool_bytes(max_pages));
 	if (r < 0)
 		return r;
-	bits = known_new(max_pages);
-	if (!bits) {
-		shm_fini(&p->mem);
-		return -ENOMEM;
-	}
-	*p = (struct table_pool){
-		.mem = p->mem,
-		.base = p->mem.p,
-		.bus = bus,
-		.meta = (struct table_meta *)(bits + max_pages),
-		.bits = bits,
-		.max = max_pages,
-		.free = TABLE_NONE,
-	};
+	p->base = p->mem.p;
 	*ret = TAKE_PTR(p);
 	return 0;
+}
+
+int table_pool_adopt(struct table_pool **ret, uint64_t bus, uint32_t max_pages, uint32_t extent, int fd, int ro_fd)
+{
+	AUTO_POOL struct table_pool *p = NULL;
+	int r;
+
+	if (!place_ok(bus, max_pages) || extent > max_pages)
+		return -EBADMSG;
+	p = pool_make(bus, max_pages);
+	if (!p)
+		return -ENOMEM;
+	r = shm_adopt(&p->mem, pool_bytes(max_pages), fd, ro_fd);
+	if (r < 0)
+		return r;
+	p->base = p->mem.p;
+	p->adopted = true;
+	p->extent = p->fresh = p->unknown = extent;
+	for (uint32_t page = 0; page < extent; page++)
+		p->meta[page].live = TABLE_UNKNOWN;
+	*ret = TAKE_PTR(p);
+	return 0;
+}
+
+/* A page whose entries nobody has counted, as if all of them were left in it. */
+static void put_uncounted(struct table_pool *p, uint32_t page)
+{
+	p->meta[page].live = TABLE_ENTRIES;
+	table_put(p, page);
+}
+
+void table_pool_adopted(struct table_pool *p)
+{
+	/* The last one that is put is the first one to be taken. */
+	for (uint32_t page = p->extent; page-- > 0;) {
+		if (p->meta[page].live == TABLE_UNKNOWN)
+			put_uncounted(p, page);
+	}
+	p->unknown = 0;
 }
 
 struct table_pool *table_pool_free(struct table_pool *p)
@@ -96,7 +156,14 @@ uint32_t table_pool_extent(const struct table_pool *p)
 
 void table_pool_extend(struct table_pool *p, uint32_t extent)
 {
+	uint32_t page = extent;
+
 	assert(extent >= p->extent && extent <= p->max);
+	if (p->adopted) {
+		p->fresh = extent;
+		while (page-- > p->extent)
+			put_uncounted(p, page);
+	}
 	p->extent = extent;
 }
 
@@ -123,5 +190,5 @@ uint32_t table_pool_unpromised(const struct table_pool *p)
 
 uint32_t table_pool_used(const struct table_pool *p)
 {
-	return p->fresh - p->free_count;
+	return p->fresh - p->free_count - p->unknown;
 }

@@ -7,6 +7,9 @@
  * in no table, `live` says how many entries were left in it when it was put down: 0 means that all of it is zero. So is
  * a page that was never taken (at or above `fresh`).
  *
+ * In an adopted pool a page that no table has claimed yet is marked by `live` (TABLE_UNKNOWN). What it holds stays unknown
+ * when it becomes free, and so does what lies beyond the extent, so no page is fresh there.
+ *
  * Always: promised <= free_count + extent - fresh, so a promised page can be taken.
  */
 #ifndef PGTABLE_POOL_IMPL_H
@@ -21,13 +24,14 @@
 
 #define TABLE_ENTRIES 512u
 #define TABLE_NONE UINT32_MAX
+#define TABLE_UNKNOWN UINT16_MAX
 
 struct table_bits {
 	uint64_t w[TABLE_ENTRIES / 64];
 };
 
 struct table_meta {
-	uint16_t live; /* entries that are not zero */
+	uint16_t live; /* entries that are not zero, or TABLE_UNKNOWN */
 	uint16_t tables; /* those of them that point to a table */
 	uint32_t next; /* in pool.free or pgtable.aside; TABLE_NONE ends both */
 };
@@ -43,6 +47,8 @@ struct table_pool {
 	uint32_t free; /* pages that came back, the newest first */
 	uint32_t free_count;
 	uint32_t promised;
+	uint32_t unknown; /* pages with TABLE_UNKNOWN */
+	bool adopted;
 	struct shm mem;
 };
 

@@ -36,6 +36,8 @@
 	.map = format_map, \
 	.unmap = format_unmap, \
 	.walk = format_walk, \
+	.adopt = format_adopt, \
+	.prune = format_prune, \
 	.levels = format_levels, \
 	.next = format_next, \
 	.attributes = format_attributes, \
@@ -538,6 +540,99 @@ static bool format_next(const struct pgtable *pt, uint64_t iova, struct pgtable_
 static void format_drop(struct pgtable *pt)
 {
 	subtree_drop(pt, pt->root, 0);
+}
+
+/* ---- Taking over what a predecessor left ----------------------------------------------------------------------- */
+
+struct adoption {
+	struct pgtable *pt;
+	int (*leaf)(void *arg, const struct pgtable_leaf *l);
+	void *arg;
+};
+
+static int adopt_table(const struct adoption *a, uint32_t page, unsigned level, uint64_t iova);
+
+static int adopt_leaf(const struct adoption *a, uint64_t entry, unsigned level, uint64_t iova)
+{
+	uint64_t bus = format_bus(entry), mask = LEVEL_SIZE(level) - 1;
+	uint32_t prot = format_prot(entry);
+	struct pgtable_leaf leaf = {
+		.iova = {iova, iova | mask},
+		.bus = bus,
+		.entry = entry,
+		.level = level,
+		.writable = prot & PGTABLE_WRITABLE,
+	};
+
+	if (!LEVEL_HAS_LEAVES(level) || bus & mask || bus >> 48 || entry != format_leaf(level, bus, prot))
+		return -EBADMSG;
+	return a->leaf(a->arg, &leaf);
+}
+
+/* Entry i of a table, which is not clear and stands for what begins at iova. */
+static int adopt_entry(const struct adoption *a, uint32_t page, unsigned i, unsigned level, uint64_t iova)
+{
+	struct table_pool *p = a->pt->pool;
+	uint64_t entry = entry_load(table_entries(p, page) + i);
+	uint32_t child;
+	int r;
+
+	if (iova >> FORMAT_TOP_BITS)
+		return -EBADMSG;
+	bits_set(&p->bits[page], i, i);
+	p->meta[page].live++;
+	if (level == LAST_LEVEL || !format_is_table(entry))
+		return adopt_leaf(a, entry, level, iova);
+	if (entry != format_table(format_bus(entry)))
+		return -EBADMSG;
+	r = pgtable_claim(a->pt, format_bus(entry), &child);
+	if (r < 0)
+		return r;
+	p->meta[page].tables++;
+	return adopt_table(a, child, level + 1, iova);
+}
+
+static int adopt_table(const struct adoption *a, uint32_t page, unsigned level, uint64_t iova)
+{
+	const uint64_t *e = table_entries(a->pt->pool, page);
+	int r = 0;
+
+	for (unsigned i = 0; i < TABLE_ENTRIES && r == 0; i++, iova += LEVEL_SIZE(level)) {
+		if (entry_load(e + i))
+			r = adopt_entry(a, page, i, level, iova);
+	}
+	return r;
+}
+
+static int format_adopt(struct pgtable *pt, int (*leaf)(void *arg, const struct pgtable_leaf *l), void *arg)
+{
+	return adopt_table(&(struct adoption){pt, leaf, arg}, pt->root, 0, 0);
+}
+
+/* Only tables that point to tables are read. */
+static void prune_below(struct pgtable *pt, uint32_t page)
+{
+	const uint64_t *e = table_entries(pt->pool, page);
+
+	for (unsigned i = 0, left = pt->pool->meta[page].tables; left > 0; i++) {
+		uint64_t entry = entry_load(e + i);
+		uint32_t child;
+
+		if (!entry || !format_is_table(entry))
+			continue;
+		left--;
+		child = table_at(pt->pool, format_bus(entry));
+		prune_below(pt, child);
+		if (pt->pool->meta[child].live > 0)
+			continue;
+		table_unlink(pt->pool, page, i);
+		pgtable_put_aside(pt, child);
+	}
+}
+
+static void format_prune(struct pgtable *pt)
+{
+	prune_below(pt, pt->root);
 }
 
 #endif

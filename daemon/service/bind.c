@@ -172,6 +172,31 @@ static bool change_tables(struct ctx *ctx, struct verb *v, const struct plan *pl
 	return true;
 }
 
+static void trace_list(const struct ctx *ctx, uint16_t event)
+{
+	device_trace(ctx->dev, (struct pasid_trace_record){.event = event, .ctx = ctx->books->id});
+}
+
+/* Counts what it made, too. */
+static void tell_steps(struct ctx *ctx, const struct plan *plan)
+{
+	const struct aspace_step *step;
+	size_t n;
+
+	step = plan_steps(plan, &n);
+	for (size_t i = 0; i < n; i++) {
+		bool map = step[i].kind == ASPACE_MAP;
+
+		ctx->maps += map;
+
+		device_trace(ctx->dev, (struct pasid_trace_record){.event = map ? PASID_TRACE_MAP : PASID_TRACE_UNMAP,
+								   .ctx = ctx->books->id,
+								   .a = step[i].iova.first,
+								   .b = step[i].iova.last,
+								   .c = map ? step[i].bus : 0});
+	}
+}
+
 static void reply_iovas(struct service_client *c, const struct record *rec, size_t *size)
 {
 	uint64_t *iova = (uint64_t *)(void *)(c->svc->reply.bytes + sizeof(struct pasid_reply));
@@ -193,6 +218,7 @@ static void commit(struct service_client *c, struct ctx *ctx, const struct recor
 	struct verb *v = &c->verb;
 
 	return_tables(ctx, &v->budget);
+	tell_steps(ctx, plan);
 	books_bind_commit(c->svc->books, ctx->books, rec, plan);
 	buf_take_unused(c->svc, &v->unused);
 	if (v->n_gone)
@@ -231,6 +257,7 @@ static void wind_up(struct service_client *c, struct ctx *ctx)
 
 static void let_go(struct service_client *c, struct ctx *ctx)
 {
+	trace_list(ctx, PASID_TRACE_BIND_END);
 	*busy_flag(ctx) = false;
 	if (c->verb.holding)
 		ctx_hold(ctx, false);
@@ -342,6 +369,7 @@ static enum service_outcome bind_pending(struct service_client *c, struct ctx *c
 	v->plan = plan;
 	v->holding = hold;
 	*busy_flag(ctx) = true;
+	trace_list(ctx, PASID_TRACE_BIND);
 	if (hold)
 		ctx_hold(ctx, true);
 	else if (change_tables(ctx, v, plan))
@@ -396,6 +424,7 @@ static void kernel_done(struct service_client *c, struct ctx *ctx)
 	struct verb *v = &c->verb;
 
 	note_gone(ctx, v->plan, v->begun_ns);
+	tell_steps(ctx, v->plan);
 	books_bind_commit(c->svc->books, ctx->books, v->rec, v->plan);
 	buf_take_unused(c->svc, &v->unused);
 	finish(c, ctx);
@@ -456,6 +485,7 @@ static enum service_outcome bind_kernel(struct service_client *c, struct ctx *ct
 	v->holding = false;
 	v->begun_ns = util_now_ns();
 	ctx->busy = true;
+	trace_list(ctx, PASID_TRACE_BIND);
 	verb_wait(c, ctx->dev, bind_kernel_step);
 	device_poke(ctx->dev);
 	return SERVICE_PENDING;
@@ -538,10 +568,12 @@ enum service_outcome bind_request(struct service_client *c, const void *body, si
 	hold = needs.unmaps && (v->invalidate || sliced) && (needs.splits || plan_replaces(plan));
 	if (v->invalidate || sliced)
 		return bind_pending(c, ctx, rec, plan, hold, reply);
+	trace_list(ctx, PASID_TRACE_BIND);
 	while (!change_tables(ctx, v, plan))
 		;
 	commit(c, ctx, rec, plan, false);
 	wind_up(c, ctx);
+	trace_list(ctx, PASID_TRACE_BIND_END);
 	reply_iovas(c, rec, &out);
 	*reply = reply_ok(c->svc, &v->msg, reply_body(c), out);
 	return SERVICE_REPLY;

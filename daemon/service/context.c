@@ -86,6 +86,11 @@ int ctx_start(struct service_client *c, struct device *d, struct context *books,
 		}
 	}
 	books->tag = ctx;
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_CTX,
+						    .ctx = books->id,
+						    .a = (uint64_t)books->client->pid,
+						    .b = books->client->uid,
+						    .c = books->pasid});
 	tell_made(ctx);
 	*ret = TAKE_PTR(ctx);
 	return 0;
@@ -345,10 +350,19 @@ static void ctx_kill(struct ctx *ctx)
 	ctx_step(&ctx->pending);
 }
 
+static void trace_lost(const struct ctx *ctx)
+{
+	device_trace(ctx->dev, (struct pasid_trace_record){.event = PASID_TRACE_CTX_LOST,
+							   .ctx = ctx->books->id,
+							   .job = ctx->lost_job,
+							   .a = ctx->lost_why});
+}
+
 void ctx_lose(struct ctx *ctx, uint32_t why, uint64_t job)
 {
 	ctx->lost_why = why;
 	ctx->lost_job = job;
+	trace_lost(ctx);
 	books_ctx_lost(ctx->dev->svc->books, ctx->books);
 	tell_changed(ctx, SERVICE_STATE);
 	ctx_kill(ctx);
@@ -363,6 +377,7 @@ static void ctx_release(struct ctx *ctx)
 	tell_gone(ctx);
 	device_unwait(&ctx->pending);
 	event_forget(ctx);
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_CTX_GONE, .ctx = ctx->books->id});
 	books_ctx_free(c->svc->books, ctx->books);
 	if (c->verb.ctx == ctx)
 		c->verb.ctx = NULL;
@@ -398,6 +413,7 @@ void ctx_device_gone(struct ctx *ctx)
 	/* Also for one that was being stopped and was not told yet: a device that does not answer hangs by itself. */
 	ctx->lost_why = PASID_LOST_DEVICE;
 	ctx->lost_job = 0;
+	trace_lost(ctx);
 	books_ctx_lost(d->svc->books, ctx->books);
 	tell_changed(ctx, SERVICE_STATE);
 	clear_begin(ctx);

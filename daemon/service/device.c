@@ -181,6 +181,7 @@ static void on_reset(void *arg, int err)
 	run_after_reset(d);
 	if (d->state == DEVICE_RESETTING) {
 		d->state = DEVICE_READY;
+		device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_RESET_END});
 		tell_device(d);
 		device_poke(d);
 	}
@@ -192,6 +193,7 @@ void device_reset(struct device *d, const char *why)
 		return;
 	log_about(&(struct log_about){.device = d->config->name}, &d->hung, LOG_WARN, "device %s: reset: %s",
 		  d->config->name, why);
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_RESET});
 	d->state = DEVICE_RESETTING;
 	d->resets++;
 	tell_device(d);
@@ -256,6 +258,7 @@ void device_fail(struct device *d, const char *why)
 			  was_ready ? "lost" : "not reachable", why, was_ready ? "its contexts are lost, " : "",
 			  BACKOFF_MAX_MS);
 	snprintf(d->gone_why, sizeof(d->gone_why), "%s", why);
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_GONE});
 	d->state = DEVICE_GONE;
 	tell_device(d);
 	d->extending = false;

@@ -22,6 +22,18 @@
 #define LOOKS_A_SWITCH 8u
 #define FAULTS_A_LOOK 64u /* then the loop goes on, so that a device that floods starves nobody */
 
+/* ctx NULL: nobody is charged; slot -1: nobody knows which. */
+static void trace_fault(struct device *d, const struct ctx *ctx, int slot, const struct translator_fault *f)
+{
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_FAULT,
+						    .slot = (uint16_t)(slot + 1),
+						    .ctx = ctx ? ctx->books->id : 0,
+						    .job = f->job,
+						    .a = f->addr,
+						    .b = f->access,
+						    .c = f->code});
+}
+
 void faults_charge(struct ctx *ctx, const struct translator_fault *f)
 {
 	struct mapping *near = aspace_nearest(ctx->books->aspace, ctx->books->id, f->addr);
@@ -34,6 +46,7 @@ void faults_charge(struct ctx *ctx, const struct translator_fault *f)
 		.near_last = near ? near->node.last : 0,
 	};
 
+	trace_fault(ctx->dev, ctx, ctx->se ? sched_resident(ctx->dev->sched, ctx->se) : -1, f);
 	ctx->dev->faults++;
 	ctx->last_fault = *fault_log_add(&ctx->books->faults, &w, util_now_ns());
 	event_fault(ctx);
@@ -42,6 +55,7 @@ void faults_charge(struct ctx *ctx, const struct translator_fault *f)
 
 static void log_stray(struct device *d, const struct translator_fault *f)
 {
+	trace_fault(d, NULL, f->slot < d->n_slots ? (int)f->slot : -1, f);
 	d->strays++;
 	tell_device(d);
 	log_about(&(struct log_about){.device = d->config->name}, &d->stray, LOG_WARN,

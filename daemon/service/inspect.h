@@ -46,7 +46,7 @@ struct inspect_context {
 	bool at_rest; /* it has ended, and nothing of it can reach memory */
 	const struct service_client *client;
 	const char *device_name, *state, *lost_reason;
-	uint64_t bytes, mapped, table_bytes, submitted, completed, switches, device_time, faults;
+	uint64_t bytes, mapped, table_bytes, submitted, completed, maps, switches, device_time, faults;
 	uint64_t lost_job;
 	struct pasid_wire_fault last_fault; /* job 0: none */
 };

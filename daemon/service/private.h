@@ -4,6 +4,7 @@
  * core. service.c: clients and their end. verbs.c, bind.c: requests. context.c: a context's life. buffer.c: memory that
  * devices map. device.c, setup.c: a device's life; nest.c: what of it is behind an SMMU that walks our tables. run.c: slots
  * and jobs. faults.c: whose a fault is. events.c: what clients hear, and who looks on. inspect.c: what there is to see.
+ * tracing.c: what whoever traces sees.
  */
 #ifndef SERVICE_PRIVATE_H
 #define SERVICE_PRIVATE_H
@@ -14,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/shm.h"
+#include "base/trace.h"
 #include "core/books.h"
 #include "core/sched.h"
 #include "engine/engine.h"
@@ -126,7 +128,7 @@ struct device {
 	struct pgtable *shared_pt; /* `global` */
 	bool shared_busy; /* `global`: a bind or a clearing is changing it */
 	bool shared_held; /* `global`: nothing may run meanwhile */
-	struct shm rings, marks; /* engine_memory: ro, rw */
+	struct shm rings, marks, keep; /* engine_memory: ro, rw, keep */
 	struct nest nest;
 	uint32_t setup_left; /* answers about the daemon's own memory that SETUP waits for */
 	bool setup_failed;
@@ -189,6 +191,7 @@ struct ctx {
 	uint64_t ticket; /* 0: not asked yet */
 	struct unused unused;
 	struct pending pending;
+	uint64_t maps; /* mappings made so far */
 	uint64_t switches;
 	uint64_t device_ns; /* jobs were on a slot */
 	struct pasid_wire_fault last_fault;
@@ -247,6 +250,12 @@ struct verb { /* the request being carried out; one at a time for each client */
 	struct unused unused;
 };
 
+struct kept_reply {
+	void *data;
+	size_t size, room;
+	bool with_fence;
+};
+
 struct service_client {
 	struct service *svc;
 	struct client *books;
@@ -255,6 +264,8 @@ struct service_client {
 	bool closing;
 	bool hello;
 	struct verb verb;
+	uint64_t serial; /* of the last request that was carried out, or is pending */
+	struct kept_reply kept[PASID_IN_FLIGHT]; /* by serial */
 	struct device *later; /* whose word a refused-for-now request waits for */
 	struct shm fence;
 	LIST_HEAD(, fence_map) fence_maps;
@@ -274,6 +285,7 @@ struct service {
 	void *observer_arg;
 	struct event *reap; /* looks at closing clients: from the loop, never from inside a call of theirs */
 	struct log_limit limit;
+	struct trace trace;
 	struct range ranges[PASID_BIND_MAX];
 	union {
 		struct pasid_reply head;
@@ -308,8 +320,18 @@ static inline bool device_private_tables(const struct device *d)
 	return d->mode == PASID_MODE_GPU_MMU || d->mode == PASID_MODE_NESTED;
 }
 
+/* For whoever looks; r.device is filled in. */
+static inline void device_trace(const struct device *d, struct pasid_trace_record r)
+{
+	if (!trace_on(&d->svc->trace))
+		return;
+	r.device = (uint16_t)d->books->index;
+	trace_write(&d->svc->trace, &r);
+}
+
 /* ---- service.c ---- */
 void service_client_reap(struct service_client *c); /* goes on with a closing client */
+void service_keep(struct service_client *c, const struct service_reply *reply); /* to the request of c->serial */
 
 /* ---- verbs.c, bind.c ---- */
 struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, const void *body, size_t size);
@@ -382,6 +404,14 @@ void run_installed(struct device *d); /* looks whether those that are installing
 
 /* The translator did not carry out what it was asked of an ASID. It is asked again from time to time, but not for ever. */
 void run_refused(struct device *d, uint32_t asid);
+
+/* The job at the front of the slot; 0: none. */
+uint64_t run_front_job(const struct device *d, unsigned int slot);
+
+/* ---- tracing.c ---- */
+/* Of the context that is on the slot. */
+void trace_slot(struct device *d, unsigned int slot, uint16_t event, uint64_t job);
+void trace_run_end(struct device *d, unsigned int slot, enum pasid_trace_end why); /* if one is there */
 
 /* ---- faults.c ---- */
 int faults_begin(struct device *d); /* its slots are known */

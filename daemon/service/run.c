@@ -24,6 +24,13 @@ static struct put_job *job_at(struct run *run, uint32_t i)
 	return &run->jobs[(run->head + i) % RUN_JOBS];
 }
 
+uint64_t run_front_job(const struct device *d, unsigned int slot)
+{
+	const struct run *run = &d->runs[slot];
+
+	return run->count ? run->jobs[run->head].number : 0;
+}
+
 /* The time that jobs of a context were on the slot is counted up to now. */
 static void count_time(struct run *run, uint64_t now)
 {
@@ -71,6 +78,8 @@ static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 	if (r < 0)
 		return r;
 	ctx->switches++;
+	device_trace(d, (struct pasid_trace_record){
+				.event = PASID_TRACE_SWITCH, .slot = (uint16_t)(slot + 1), .ctx = ctx->books->id});
 	d->switches++;
 	tell_changed(ctx, SERVICE_RUNS);
 	tell_device(d);
@@ -140,9 +149,12 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 		return r;
 	put->number = job->number;
 	faults_put(d, slot, ctx, put);
-	if (!run->count++)
-		run->head_since = run->on_since = util_now_ns();
 	run->ctx = ctx;
+	if (!run->count++) {
+		run->head_since = run->on_since = util_now_ns();
+		trace_slot(d, slot, PASID_TRACE_RUN, 0);
+		trace_slot(d, slot, PASID_TRACE_JOB, job->number);
+	}
 	ctx->put = job->number;
 	return 0;
 }
@@ -240,7 +252,7 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 {
 	struct run *run = &d->runs[slot];
 	struct ctx *ctx = run->ctx;
-	uint64_t last = 0;
+	uint64_t last = 0, first = run_front_job(d, slot);
 	uint32_t before = run->count;
 
 	while (run->count && look->done >= job_at(run, 0)->mark) {
@@ -254,11 +266,18 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 	count_time(run, util_now_ns());
 	if (d->eops->reads)
 		__atomic_store_n(&ctx->line->done, last, __ATOMIC_RELEASE);
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_JOB_END,
+						    .slot = (uint16_t)(slot + 1),
+						    .ctx = ctx->books->id,
+						    .job = last,
+						    .a = first});
 	job_ended(ctx, last);
 	if (run->count) {
 		run->head_since = run->on_since;
+		trace_slot(d, slot, PASID_TRACE_JOB, run_front_job(d, slot));
 		sched_ended(d->sched, slot, before - run->count);
 	} else {
+		trace_run_end(d, slot, PASID_TRACE_END_IDLE);
 		run->ctx = NULL;
 		sched_idle(d->sched, slot);
 	}
@@ -401,6 +420,7 @@ void run_end_job(struct device *d, unsigned int slot)
 
 void run_stopped(struct device *d, unsigned int slot)
 {
+	trace_run_end(d, slot, PASID_TRACE_END_STOPPED);
 	count_time(&d->runs[slot], util_now_ns());
 	d->runs[slot] = (struct run){0};
 	sched_slot_service(d->sched, slot, true);
@@ -544,6 +564,7 @@ void run_after_reset(struct device *d)
 	if (d->state != DEVICE_RESETTING)
 		return;
 	for (unsigned int s = 0; s < d->n_slots; s++) {
+		trace_run_end(d, s, PASID_TRACE_END_RESET);
 		count_time(&d->runs[s], util_now_ns());
 		d->runs[s] = (struct run){0};
 	}
@@ -557,6 +578,7 @@ void run_after_reset(struct device *d)
 void run_forget(struct device *d)
 {
 	for (unsigned int s = 0; s < ARRAY_SIZE(d->runs); s++) {
+		trace_run_end(d, s, PASID_TRACE_END_GONE);
 		/* The process may only have been stopped, and end that job later. */
 		if (d->runs[s].ctx)
 			d->runs[s].ctx->books->line_retired = true;

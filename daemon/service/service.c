@@ -17,6 +17,8 @@ static void client_destroy(struct service_client *c)
 	books_client_close(s->books, c->books);
 	shm_fini(&c->fence);
 	s->lingering--;
+	for (size_t i = 0; i < ARRAY_SIZE(c->kept); i++)
+		free(c->kept[i].data);
 	free(c);
 }
 
@@ -150,6 +152,35 @@ int service_client_fence(const struct service_client *c)
 	return c->fence.ro_fd;
 }
 
+/* ---- replies, for repeats ---- */
+
+void service_keep(struct service_client *c, const struct service_reply *r)
+{
+	struct kept_reply *k = &c->kept[c->serial % PASID_IN_FLIGHT];
+	void *data = k->room >= r->size ? k->data : realloc(k->data, r->size);
+
+	k->size = 0;
+	if (!data)
+		return;
+	k->room = k->room >= r->size ? k->room : r->size;
+	k->data = memcpy(data, r->data, r->size);
+	k->size = r->size;
+	k->with_fence = r->with_fence;
+}
+
+uint64_t service_client_serial(const struct service_client *c)
+{
+	return c->serial;
+}
+
+bool service_client_kept(const struct service_client *c, uint64_t serial, struct service_reply *ret)
+{
+	const struct kept_reply *k = &c->kept[serial % PASID_IN_FLIGHT];
+
+	*ret = (struct service_reply){k->data, k->size, k->with_fence};
+	return k->size > 0;
+}
+
 struct account *service_client_account(struct service_client *c)
 {
 	return c->books->account;
@@ -214,6 +245,7 @@ struct service *service_free(struct service *s)
 	if (s->reap)
 		event_free(s->reap);
 	books_free(s->books);
+	trace_fini(&s->trace);
 	free(s->devices);
 	free(s);
 	return NULL;

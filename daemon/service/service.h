@@ -93,6 +93,11 @@ int service_client_new(struct service *s, uid_t uid, pid_t pid, const struct ser
 /* The session is gone: work is stopped, everything is taken back, in the background. Takes NULL, returns NULL. */
 struct service_client *service_client_close(struct service_client *c);
 int service_client_fence(const struct service_client *c); /* read-only fd; stays the client's */
+/* Of the last request that was carried out, or is pending; 0: there was none. */
+uint64_t service_client_serial(const struct service_client *c);
+/* The reply to one of the last PASID_IN_FLIGHT requests, for as long as nothing else is requested; false: there was no memory
+ * to keep it. */
+bool service_client_kept(const struct service_client *c, uint64_t serial, struct service_reply *ret);
 struct account *service_client_account(struct service_client *c);
 
 /*
@@ -113,5 +118,10 @@ int service_reset_device(struct service *s, uint32_t device);
 
 /* Moves the next event into buf (PASID_MSG_MAX bytes); its size, or 0 if there is none. */
 size_t service_next_event(struct service_client *c, void *buf);
+
+/* The memory of <pasid/trace.h>, read-only: an fd that is the caller's, or -errno. It is written to until each one that opened it
+ * has closed it. */
+int service_trace_open(struct service *s);
+void service_trace_close(struct service *s);
 
 #endif

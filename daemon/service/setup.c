@@ -19,6 +19,7 @@ void setup_drop_memory(struct device *d)
 	d->pool = table_pool_free(d->pool);
 	shm_fini(&d->rings);
 	shm_fini(&d->marks);
+	shm_fini(&d->keep);
 	nest_drop_memory(d);
 	free(d->commands);
 	d->commands = NULL;
@@ -47,6 +48,8 @@ static int device_make_memory(struct device *d)
 
 	if (r == 0 && d->eops->rw_bytes)
 		r = shm_init(&d->marks, "pasidd-marks", d->eops->rw_bytes);
+	if (r == 0 && d->eops->keep_bytes)
+		r = shm_init(&d->keep, "pasidd-keep", d->eops->keep_bytes);
 	if (r == 0 && d->eops->reads) {
 		d->commands = malloc(d->eops->submit_max);
 		r = d->commands ? 0 : -ENOMEM;
@@ -183,6 +186,7 @@ static int setup_engine(struct device *d)
 		.ro_bus = d->layout.engine.first,
 		.rw = d->marks.p,
 		.rw_bus = d->layout.engine.first + d->rings.bytes,
+		.keep = d->keep.p,
 	};
 	struct engine_config config = {
 		/* The IOMMU has the device in one address space at a time. */
@@ -234,6 +238,7 @@ static void device_ready(struct device *d)
 		return;
 	}
 	d->state = DEVICE_READY;
+	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_READY, .a = d->n_slots});
 	tell_device(d);
 	d->ticket_asked = d->ticket_done = 0;
 	d->backoff_ms = BACKOFF_FIRST_MS;

@@ -81,6 +81,7 @@ static void verb_end(struct service_client *c, const struct service_reply *reply
 	c->verb.active = false;
 	c->verb.ctx = NULL;
 	c->verb.buf = NULL;
+	service_keep(c, reply);
 	if (c->owner)
 		c->ops->reply(c->owner, reply);
 	service_client_reap(c);
@@ -588,7 +589,7 @@ static const struct opcode {
 	[PASID_OP_SUBMIT] = {submit, sizeof(struct pasid_wire_submit), 0},
 };
 
-enum service_outcome service_request(struct service_client *c, const void *msg, size_t size, int *fds, size_t n_fds,
+static enum service_outcome dispatch(struct service_client *c, const void *msg, size_t size, int *fds, size_t n_fds,
 				     struct service_reply *reply)
 {
 	const struct pasid_msg *m = msg;
@@ -608,4 +609,16 @@ enum service_outcome service_request(struct service_client *c, const void *msg, 
 	if (m->opcode == PASID_OP_BIND ? body < op->body : body != op->body)
 		return refused(c, reply, PASID_WHY_BODY_SIZE, size, sizeof(*m) + op->body);
 	return op->run(c, (const uint8_t *)msg + sizeof(*m), body, fds, reply);
+}
+
+enum service_outcome service_request(struct service_client *c, const void *msg, size_t size, int *fds, size_t n_fds,
+				     struct service_reply *reply)
+{
+	enum service_outcome outcome = dispatch(c, msg, size, fds, n_fds, reply);
+
+	if (outcome != SERVICE_LATER)
+		c->serial = c->verb.msg.serial;
+	if (outcome == SERVICE_REPLY)
+		service_keep(c, reply);
+	return outcome;
 }

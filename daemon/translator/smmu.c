@@ -331,6 +331,14 @@ int smmu_new(struct translator **ret, struct transport *t, const struct smmu_tra
 	return 0;
 }
 
+int smmu_adopted(struct translator *t)
+{
+	struct smmu *s = of_translator(t);
+
+	s->stale = true;
+	return forget_descriptor(s, 0) < 0 ? -EIO : 0;
+}
+
 struct translator *smmu_free(struct translator *t)
 {
 	if (t)

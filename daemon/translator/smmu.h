@@ -28,10 +28,14 @@ struct smmu_traits {
 /* What the SMMU can do. NULL, or why it cannot do what we need: a sentence without its subject. */
 const char *smmu_judge(const struct transport_smmu *smmu, struct smmu_traits *ret);
 
-/* table: its memory is zeroed, and known to the SMMU already. device: tells the device which PASID is whose (a driver that
+/* table: its memory is zeroed, or a predecessor's, and known to the SMMU already. device: tells the device which PASID is whose (a driver that
  * tags); NULL: there are no substreams. Both live as long. */
 int smmu_new(struct translator **ret, struct transport *t, const struct smmu_traits *traits,
 	     const struct cdtable *table, struct translator *device);
+/* For a successor, whose table's memory a predecessor has filled: it may have died between a store and the word about it.
+ * The SMMU forgets all descriptors that it remembers, and has what is in memory from now on; the TLB is left alone. 0, or
+ * -EIO: ask again. */
+int smmu_adopted(struct translator *t);
 struct translator *smmu_free(struct translator *t); /* takes NULL, returns NULL */
 
 #endif

@@ -110,6 +110,26 @@ void iommufd_space_free(struct iommufd *i, struct transport_space *s)
 	free(s);
 }
 
+int iommufd_space_adopt(struct iommufd *i, uint32_t ioas, uint32_t hwpt, struct transport_space **ret)
+{
+	struct transport_space *s = calloc(1, sizeof(*s));
+	size_t n = 0;
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	*s = (struct transport_space){.ioas = ioas, .hwpt = hwpt};
+	/* The kernel says of an HWPT nothing without changing something; it shows when the device is attached. */
+	r = iommufd_ranges(i, s, NULL, &n);
+	if (r < 0 && r != -ENOSPC) {
+		free(s);
+		return r;
+	}
+	LIST_INSERT_HEAD(&i->spaces, s, link);
+	*ret = s;
+	return 0;
+}
+
 int iommufd_ranges(const struct iommufd *i, const struct transport_space *s, struct range *v, size_t *n)
 {
 	struct kabi_iommu_iova_range got[MAX_RANGES];
@@ -139,7 +159,15 @@ static uint32_t map_flags(uint32_t prot)
 	       (prot & TRANSPORT_WRITE ? KABI_IOMMU_MAP_WRITEABLE : 0u);
 }
 
-static int make_store(struct iommufd *i)
+/* Does the kernel map files? It is asked for one that there cannot be. */
+static bool maps_files(const struct iommufd *i)
+{
+	struct kabi_iommu_ioas_map_file map = {.size = sizeof(map), .ioas_id = i->store, .fd = -1, .length = 4096};
+
+	return ioctl(i->fd, KABI_IOMMU_IOAS_MAP_FILE, &map) == 0 || errno != ENOTTY;
+}
+
+int iommufd_make_store(struct iommufd *i)
 {
 	struct kabi_iommu_ioas_alloc alloc = {.size = sizeof(alloc)};
 
@@ -148,6 +176,7 @@ static int make_store(struct iommufd *i)
 	if (ioctl(i->fd, KABI_IOMMU_IOAS_ALLOC, &alloc) < 0)
 		return -errno;
 	i->store = alloc.out_ioas_id;
+	i->by_address = !maps_files(i);
 	return 0;
 }
 
@@ -197,12 +226,7 @@ static int store_address(struct iommufd *i, struct transport_memory *m, uint64_t
 
 static int store(struct iommufd *i, struct transport_memory *m, uint64_t off)
 {
-	int r = i->by_address ? -ENOTTY : store_file(i, m, off);
-
-	if (r != -ENOTTY)
-		return r;
-	i->by_address = true;
-	return store_address(i, m, off);
+	return i->by_address ? store_address(i, m, off) : store_file(i, m, off);
 }
 
 int iommufd_hold(struct iommufd *i, int fd, uint64_t off, uint64_t len, uint32_t prot, struct transport_memory **ret)
@@ -213,7 +237,7 @@ int iommufd_hold(struct iommufd *i, int fd, uint64_t off, uint64_t len, uint32_t
 
 	if (!m)
 		return -ENOMEM;
-	r = make_store(i);
+	r = iommufd_make_store(i);
 	if (r < 0)
 		return r;
 	dup = fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -234,6 +258,74 @@ static int unmap(const struct iommufd *i, uint32_t ioas, uint64_t iova, uint64_t
 	struct kabi_iommu_ioas_unmap m = {.size = sizeof(m), .ioas_id = ioas, .iova = iova, .length = len};
 
 	return ioctl(i->fd, KABI_IOMMU_IOAS_UNMAP, &m) < 0 ? -errno : 0;
+}
+
+/* Linux 6.14. Without it pins count for a user who may be gone, and none of them is lost. */
+static int change_process(const struct iommufd *i)
+{
+	struct kabi_iommu_ioas_change_process m = {.size = sizeof(m)};
+
+	if (ioctl(i->fd, KABI_IOMMU_IOAS_CHANGE_PROCESS, &m) == 0 || errno == ENOTTY)
+		return 0;
+	return errno == EINVAL ? -EOPNOTSUPP : -errno;
+}
+
+int iommufd_adopt(struct iommufd *i, uint32_t store)
+{
+	int r;
+
+	i->store = store;
+	i->by_address = !maps_files(i);
+	if (i->by_address)
+		return -EOPNOTSUPP;
+	r = unmap(i, store, 0, UINT64_MAX);
+	return r == 0 || r == -ENOENT ? change_process(i) : r;
+}
+
+/* An upper bound of their ids, which the kernel gives away from below: a device can have 65,536 spaces, of two each, and
+ * frees some while it makes others. */
+#define MAX_ID (1u << 18)
+
+static bool is_known(const struct iommufd *i, uint32_t id, const uint32_t *known, size_t n)
+{
+	for (size_t k = 0; k < n; k++)
+		if (known[k] == id)
+			return true;
+	return id == i->store;
+}
+
+static void mark(uint8_t *bits, uint32_t id)
+{
+	if (id < MAX_ID)
+		bits[id / 8] |= (uint8_t)(1u << id % 8);
+}
+
+/* Destroys what is not marked; whether there was anything. */
+static bool sweep_once(const struct iommufd *i, const uint8_t *ours, const uint32_t *known, size_t n)
+{
+	struct kabi_iommu_destroy m = {.size = sizeof(m)};
+	bool any = false;
+
+	for (m.id = 1; m.id < MAX_ID; m.id++)
+		if (!(ours[m.id / 8] >> m.id % 8 & 1) && !is_known(i, m.id, known, n))
+			any |= ioctl(i->fd, KABI_IOMMU_DESTROY, &m) == 0;
+	return any;
+}
+
+void iommufd_sweep(const struct iommufd *i, const uint32_t *known, size_t n)
+{
+	AUTO_FREE uint8_t *ours = calloc(MAX_ID / 8, 1);
+	const struct transport_space *s;
+
+	if (!ours)
+		return; /* what is left goes with the fd */
+	LIST_FOREACH (s, &i->spaces, link) {
+		mark(ours, s->ioas);
+		mark(ours, s->hwpt);
+	}
+	/* An IOAS can go when the HWPT over it has gone. */
+	while (sweep_once(i, ours, known, n))
+		;
 }
 
 void iommufd_release(struct iommufd *i, struct transport_memory *m)

@@ -51,6 +51,19 @@ enum iommufd_kind {
 	IOMMUFD_NEST_PARENT, /* a second stage, in whose addresses a first one of ours can lie (iommufd_nest.h) */
 };
 
+/* The IOAS for memory, made beforehand, so that its id is known; and whether it is to be mapped by address. */
+int iommufd_make_store(struct iommufd *i);
+
+/*
+ * Over what a predecessor had: spaces and the store by their ids. It keeps what it maps; what memory it held is let go, for
+ * nobody knows where in the store it lies. -EOPNOTSUPP: the kernel knows it by its addresses, which are gone. The pins are
+ * this process's from now on.
+ */
+int iommufd_adopt(struct iommufd *i, uint32_t store);
+int iommufd_space_adopt(struct iommufd *i, uint32_t ioas, uint32_t hwpt, struct transport_space **ret);
+/* Destroys every object that is neither in use nor one of the n in `known`, a space or the store. */
+void iommufd_sweep(const struct iommufd *i, const uint32_t *known, size_t n);
+
 int iommufd_space_new(struct iommufd *i, uint32_t device, enum iommufd_kind kind, struct transport_space **ret);
 void iommufd_space_free(struct iommufd *i, struct transport_space *s); /* nothing is attached to it */
 /* Memory that may be mapped into several spaces, and is pinned once, while it is mapped into any. */

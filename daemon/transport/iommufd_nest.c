@@ -119,6 +119,20 @@ int iommufd_nest_init(struct iommufd_nest *n, const struct iommufd *i, uint32_t 
 	return r;
 }
 
+void iommufd_nest_adopt(struct iommufd_nest *n, const struct iommufd *i, const struct vfio_saved *s, int events)
+{
+	*n = (struct iommufd_nest){
+		.fd = i,
+		.device = s->device,
+		.viommu = s->viommu,
+		.vdevice = s->vdevice,
+		.veventq = s->veventq,
+		.hwpt = s->nested_hwpt,
+		.events = events,
+		.any_sequence = true,
+	};
+}
+
 void iommufd_nest_fini(struct iommufd_nest *n)
 {
 	if (!n->fd)
@@ -172,8 +186,9 @@ int iommufd_nest_invalidate(const struct iommufd_nest *n, const struct transport
 /* Records that should have come in between. */
 static uint64_t skipped(struct iommufd_nest *n, uint32_t sequence)
 {
-	uint64_t lost = (sequence - n->sequence) & SEQUENCE_LAST;
+	uint64_t lost = n->any_sequence ? 0 : (sequence - n->sequence) & SEQUENCE_LAST;
 
+	n->any_sequence = false;
 	n->sequence = (sequence + 1) & SEQUENCE_LAST;
 	return lost;
 }

@@ -19,6 +19,7 @@ struct iommufd_nest {
 	uint32_t viommu, vdevice, veventq, hwpt; /* 0: not made */
 	int events; /* of the veventq */
 	uint32_t sequence; /* that the next record should have */
+	bool any_sequence; /* nobody knows what a predecessor has read */
 };
 
 /* What the SMMU in front of the device says of itself. -EOPNOTSUPP: there is none. */
@@ -26,6 +27,8 @@ int iommufd_smmu_info(const struct iommufd *i, uint32_t device, struct transport
 /* All but the HWPT, over the second stage `parent`, in which the device is. After a failure nothing is left. */
 int iommufd_nest_init(struct iommufd_nest *n, const struct iommufd *i, uint32_t device,
 		      const struct transport_space *parent, struct vfio_why *why);
+/* The same, and the HWPT if its id is not 0, as a predecessor has made them; takes the queue's fd. */
+void iommufd_nest_adopt(struct iommufd_nest *n, const struct iommufd *i, const struct vfio_saved *s, int events);
 void iommufd_nest_fini(struct iommufd_nest *n); /* the device is not in it */
 /* The HWPT for it. */
 int iommufd_nest_entry(struct iommufd_nest *n, const uint64_t entry[2]);

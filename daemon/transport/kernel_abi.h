@@ -4,8 +4,8 @@
  * 6.1): numbers and layouts of our own, under names of our own, so that this file may stand beside any <linux/vfio.h>.
  * It never meets <linux/iommufd.h>; tests/unit/test_kernel_abi.c compares the two where that header exists.
  *
- * Sources: Linux include/uapi/linux/iommufd.h (6.2; MAP_FILE and vIOMMUs 6.13, vEVENTQs 6.15), include/uapi/linux/vfio.h
- * (cdev 6.6; PASID 6.15).
+ * Sources: Linux include/uapi/linux/iommufd.h (6.2; MAP_FILE and vIOMMUs 6.13, CHANGE_PROCESS 6.14, vEVENTQs 6.15),
+ * include/uapi/linux/vfio.h (cdev 6.6; PASID 6.15).
  */
 #ifndef TRANSPORT_KERNEL_ABI_H
 #define TRANSPORT_KERNEL_ABI_H
@@ -28,6 +28,7 @@
 #define KABI_IOMMU_IOAS_MAP_FILE _IO(KABI_IOMMU_TYPE, 0x8f)
 #define KABI_IOMMU_VIOMMU_ALLOC _IO(KABI_IOMMU_TYPE, 0x90)
 #define KABI_IOMMU_VDEVICE_ALLOC _IO(KABI_IOMMU_TYPE, 0x91)
+#define KABI_IOMMU_IOAS_CHANGE_PROCESS _IO(KABI_IOMMU_TYPE, 0x92)
 #define KABI_IOMMU_VEVENTQ_ALLOC _IO(KABI_IOMMU_TYPE, 0x93)
 
 #define KABI_VFIO_DEVICE_BIND_IOMMUFD _IO(KABI_VFIO_TYPE, 100 + 18)
@@ -115,6 +116,11 @@ struct kabi_iommu_ioas_unmap {
 	uint32_t ioas_id;
 	uint64_t iova;
 	uint64_t length;
+};
+
+struct kabi_iommu_ioas_change_process {
+	uint32_t size;
+	uint32_t reserved;
 };
 
 struct kabi_iommu_hwpt_alloc {

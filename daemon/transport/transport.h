@@ -30,6 +30,8 @@ struct transport_memory;
 
 #define TRANSPORT_MAX_IRQS ENGINE_MAX_IRQS
 #define TRANSPORT_IRQ_IOMMU TRANSPORT_MAX_IRQS
+#define TRANSPORT_SAVE_MAX 256u
+#define TRANSPORT_KEEP_MAX 8u
 
 enum transport_prot { TRANSPORT_READ = 1, TRANSPORT_WRITE = 2 };
 
@@ -83,6 +85,20 @@ struct transport_space_ops {
 	int (*attach_pasid)(struct transport *t, struct transport_space *s, uint32_t pasid, transport_done done,
 			    void *arg);
 	int (*detach_pasid)(struct transport *t, uint32_t pasid, transport_done done, void *arg);
+
+	/*
+	 * For a successor. `save` writes what it needs of a space that is made, at most TRANSPORT_SAVE_MAX bytes, and returns
+	 * how many; 0: it cannot have it. `adopt` is as make, of such a space, with all that it maps; the device, and PASIDs,
+	 * stay attached to it, and may be attached once more. `clear` is to unmap what dma_clear is to dma_unmap. Memory is
+	 * held anew; what spaces map of it stays mapped. `adopted`, once, says that all that is to be adopted is, and that the
+	 * device is attached to no other: what a predecessor has made besides goes.
+	 */
+	size_t (*save)(const struct transport *t, const struct transport_space *s, void *buf);
+	int (*adopt)(struct transport *t, struct transport_space **ret, const void *saved, size_t size,
+		     transport_done done, void *arg);
+	int (*clear)(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len, transport_done done,
+		     void *arg);
+	int (*adopted)(struct transport *t, transport_done done, void *arg);
 };
 
 /* What an SMMUv3 says of itself (SMMU_IDR0 to SMMU_IDR5), and where the kernel has mapped the interrupt controller for the
@@ -115,7 +131,8 @@ struct transport_nested_ops {
 	 * 0; it must live until then. -EOPNOTSUPP from done: `why` says what is missing, and all is as before. */
 	int (*prepare)(struct transport *t, struct transport_smmu *ret, transport_done done, void *arg);
 	const char *(*why)(const struct transport *t);
-	/* From now on the device is translated by what the first two words of a stream table entry name. Once. */
+	/* From now on the device is translated by what the first two words of a stream table entry name. Once. A successor asks
+	 * for both again, with the same words; what there is stays, and what there is not is made. */
 	int (*attach)(struct transport *t, const uint64_t entry[2], transport_done done, void *arg);
 	/* Has the SMMU carry out commands, and waits for it, which is a matter of microseconds: no device that is not asked
 	 * (ATS) can stretch it. At most TRANSPORT_SMMU_COMMANDS. 0: all are complete; -errno: any of them may not be. */
@@ -136,6 +153,29 @@ struct transport_ops {
 	 * the device has fewer. deadline_ms: how long the device may take for one answer. */
 	int (*open)(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
 		    uint32_t deadline_ms, const struct transport_events *events, void *owner);
+
+	/*
+	 * What a successor of this process needs to go on with the device, if this one dies: `save` writes plain data, a number
+	 * of its form first, and returns how many bytes; `keep` names fds, in an order of its own, which stay the transport's,
+	 * and returns how many. Whoever wants a successor holds on to both. They are right from `opened`, or a successful
+	 * adopt, on, and change once more when nested.prepare and nested.attach are done; they are not to be asked for while
+	 * one of these is out. NULL, all three, or 0 from save, where there can be no successor: then the device is opened
+	 * afresh.
+	 */
+	size_t (*save)(const struct transport *t, void *buf); /* of TRANSPORT_SAVE_MAX bytes */
+	size_t (*keep)(const struct transport *t, int *fds); /* room for TRANSPORT_KEEP_MAX */
+
+	/*
+	 * As open, over what a predecessor has left; takes the fds if it returns 0. Nothing of the device is reset, or stops;
+	 * all that was mapped stays mapped. Interrupts are armed anew: what was raised meanwhile is not told, so look at
+	 * everything at `opened`. Nothing is asked of the device before the loop runs: have `saved` replaced by what `save` says
+	 * now until then, so that the next successor's requests are told from this one's. -EBADMSG: these are not what save and
+	 * keep gave. What the predecessor asked may have been done, or not, or be done yet, but before anything that is asked
+	 * now: dma_clear what was not known to be mapped or unmapped.
+	 */
+	int (*adopt)(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+		     uint32_t deadline_ms, const void *saved, size_t size, const int *fds, size_t n,
+		     const struct transport_events *events, void *owner);
 
 	/* Takes NULL. Closes without waiting for the device; requests that are out are forgotten, their done is not
 	 * called. Must not be called from inside a transport_done or an event of the same transport. */
@@ -159,6 +199,10 @@ struct transport_ops {
 
 	/* Undoes exactly one dma_map. When done says 0 the device can no longer reach the range. */
 	int (*dma_unmap)(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg);
+
+	/* The same of a dma_map that a predecessor may not have made, or has undone: done says 0 then, too. NULL where nothing
+	 * can be adopted. */
+	int (*dma_clear)(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg);
 
 	/* Posted register write of 4 or 8 bytes: no answer; if it cannot be made, the device is lost; ordered after earlier ones, and after the caller's earlier
 	 * stores to memory that the device maps. */

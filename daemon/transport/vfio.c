@@ -8,50 +8,15 @@
  * that way. Pinning has no deadline, for the kernel is no device that lies; a reset has one, which begins again if it
  * passes before the thread gets there.
  */
-#include "transport/vfio_life.h"
+#include "transport/vfio_request.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 
 #include "base/util.h"
-#include "base/worker.h"
 
 #define MAX_OUT 1024u /* requests without an answer; see transport.h */
-
-enum what {
-	REQUEST_OPEN,
-	REQUEST_DMA_MAP,
-	REQUEST_HOLD,
-	REQUEST_RELEASE,
-	REQUEST_MAP,
-	REQUEST_UNMAP,
-	REQUEST_SPACE_NEW,
-	REQUEST_SPACE_FREE,
-	REQUEST_ATTACH,
-	REQUEST_ATTACH_PASID,
-	REQUEST_DETACH_PASID,
-	REQUEST_NEST,
-	REQUEST_NEST_ATTACH,
-	REQUEST_RESET,
-};
-
-struct request {
-	struct work work;
-	struct vfio *v;
-	enum what what;
-	struct transport_space *space; /* NULL: the device's own */
-	struct transport_space **made; /* SPACE_NEW: where the answer goes */
-	struct transport_memory *memory;
-	struct transport_memory **held; /* HOLD: where the answer goes */
-	struct transport_smmu smmu, *nested; /* NEST: where the answer goes */
-	uint64_t entry[2]; /* NEST_ATTACH */
-	uint64_t bus, len, off;
-	uint32_t prot, pasid;
-	int fd; /* DMA_MAP, HOLD: a duplicate */
-	int result;
-	transport_done done; /* NULL: OPEN, SPACE_FREE, RELEASE */
-	void *arg;
-};
 
 static struct vfio *vfio_of(struct transport *t)
 {
@@ -85,9 +50,17 @@ static void request_run(struct work *w)
 		break;
 	case REQUEST_UNMAP:
 		q->result = m->ops->unmap(m, space, q->bus, q->len);
+		if (q->clear && q->result == -ENOENT)
+			q->result = 0;
 		break;
 	case REQUEST_SPACE_NEW:
 		q->result = m->ops->space_new(m, &q->space);
+		break;
+	case REQUEST_SPACE_ADOPT:
+		q->result = m->ops->space_adopt ? m->ops->space_adopt(m, q->saved, q->len, &q->space) : -EBADMSG;
+		break;
+	case REQUEST_ADOPTED:
+		q->result = m->ops->adopted ? m->ops->adopted(m) : 0;
 		break;
 	case REQUEST_SPACE_FREE:
 		m->ops->space_free(m, space);
@@ -135,7 +108,7 @@ static void request_done(struct work *w)
 		vfio_life_reset_over(v, q.result);
 	if (v->forgotten)
 		return;
-	if (q.what == REQUEST_SPACE_NEW && q.result == 0)
+	if (q.made && q.result == 0)
 		*q.made = q.space;
 	if (q.what == REQUEST_HOLD && q.result == 0)
 		*q.held = q.memory;
@@ -215,34 +188,111 @@ static void vfio_closep(struct vfio **v)
 		vfio_close(&(*v)->transport);
 }
 
-static int vfio_open(const struct transport_ops *ops, const struct vfio_iommu_ops *how, struct transport **ret,
-		     struct event_base *base, const char *address, uint32_t irqs, uint32_t deadline_ms,
-		     const struct transport_events *events, void *owner)
+/* A device that is still to be found. -EINVAL: of these arguments nothing can come. */
+static int vfio_new(struct vfio **ret, const struct transport_ops *ops, struct event_base *base, uint32_t irqs,
+		    uint32_t deadline_ms, const struct transport_events *events, void *owner)
 {
-	__attribute__((cleanup(vfio_closep))) struct vfio *v = NULL;
-	char bdf[PCI_BDF_SIZE];
-	int r;
+	struct vfio *v;
 
-	if (irqs > TRANSPORT_MAX_IRQS || deadline_ms == 0 || !pci_parse_bdf(address, bdf))
+	if (irqs > TRANSPORT_MAX_IRQS || deadline_ms == 0)
 		return -EINVAL;
 	v = vfio_life_new(ops, base, events, owner);
 	if (!v)
 		return -ENOMEM;
 	v->want_irqs = irqs;
 	v->deadline_ms = deadline_ms;
-	r = vfio_life_find(v, bdf, how);
-	if (r < 0) {
-		vfio_life_lose(v, r);
-		*ret = &TAKE_PTR(v)->transport;
-		return 0;
-	}
-	r = vfio_life_listen(v);
+	*ret = v;
+	return 0;
+}
+
+/* Begins to open what was found, or to take it over. */
+static int vfio_begin(struct vfio *v)
+{
+	int r = vfio_life_listen(v);
+
 	if (r == 0)
-		r = worker_new(&v->worker, base);
-	if (r == 0)
-		r = request_add(v, &(struct request){.what = REQUEST_OPEN, .fd = -1});
+		r = worker_new(&v->worker, v->base);
+	return r < 0 ? r : request_add(v, &(struct request){.what = REQUEST_OPEN, .fd = -1});
+}
+
+static int vfio_open(const struct transport_ops *ops, const struct vfio_iommu_ops *how, struct transport **ret,
+		     struct event_base *base, const char *address, uint32_t irqs, uint32_t deadline_ms,
+		     const struct transport_events *events, void *owner)
+{
+	__attribute__((cleanup(vfio_closep))) struct vfio *v = NULL;
+	char bdf[PCI_BDF_SIZE];
+	int r = pci_parse_bdf(address, bdf) ? vfio_new(&v, ops, base, irqs, deadline_ms, events, owner) : -EINVAL;
+
 	if (r < 0)
 		return r;
+	r = vfio_life_find(v, bdf, how);
+	if (r < 0)
+		vfio_life_lose(v, r);
+	else
+		r = vfio_begin(v);
+	if (r < 0 && !v->error)
+		return r;
+	*ret = &TAKE_PTR(v)->transport;
+	return 0;
+}
+
+/* ---- what a predecessor left ---- */
+
+static size_t vfio_save(const struct transport *t, void *buf)
+{
+	const struct vfio *v = container_of(t, const struct vfio, transport);
+	struct vfio_saved s = v->saved;
+
+	/* Until it is taken over it is as it was. */
+	if (v->opened && !v->iommu->ops->save(v->iommu, &s))
+		return 0;
+	memcpy(buf, &s, sizeof(s));
+	return sizeof(s);
+}
+
+static size_t vfio_keep(const struct transport *t, int *fds)
+{
+	const struct vfio *v = container_of(t, const struct vfio, transport);
+
+	if (!v->opened) {
+		memcpy(fds, v->left, sizeof(v->left));
+		return v->n_left;
+	}
+	fds[0] = v->device.fd;
+	return 1 + v->iommu->ops->keep(v->iommu, fds + 1);
+}
+
+/* Which way the device is open does not depend on what this machine would choose now. */
+static int vfio_adopt(const struct transport_ops *ops, struct transport **ret, struct event_base *base,
+		      const char *address, uint32_t irqs, uint32_t deadline_ms, const void *saved, size_t size,
+		      const int *fds, size_t n, const struct transport_events *events, void *owner)
+{
+	__attribute__((cleanup(vfio_closep))) struct vfio *v = NULL;
+	char bdf[PCI_BDF_SIZE];
+	struct vfio_saved s;
+	int r;
+
+	if (size != sizeof(s) || n < 2 || n > TRANSPORT_KEEP_MAX)
+		return -EBADMSG;
+	memcpy(&s, saved, sizeof(s));
+	if (s.form != VFIO_SAVED_FORM || s.type1 > 1)
+		return -EBADMSG;
+	r = pci_parse_bdf(address, bdf) ? vfio_new(&v, ops, base, irqs, deadline_ms, events, owner) : -EINVAL;
+	if (r < 0)
+		return r;
+	v->saved = s;
+	v->how = s.type1 ? &vfio_iommu_type1 : &vfio_iommu_iommufd;
+	memcpy(v->left, fds, n * sizeof(*fds));
+	v->n_left = (uint32_t)n;
+	r = pci_find("/sys", bdf, &v->at);
+	if (r < 0)
+		vfio_life_lose(v, vfio_fail(&v->why, r, "there is no PCI device %s", bdf));
+	else
+		r = vfio_begin(v);
+	if (r < 0 && !v->error) {
+		v->n_left = 0; /* still the caller's */
+		return r;
+	}
 	*ret = &TAKE_PTR(v)->transport;
 	return 0;
 }
@@ -260,10 +310,24 @@ static int open_auto(struct transport **ret, struct event_base *base, const char
 	return vfio_open(&transport_vfio, NULL, ret, base, address, irqs, deadline_ms, events, owner);
 }
 
+static int adopt_auto(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+		      uint32_t deadline_ms, const void *saved, size_t size, const int *fds, size_t n,
+		      const struct transport_events *events, void *owner)
+{
+	return vfio_adopt(&transport_vfio, ret, base, address, irqs, deadline_ms, saved, size, fds, n, events, owner);
+}
+
 static int open_type1(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
 		      uint32_t deadline_ms, const struct transport_events *events, void *owner)
 {
 	return vfio_open(&transport_type1, &vfio_iommu_type1, ret, base, address, irqs, deadline_ms, events, owner);
+}
+
+static int adopt_type1(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+		       uint32_t deadline_ms, const void *saved, size_t size, const int *fds, size_t n,
+		       const struct transport_events *events, void *owner)
+{
+	return vfio_adopt(&transport_type1, ret, base, address, irqs, deadline_ms, saved, size, fds, n, events, owner);
 }
 
 static int open_iommufd(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
@@ -272,7 +336,15 @@ static int open_iommufd(struct transport **ret, struct event_base *base, const c
 	return vfio_open(&transport_iommufd, &vfio_iommu_iommufd, ret, base, address, irqs, deadline_ms, events, owner);
 }
 
-static int request_ask(struct transport *t, const struct request *from)
+static int adopt_iommufd(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+			 uint32_t deadline_ms, const void *saved, size_t size, const int *fds, size_t n,
+			 const struct transport_events *events, void *owner)
+{
+	return vfio_adopt(&transport_iommufd, ret, base, address, irqs, deadline_ms, saved, size, fds, n, events,
+			  owner);
+}
+
+int vfio_request_ask(struct transport *t, const struct request *from)
 {
 	int r = vfio_life_check(vfio_of(t));
 
@@ -298,14 +370,14 @@ static bool range_is_pages(uint64_t first, uint64_t len)
 	return range_make(&r, first, len) && range_aligned(r, 4096);
 }
 
-static bool map_is_possible(uint64_t iova, uint64_t len, uint64_t off, uint32_t prot)
+bool vfio_map_is_possible(uint64_t iova, uint64_t len, uint64_t off, uint32_t prot)
 {
 	return range_is_pages(iova, len) && range_is_pages(off, len) && off + len <= INT64_MAX && prot &&
 	       !(prot & ~(uint32_t)(TRANSPORT_READ | TRANSPORT_WRITE));
 }
 
 /* A request with a duplicate of the fd. */
-static int request_ask_fd(struct transport *t, struct request *q, int fd)
+int vfio_request_ask_fd(struct transport *t, struct request *q, int fd)
 {
 	AUTO_CLOSE int dup = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	int r;
@@ -313,7 +385,7 @@ static int request_ask_fd(struct transport *t, struct request *q, int fd)
 	if (dup < 0)
 		return -errno;
 	q->fd = dup;
-	r = request_ask(t, q);
+	r = vfio_request_ask(t, q);
 	if (r == 0)
 		util_take_fd(&dup);
 	return r;
@@ -325,160 +397,33 @@ static int vfio_dma_map(struct transport *t, uint64_t bus, uint64_t len, int fd,
 	struct request q = {
 		.what = REQUEST_DMA_MAP, .bus = bus, .len = len, .off = off, .prot = prot, .done = done, .arg = arg};
 
-	return map_is_possible(bus, len, off, prot) && done ? request_ask_fd(t, &q, fd) : -EINVAL;
+	return vfio_map_is_possible(bus, len, off, prot) && done ? vfio_request_ask_fd(t, &q, fd) : -EINVAL;
 }
 
-static int vfio_hold(struct transport *t, struct transport_memory **ret, int fd, uint64_t len, uint32_t prot,
-		     transport_done done, void *arg)
-{
-	struct request q = {.what = REQUEST_HOLD, .held = ret, .len = len, .prot = prot, .done = done, .arg = arg};
-
-	return map_is_possible(0, len, 0, prot) && done ? request_ask_fd(t, &q, fd) : -EINVAL;
-}
-
-static int vfio_release(struct transport *t, struct transport_memory *m)
-{
-	return request_ask(t, &(struct request){.what = REQUEST_RELEASE, .memory = m, .fd = -1});
-}
-
-static int vfio_space_map(struct transport *t, struct transport_space *space, uint64_t iova, uint64_t len,
-			  struct transport_memory *m, uint64_t off, uint32_t prot, transport_done done, void *arg)
-{
-	if (!map_is_possible(iova, len, off, prot) || !done)
-		return -EINVAL;
-	return request_ask(t, &(struct request){.what = REQUEST_MAP,
-						.space = space,
-						.bus = iova,
-						.len = len,
-						.memory = m,
-						.off = off,
-						.prot = prot,
-						.fd = -1,
-						.done = done,
-						.arg = arg});
-}
-
-static int vfio_space_unmap(struct transport *t, struct transport_space *space, uint64_t bus, uint64_t len,
-			    transport_done done, void *arg)
+int vfio_request_unmap(struct transport *t, struct transport_space *space, uint64_t bus, uint64_t len, bool clear,
+		       transport_done done, void *arg)
 {
 	if (!range_is_pages(bus, len) || !done)
 		return -EINVAL;
-	return request_ask(t, &(struct request){.what = REQUEST_UNMAP,
-						.space = space,
-						.bus = bus,
-						.len = len,
-						.fd = -1,
-						.done = done,
-						.arg = arg});
+	return vfio_request_ask(t, &(struct request){.what = REQUEST_UNMAP,
+						     .space = space,
+						     .bus = bus,
+						     .len = len,
+						     .clear = clear,
+						     .fd = -1,
+						     .done = done,
+						     .arg = arg});
 }
 
 static int vfio_dma_unmap(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
 {
-	return vfio_space_unmap(t, NULL, bus, len, done, arg);
+	return vfio_request_unmap(t, NULL, bus, len, false, done, arg);
 }
 
-static int vfio_space_new(struct transport *t, struct transport_space **ret, transport_done done, void *arg)
+static int vfio_dma_clear(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
 {
-	return request_ask(
-		t, &(struct request){.what = REQUEST_SPACE_NEW, .made = ret, .fd = -1, .done = done, .arg = arg});
+	return vfio_request_unmap(t, NULL, bus, len, true, done, arg);
 }
-
-static int vfio_space_free(struct transport *t, struct transport_space *space)
-{
-	return request_ask(t, &(struct request){.what = REQUEST_SPACE_FREE, .space = space, .fd = -1});
-}
-
-static int vfio_attach(struct transport *t, struct transport_space *space, transport_done done, void *arg)
-{
-	return request_ask(
-		t, &(struct request){.what = REQUEST_ATTACH, .space = space, .fd = -1, .done = done, .arg = arg});
-}
-
-static unsigned int vfio_pasid_bits(const struct transport *t)
-{
-	const struct vfio *v = container_of(t, const struct vfio, transport);
-
-	return v->opened ? v->iommu->pasid_bits : 0;
-}
-
-static int vfio_attach_pasid(struct transport *t, struct transport_space *space, uint32_t pasid, transport_done done,
-			     void *arg)
-{
-	return request_ask(t, &(struct request){.what = REQUEST_ATTACH_PASID,
-						.space = space,
-						.pasid = pasid,
-						.fd = -1,
-						.done = done,
-						.arg = arg});
-}
-
-static int vfio_detach_pasid(struct transport *t, uint32_t pasid, transport_done done, void *arg)
-{
-	return request_ask(
-		t, &(struct request){.what = REQUEST_DETACH_PASID, .pasid = pasid, .fd = -1, .done = done, .arg = arg});
-}
-
-static const struct transport_space_ops vfio_spaces = {
-	.make = vfio_space_new,
-	.free = vfio_space_free,
-	.hold = vfio_hold,
-	.release = vfio_release,
-	.map = vfio_space_map,
-	.unmap = vfio_space_unmap,
-	.attach = vfio_attach,
-	.pasid_bits = vfio_pasid_bits,
-	.attach_pasid = vfio_attach_pasid,
-	.detach_pasid = vfio_detach_pasid,
-};
-
-static int vfio_nest(struct transport *t, struct transport_smmu *ret, transport_done done, void *arg)
-{
-	struct vfio *v = vfio_of(t);
-
-	if (v->opened && !v->iommu->ops->nest)
-		return vfio_fail(&v->why_no_nest, -EOPNOTSUPP, "%s knows no second stage; it takes iommufd",
-				 v->iommu->ops->name);
-	return request_ask(t,
-			   &(struct request){.what = REQUEST_NEST, .nested = ret, .fd = -1, .done = done, .arg = arg});
-}
-
-static const char *vfio_why_no_nest(const struct transport *t)
-{
-	return container_of(t, const struct vfio, transport)->why_no_nest.text;
-}
-
-static int vfio_nest_attach(struct transport *t, const uint64_t entry[2], transport_done done, void *arg)
-{
-	return request_ask(t, &(struct request){.what = REQUEST_NEST_ATTACH,
-						.entry = {entry[0], entry[1]},
-						.fd = -1,
-						.done = done,
-						.arg = arg});
-}
-
-static int vfio_invalidate(struct transport *t, const struct transport_smmu_command *v, uint32_t n)
-{
-	struct vfio_iommu *m = vfio_of(t)->iommu;
-	int r = vfio_life_check(vfio_of(t));
-
-	return r < 0 ? r : m->ops->invalidate(m, v, n);
-}
-
-static int vfio_events(struct transport *t, struct transport_smmu_event *v, uint32_t max, uint64_t *lost)
-{
-	struct vfio_iommu *m = vfio_of(t)->iommu;
-	int r = vfio_life_check(vfio_of(t));
-
-	return r < 0 ? r : m->ops->events(m, v, max, lost);
-}
-
-static const struct transport_nested_ops vfio_nested = {
-	.prepare = vfio_nest,
-	.why = vfio_why_no_nest,
-	.attach = vfio_nest_attach,
-	.invalidate = vfio_invalidate,
-	.events = vfio_events,
-};
 
 static int vfio_region_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
 {
@@ -508,18 +453,20 @@ static int vfio_reset(struct transport *t, transport_done done, void *arg)
 	if (!done)
 		return -EINVAL;
 	vfio_life_reset_ahead(vfio_of(t)); /* before the thread hears of it */
-	r = request_ask(t, &(struct request){.what = REQUEST_RESET, .fd = -1, .done = done, .arg = arg});
+	r = vfio_request_ask(t, &(struct request){.what = REQUEST_RESET, .fd = -1, .done = done, .arg = arg});
 	if (r < 0)
 		vfio_life_reset_over(vfio_of(t), 0);
 	return r;
 }
 
-#define VFIO_OPS                                                                                           \
-	.address_ok = vfio_address_ok, .close = vfio_close, .forget = vfio_forget, .ids = vfio_ids,        \
-	.usable = vfio_usable, .dma_map = vfio_dma_map, .dma_unmap = vfio_dma_unmap,                       \
-	.region_write = vfio_region_write, .region_read = vfio_region_read, .region_map = vfio_region_map, \
-	.reset = vfio_reset, .spaces = &vfio_spaces, .nested = &vfio_nested
+#define VFIO_OPS                                                                                                     \
+	.address_ok = vfio_address_ok, .save = vfio_save, .keep = vfio_keep, .close = vfio_close,                    \
+	.forget = vfio_forget, .ids = vfio_ids, .usable = vfio_usable, .dma_map = vfio_dma_map,                      \
+	.dma_unmap = vfio_dma_unmap, .dma_clear = vfio_dma_clear, .region_write = vfio_region_write,                 \
+	.region_read = vfio_region_read, .region_map = vfio_region_map, .reset = vfio_reset, .spaces = &vfio_spaces, \
+	.nested = &vfio_nested
 
-const struct transport_ops transport_vfio = {.scheme = "vfio", .open = open_auto, VFIO_OPS};
-const struct transport_ops transport_type1 = {.scheme = "type1", .open = open_type1, VFIO_OPS};
-const struct transport_ops transport_iommufd = {.scheme = "iommufd", .open = open_iommufd, VFIO_OPS};
+const struct transport_ops transport_vfio = {.scheme = "vfio", .open = open_auto, .adopt = adopt_auto, VFIO_OPS};
+const struct transport_ops transport_type1 = {.scheme = "type1", .open = open_type1, .adopt = adopt_type1, VFIO_OPS};
+const struct transport_ops transport_iommufd = {
+	.scheme = "iommufd", .open = open_iommufd, .adopt = adopt_iommufd, VFIO_OPS};

@@ -186,11 +186,14 @@ static int read_ids(struct vfio_device *d, struct vfio_why *why)
 
 static int master_bus(struct vfio_device *d, struct vfio_why *why)
 {
+	const uint16_t needed = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 	uint16_t command;
 
 	if (!config_io(d, PCI_COMMAND, &command, 2, false))
 		return vfio_fail(why, -EIO, "its command register cannot be read");
-	command |= PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+	if ((command & needed) == needed)
+		return 0;
+	command |= needed;
 	if (!config_io(d, PCI_COMMAND, &command, 2, true))
 		return vfio_fail(why, -EIO, "its command register cannot be written: it may not master the bus");
 	return 0;

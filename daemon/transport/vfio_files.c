@@ -68,6 +68,13 @@ static bool is_open_file_of(int fd, dev_t number)
 	       st.st_rdev == number;
 }
 
+bool vfio_file_is(const struct vfio_file *f, int fd)
+{
+	dev_t number;
+
+	return number_of(f, &number) && is_open_file_of(fd, number);
+}
+
 /* Under the lock. */
 static struct kept *find(const struct vfio_file *f)
 {

@@ -27,6 +27,8 @@ void vfio_file_return(const struct vfio_file *f, int *fd, bool kept);
  * cannot be kept. */
 bool vfio_file_keep(const struct vfio_file *f, int fd);
 bool vfio_file_kept(const struct vfio_file *f);
+/* Is it that file, open for reading and writing? */
+bool vfio_file_is(const struct vfio_file *f, int fd);
 /* Kept, or at its path. */
 bool vfio_file_there(const struct vfio_file *f);
 

@@ -51,6 +51,27 @@ static void space_free(struct vfio_iommu *m, struct transport_space *s)
 	iommufd_space_free(&of_iommu(m)->fd, s);
 }
 
+/* What of struct vfio_saved a space has. */
+struct saved_space {
+	uint32_t ioas, hwpt;
+};
+
+static size_t space_save(const struct transport_space *s, void *buf)
+{
+	memcpy(buf, &(struct saved_space){s->ioas, s->hwpt}, sizeof(struct saved_space));
+	return sizeof(struct saved_space);
+}
+
+static int space_adopt(struct vfio_iommu *m, const void *saved, size_t size, struct transport_space **ret)
+{
+	struct saved_space s;
+
+	if (size != sizeof(s))
+		return -EBADMSG;
+	memcpy(&s, saved, sizeof(s));
+	return s.ioas && s.hwpt ? iommufd_space_adopt(&of_iommu(m)->fd, s.ioas, s.hwpt, ret) : -EBADMSG;
+}
+
 static int own_map(struct vfio_iommu *m, uint64_t iova, uint64_t len, int fd, uint64_t off, uint32_t prot)
 {
 	return iommufd_map(&of_iommu(m)->fd, m->own, iova, len, fd, off, prot);
@@ -154,6 +175,8 @@ static int iommufd_nest(struct vfio_iommu *m, const struct pci_place *at, int de
 	r = pci_msi_window("/sys", at->group, &ret->msi);
 	if (r < 0 && r != -ENOENT)
 		return vfio_fail(why, r, "/sys/kernel/iommu_groups/%d/reserved_regions: %s", at->group, strerror(-r));
+	if (i->nest.fd)
+		return 0; /* a predecessor has made it */
 	r = iommufd_space_new(&i->fd, i->device, IOMMUFD_NEST_PARENT, &parent);
 	if (r < 0)
 		return r == -EOPNOTSUPP ? vfio_fail(why, r, "its SMMU does not translate in two stages")
@@ -171,7 +194,7 @@ static int iommufd_nest(struct vfio_iommu *m, const struct pci_place *at, int de
 static int iommufd_nest_attach(struct vfio_iommu *m, int device, const uint64_t entry[2])
 {
 	struct vfio_iommufd *i = of_iommu(m);
-	int r = iommufd_nest_entry(&i->nest, entry);
+	int r = i->nest.hwpt ? 0 : iommufd_nest_entry(&i->nest, entry);
 
 	return r < 0 ? r : attach_to(device, i->nest.hwpt);
 }
@@ -261,6 +284,14 @@ static int attach_own(struct vfio_iommufd *i, const struct pci_place *at, int de
 		     : 0;
 }
 
+static int make_store(struct vfio_iommufd *i, struct vfio_why *why)
+{
+	int r = iommufd_make_store(&i->fd);
+
+	return r < 0 ? vfio_fail(why, r, "an address space of %s for memory: %s", vfio_file_iommufd.path, strerror(-r))
+		     : 0;
+}
+
 /* The device and an iommufd, bound to each other. What was handed over for that may be had again after a failure: a device
  * that is not viable now may be later. */
 static int bind_files(struct vfio_iommufd *i, const struct pci_place *at, int *device, struct vfio_why *why)
@@ -295,6 +326,8 @@ static int iommufd_open(struct vfio_iommu **ret, const struct pci_place *at, int
 	r = bind_files(i, at, &device, why);
 	if (r == 0)
 		r = attach_own(i, at, device, why);
+	if (r == 0)
+		r = make_store(i, why);
 	if (r < 0)
 		return r;
 	*device_fd = util_take_fd(&device);
@@ -302,10 +335,102 @@ static int iommufd_open(struct vfio_iommu **ret, const struct pci_place *at, int
 	return 0;
 }
 
+/* ---- for a successor, and of a predecessor ---- */
+
+static bool iommufd_save(const struct vfio_iommu *m, struct vfio_saved *ret)
+{
+	const struct vfio_iommufd *i = container_of(m, const struct vfio_iommufd, iommu);
+
+	*ret = (struct vfio_saved){
+		.form = VFIO_SAVED_FORM,
+		.device = i->device,
+		.ioas = m->own->ioas,
+		.hwpt = m->own->hwpt,
+		.store = i->fd.store,
+		.pasid_bits = m->pasid_bits,
+		.viommu = i->nest.viommu,
+		.vdevice = i->nest.vdevice,
+		.veventq = i->nest.veventq,
+		.nested_hwpt = i->nest.hwpt,
+	};
+	return !i->fd.by_address;
+}
+
+static size_t iommufd_keep(const struct vfio_iommu *m, int *fds)
+{
+	const struct vfio_iommufd *i = container_of(m, const struct vfio_iommufd, iommu);
+
+	fds[0] = i->fd.fd;
+	fds[1] = i->nest.events;
+	return i->nest.fd ? 2 : 1;
+}
+
+static int judge_saved(const struct vfio_saved *s, const struct pci_place *at, const int *fds, size_t n,
+		       struct vfio_why *why)
+{
+	const struct vfio_file cdev = vfio_file_cdev(at);
+
+	if (!s->device || !s->ioas || !s->hwpt || !s->store || n != (s->viommu ? 3u : 2u) ||
+	    !vfio_file_is(&cdev, fds[0]) || !vfio_file_is(&vfio_file_iommufd, fds[1]))
+		return vfio_fail(why, -EBADMSG,
+				 "the %zu files are not those of %s and of %s with objects %u, %u, %u and %u", n,
+				 at->bdf, vfio_file_iommufd.path, s->device, s->ioas, s->hwpt, s->store);
+	return 0;
+}
+
+static int adopt_objects(struct vfio_iommufd *i, const struct vfio_saved *s, struct vfio_why *why)
+{
+	int r = iommufd_adopt(&i->fd, s->store);
+
+	if (r == 0)
+		r = iommufd_space_adopt(&i->fd, s->ioas, s->hwpt, &i->iommu.own);
+	return r < 0 ? vfio_fail(why, r, "taking over the objects %u, %u and %u of %s: %s", s->store, s->ioas, s->hwpt,
+				 vfio_file_iommufd.path, strerror(-r))
+		     : 0;
+}
+
+static int iommufd_adopt_device(struct vfio_iommu **ret, const struct pci_place *at, const struct vfio_saved *s,
+				int *fds, size_t n, int *device_fd, struct vfio_why *why)
+{
+	__attribute__((cleanup(vfio_iommufd_closep))) struct vfio_iommufd *i = NULL;
+	int r = judge_saved(s, at, fds, n, why);
+
+	if (r < 0)
+		return r;
+	i = calloc(1, sizeof(*i));
+	if (!i)
+		return vfio_fail(why, -ENOMEM, "no memory");
+	i->iommu.ops = &vfio_iommu_iommufd;
+	i->iommu.pasid_bits = s->pasid_bits;
+	i->device = s->device;
+	i->nest.events = -1;
+	iommufd_init(&i->fd, util_take_fd(&fds[1]));
+	if (s->viommu)
+		iommufd_nest_adopt(&i->nest, &i->fd, s, util_take_fd(&fds[2]));
+	r = adopt_objects(i, s, why);
+	if (r < 0)
+		return r;
+	*device_fd = util_take_fd(&fds[0]);
+	*ret = &TAKE_PTR(i)->iommu;
+	return 0;
+}
+
+static int iommufd_adopted(struct vfio_iommu *m)
+{
+	const struct vfio_iommufd *i = of_iommu(m);
+	const uint32_t known[] = {i->device, i->nest.viommu, i->nest.vdevice, i->nest.veventq, i->nest.hwpt};
+
+	iommufd_sweep(&i->fd, known, ARRAY_SIZE(known));
+	return 0;
+}
+
 const struct vfio_iommu_ops vfio_iommu_iommufd = {
 	.name = "iommufd",
 	.there = iommufd_there,
 	.open = iommufd_open,
+	.save = iommufd_save,
+	.keep = iommufd_keep,
+	.adopt = iommufd_adopt_device,
 	.close = iommufd_close,
 	.ranges = own_ranges,
 	.map = own_map,
@@ -315,6 +440,9 @@ const struct vfio_iommu_ops vfio_iommu_iommufd = {
 	.unmap = space_unmap,
 	.space_new = space_new,
 	.space_free = space_free,
+	.space_save = space_save,
+	.space_adopt = space_adopt,
+	.adopted = iommufd_adopted,
 	.attach = iommufd_attach,
 	.attach_pasid = iommufd_attach_pasid,
 	.detach_pasid = iommufd_detach_pasid,

@@ -238,7 +238,8 @@ int vfio_life_find(struct vfio *v, const char *bdf, const struct vfio_iommu_ops 
 int vfio_life_open(struct vfio *v)
 {
 	int fds[TRANSPORT_MAX_IRQS], fd = -1;
-	int r = v->how->open(&v->iommu, &v->at, &fd, &v->why);
+	int r = v->n_left ? v->how->adopt(&v->iommu, &v->at, &v->saved, v->left, v->n_left, &fd, &v->why)
+			  : v->how->open(&v->iommu, &v->at, &fd, &v->why);
 
 	if (r < 0)
 		return r;
@@ -262,6 +263,9 @@ void vfio_life_opened(struct vfio *v, int result)
 	}
 	v->opened = true;
 	v->events->opened(v->owner);
+	/* An INTx of which a predecessor was told is masked still. */
+	if (v->n_left && !v->error && !v->forgotten)
+		vfio_device_unmask(&v->device);
 }
 
 int vfio_life_check(const struct vfio *v)
@@ -285,6 +289,9 @@ void vfio_life_end(void *arg)
 	struct vfio *v = arg;
 
 	vfio_device_fini(&v->device);
+	for (uint32_t i = 0; i < v->n_left; i++)
+		if (v->left[i] >= 0)
+			close(v->left[i]);
 	if (v->iommu)
 		v->iommu->ops->close(v->iommu);
 	for (uint32_t i = 0; i < VFIO_LINES; i++)

@@ -48,6 +48,10 @@ struct vfio {
 	bool crowded; /* somebody was refused */
 	bool opened, forgotten;
 	int error; /* lost */
+	/* Of a predecessor, until the thread has taken it over; n_left 0: there is none. */
+	struct vfio_saved saved;
+	int left[TRANSPORT_KEEP_MAX];
+	uint32_t n_left;
 	/* The thread's alone until it has opened the device; from then on each call says who makes it. */
 	struct vfio_iommu *iommu;
 	struct vfio_device device;
@@ -61,7 +65,7 @@ struct vfio *vfio_life_new(const struct transport_ops *ops, struct event_base *b
 int vfio_life_find(struct vfio *v, const char *bdf, const struct vfio_iommu_ops *how);
 /* Makes and listens to the eventfds for its interrupts and notices. */
 int vfio_life_listen(struct vfio *v);
-/* On the thread: opens the device; its result is for vfio_life_opened(). */
+/* On the thread: opens the device, or takes it over; its result is for vfio_life_opened(). */
 int vfio_life_open(struct vfio *v);
 void vfio_life_opened(struct vfio *v, int result);
 /* 0; -ENOTCONN: not yet; -ENODEV: not any more. */

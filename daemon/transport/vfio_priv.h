@@ -27,6 +27,18 @@ __attribute__((format(printf, 3, 4))) int vfio_fail(struct vfio_why *why, int er
 
 struct vfio_iommu_ops;
 
+#define VFIO_SAVED_FORM 1u
+
+/* What a successor needs beside the fds. Ids of an iommufd; 0: there is none. */
+struct vfio_saved {
+	uint32_t form;
+	uint32_t type1; /* 1: all that follows is 0 */
+	uint32_t device, ioas, hwpt, store, pasid_bits;
+	uint32_t viommu, vdevice, veventq, nested_hwpt;
+};
+
+_Static_assert(sizeof(struct vfio_saved) <= TRANSPORT_SAVE_MAX, "saved");
+
 struct vfio_iommu { /* a type1 container, or an iommufd; one for each device */
 	const struct vfio_iommu_ops *ops;
 	struct transport_space *own; /* the address space that the device is in after opening */
@@ -39,6 +51,12 @@ struct vfio_iommu_ops {
 	bool (*there)(const struct pci_place *at);
 	/* With the device in an address space of its own, empty; its fd is the caller's. */
 	int (*open)(struct vfio_iommu **ret, const struct pci_place *at, int *device_fd, struct vfio_why *why);
+	/* For a successor: false: there can be none. Then its fds, behind the device's: how many. */
+	bool (*save)(const struct vfio_iommu *m, struct vfio_saved *ret);
+	size_t (*keep)(const struct vfio_iommu *m, int *fds);
+	/* As open, of what `save` and `keep` have said, the device's fd first; each that is taken leaves -1. */
+	int (*adopt)(struct vfio_iommu **ret, const struct pci_place *at, const struct vfio_saved *s, int *fds,
+		     size_t n, int *device_fd, struct vfio_why *why);
 	/* The fd of the group that is held; NULL: none is, it is the iommufd that counts. */
 	int (*group)(const struct vfio_iommu *m);
 	/* The device's fd is closed by then. Spaces that are left go with it. Takes NULL, returns NULL. */
@@ -58,6 +76,10 @@ struct vfio_iommu_ops {
 	/* More address spaces, of which the device is in one at a time. */
 	int (*space_new)(struct vfio_iommu *m, struct transport_space **ret);
 	void (*space_free)(struct vfio_iommu *m, struct transport_space *s); /* the device is not in it */
+	/* As in struct transport_space_ops; NULL: no space can be adopted. */
+	size_t (*space_save)(const struct transport_space *s, void *buf);
+	int (*space_adopt)(struct vfio_iommu *m, const void *saved, size_t size, struct transport_space **ret);
+	int (*adopted)(struct vfio_iommu *m);
 	/* Moves the device. On failure it is in its own; -EIO: it is nowhere sure. */
 	int (*attach)(struct vfio_iommu *m, int device_fd, struct transport_space *s);
 	/* What the device does under that PASID goes through s. NULL: there are none. */

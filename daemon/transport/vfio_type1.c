@@ -112,7 +112,7 @@ static int dma_unmap(struct type1 *t, uint64_t iova, uint64_t len)
 
 	if (ioctl(t->container, VFIO_IOMMU_UNMAP_DMA, &m) < 0)
 		return -errno;
-	return m.size == len ? 0 : -EIO;
+	return m.size == len ? 0 : m.size == 0 ? -ENOENT : -EIO;
 }
 
 /* ---- memory ---- */
@@ -373,10 +373,10 @@ static int attach_group(struct type1 *t, const struct pci_place *at, int *device
 	return 0;
 }
 
-static int type1_open(struct vfio_iommu **ret, const struct pci_place *at, int *device_fd, struct vfio_why *why)
+/* Without files; in its own space. */
+static int type1_new(struct type1 **ret, struct vfio_why *why)
 {
 	__attribute__((cleanup(type1_closep))) struct type1 *t = calloc(1, sizeof(*t));
-	int r;
 
 	if (!t)
 		return vfio_fail(why, -ENOMEM, "no memory");
@@ -384,14 +384,66 @@ static int type1_open(struct vfio_iommu **ret, const struct pci_place *at, int *
 	t->container = t->group = -1;
 	LIST_INIT(&t->spaces);
 	LIST_INIT(&t->held);
-	r = open_files(t, at, why);
-	if (r == 0 && type1_space_new(&t->iommu, &t->iommu.own) < 0)
-		r = vfio_fail(why, -ENOMEM, "no memory");
+	if (type1_space_new(&t->iommu, &t->iommu.own) < 0)
+		return vfio_fail(why, -ENOMEM, "no memory");
 	t->current = t->iommu.own;
+	*ret = TAKE_PTR(t);
+	return 0;
+}
+
+static int type1_open(struct vfio_iommu **ret, const struct pci_place *at, int *device_fd, struct vfio_why *why)
+{
+	__attribute__((cleanup(type1_closep))) struct type1 *t = NULL;
+	int r = type1_new(&t, why);
+
+	if (r == 0)
+		r = open_files(t, at, why);
 	if (r == 0)
 		r = attach_group(t, at, device_fd, why);
 	if (r < 0)
 		return r;
+	*ret = &TAKE_PTR(t)->iommu;
+	return 0;
+}
+
+/* ---- for a successor, and of a predecessor ---- */
+
+/*
+ * What is mapped is pinned and stays so when the process and its addresses are gone, and can be unmapped. It counts for the
+ * locked memory of nobody then (vfio_iommu_type1.c: vfio_lock_acct()). Of spaces beside the device's own only their process
+ * knew what they would map.
+ */
+static bool type1_save(const struct vfio_iommu *m, struct vfio_saved *ret)
+{
+	*ret = (struct vfio_saved){.form = VFIO_SAVED_FORM, .type1 = 1};
+	return true;
+}
+
+static size_t type1_keep(const struct vfio_iommu *m, int *fds)
+{
+	const struct type1 *t = container_of(m, const struct type1, iommu);
+
+	fds[0] = t->container;
+	fds[1] = t->group;
+	return 2;
+}
+
+static int type1_adopt(struct vfio_iommu **ret, const struct pci_place *at, const struct vfio_saved *s, int *fds,
+		       size_t n, int *device_fd, struct vfio_why *why)
+{
+	const struct vfio_file group = vfio_file_group(at);
+	__attribute__((cleanup(type1_closep))) struct type1 *t = NULL;
+	int r;
+
+	if (n != 3 || !vfio_file_is(&vfio_file_container, fds[1]) || !vfio_file_is(&group, fds[2]))
+		return vfio_fail(why, -EBADMSG, "the %zu files are not a device, %s and %s", n,
+				 vfio_file_container.path, group.path);
+	r = type1_new(&t, why);
+	if (r < 0)
+		return r;
+	t->container = util_take_fd(&fds[1]);
+	t->group = util_take_fd(&fds[2]);
+	*device_fd = util_take_fd(&fds[0]);
 	*ret = &TAKE_PTR(t)->iommu;
 	return 0;
 }
@@ -439,6 +491,9 @@ const struct vfio_iommu_ops vfio_iommu_type1 = {
 	.name = "type1",
 	.there = type1_there,
 	.open = type1_open,
+	.save = type1_save,
+	.keep = type1_keep,
+	.adopt = type1_adopt,
 	.group = type1_group,
 	.close = type1_close,
 	.ranges = type1_ranges,

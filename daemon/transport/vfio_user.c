@@ -6,6 +6,7 @@
  */
 #include "transport/vfio_user_priv.h"
 
+#include "base/closer.h"
 #include "base/util.h"
 
 #include <assert.h>
@@ -18,7 +19,6 @@
 #include <sys/un.h>
 
 #define MAX_ERRNO 4095u
-#define MAX_PAYLOAD 256u /* of what we send */
 
 const char *vfu_command_name(uint16_t command)
 {
@@ -52,7 +52,7 @@ static int send_message(struct vfu *v, uint16_t command, uint32_t flags, const v
 {
 	struct {
 		struct vfio_user_header header;
-		uint8_t payload[MAX_PAYLOAD];
+		uint8_t payload[VFU_MAX_SEND - sizeof(struct vfio_user_header)];
 	} m;
 
 	assert(len <= sizeof(m.payload));
@@ -65,6 +65,14 @@ static int send_message(struct vfu *v, uint16_t command, uint32_t flags, const v
 	if (len > 0)
 		memcpy(m.payload, payload, len);
 	return vfu_conn_send(&v->conn, &m, m.header.size, fds, n_fds);
+}
+
+static uint16_t take_id(struct vfu *v)
+{
+	uint16_t id = v->next_id;
+
+	v->next_id = (uint16_t)((id & VFU_ID_PROCESS) | ((id + 1) & VFU_ID_SEQUENCE));
+	return id;
 }
 
 static struct vfu_pending *pending_oldest(struct vfu *v)
@@ -98,7 +106,7 @@ int vfu_request(struct vfu *v, const struct vfu_pending *p, const void *payload,
 		return r;
 	slot = &v->pending[(v->pending_head + v->pending_count) % ARRAY_SIZE(v->pending)];
 	*slot = *p;
-	slot->id = v->next_id++;
+	slot->id = take_id(v);
 	if (v->pending_count++ == 0)
 		vfu_deadline_start(&v->conn, &v->ev_answer, &v->answer_since_ns);
 	return 0;
@@ -121,7 +129,7 @@ int vfu_send_region_write(struct vfu *v, const struct vfu_pending *p, uint32_t r
 	r = send_message(v, VFIO_USER_REGION_WRITE, VFIO_USER_TYPE_COMMAND | VFIO_USER_NO_REPLY, &m,
 			 sizeof(m.access) + width, NULL, 0);
 	if (r == 0)
-		v->next_id++;
+		take_id(v);
 	return r;
 }
 
@@ -175,7 +183,7 @@ static int judge_answer(struct vfu *v, const struct vfu_pending *p, const uint8_
 	if (p->command != VFIO_USER_DMA_UNMAP)
 		return 0;
 	memcpy(&m, payload, sizeof(m));
-	if (m.address != p->bus || m.size != p->len)
+	if (m.address != p->bus || (m.size != p->len && !(p->clear && m.size == 0)))
 		return vfu_conn_fail(&v->conn, -EPROTO,
 				     "asked to unmap 0x%llx bytes at 0x%llx, the device unmapped 0x%llx at 0x%llx",
 				     (unsigned long long)p->len, (unsigned long long)p->bus, (unsigned long long)m.size,
@@ -184,9 +192,9 @@ static int judge_answer(struct vfu *v, const struct vfu_pending *p, const uint8_
 }
 
 /* The errno of an error reply, negative. -ENODEV is ours: it means that the device is lost. */
-static int reply_error(const struct vfio_user_header *h)
+static int reply_error(const struct vfu_pending *p, const struct vfio_user_header *h)
 {
-	if (!(h->flags & VFIO_USER_ERROR))
+	if (!(h->flags & VFIO_USER_ERROR) || (p->clear && h->error == ENOENT))
 		return 0;
 	return h->error == 0 || h->error == ENODEV ? -EIO : -(int)h->error;
 }
@@ -197,6 +205,10 @@ static void on_reply(struct vfu *v, const struct vfio_user_header *h, const uint
 	struct vfu_pending p;
 	int err;
 
+	if (v->drains && (h->id & VFU_ID_PROCESS) != (v->next_id & VFU_ID_PROCESS)) {
+		closer_close(util_take_fd(fd), VFU_DEVICE_UID);
+		return;
+	}
 	if (!oldest || oldest->id != h->id || oldest->command != h->command) {
 		vfu_conn_fail(&v->conn, -EPROTO,
 			      "the device answered message %u (command %u), expected %d (command %d)", h->id,
@@ -209,12 +221,14 @@ static void on_reply(struct vfu *v, const struct vfio_user_header *h, const uint
 			      vfu_command_name(p.command), h->error, len);
 		return;
 	}
-	err = reply_error(h);
-	if (err == 0 && p.done && judge_answer(v, &p, payload, len) < 0)
+	err = reply_error(&p, h);
+	if (err == 0 && p.done && !(h->flags & VFIO_USER_ERROR) && judge_answer(v, &p, payload, len) < 0)
 		return;
 	/* A file descriptor comes with nothing but descriptions of regions; the connection reports it. */
 	if (*fd >= 0 && (err < 0 || p.command != VFIO_USER_DEVICE_GET_REGION_INFO))
 		return;
+	if (v->drains)
+		v->drains = v->conn.want_fd = false;
 	pending_pop(v);
 	if (p.done)
 		p.done(p.arg, err);
@@ -275,8 +289,6 @@ static void on_irq(evutil_socket_t fd, short what, void *arg)
 
 static int make_irqs(struct vfu *v, struct event_base *base, uint32_t count)
 {
-	if (count > 0 && !(event_base_get_features(base) & EV_FEATURE_ET))
-		return -EOPNOTSUPP;
 	for (uint32_t i = 0; i < count; i++) {
 		struct vfu_irq *irq = &v->irqs[i];
 
@@ -301,6 +313,7 @@ static struct transport *vfu_close(struct transport *t)
 		return NULL;
 	v = vfu_of(t);
 	event_del(&v->ev_answer);
+	event_del(&v->ev_begin);
 	for (uint32_t i = 0; i < v->n_irqs; i++) {
 		event_del(&v->irqs[i].ev);
 		close(v->irqs[i].fd);
@@ -319,15 +332,23 @@ static void vfu_forget(struct transport *t)
 	v->forgotten = true;
 	v->pending_count = 0;
 	event_del(&v->ev_answer);
+	event_del(&v->ev_begin);
 	for (uint32_t i = 0; i < v->n_irqs; i++)
 		event_del(&v->irqs[i].ev);
 	vfu_conn_silence(&v->conn);
 }
 
-static void vfu_closep(struct vfu **v)
+void vfu_closep(struct vfu **v)
 {
-	if (*v)
-		vfu_close(&(*v)->transport);
+	if (!*v)
+		return;
+	(*v)->conn.fd = -1; /* still the caller's */
+	vfu_close(&(*v)->transport);
+}
+
+static void on_begin(evutil_socket_t fd, short what, void *arg)
+{
+	vfu_open_ask(arg);
 }
 
 static const struct vfu_conn_events conn_events = {
@@ -335,14 +356,16 @@ static const struct vfu_conn_events conn_events = {
 	.failed = on_failed,
 };
 
-int vfio_user_open_fd(struct transport **ret, struct event_base *base, int fd, uint32_t irqs, uint32_t deadline_ms,
-		      const struct transport_events *events, void *owner)
+int vfu_new(struct vfu **ret, struct event_base *base, int fd, uint32_t irqs, uint32_t deadline_ms,
+	    const struct transport_events *events, void *owner)
 {
-	__attribute__((cleanup(vfu_closep))) struct vfu *v = NULL;
+	struct vfu *v;
 	int r;
 
 	if (irqs > TRANSPORT_MAX_IRQS || deadline_ms == 0)
 		return -EINVAL;
+	if (!(event_base_get_features(base) & EV_FEATURE_ET))
+		return -EOPNOTSUPP;
 	v = calloc(1, sizeof(*v));
 	if (!v)
 		return -ENOMEM;
@@ -352,16 +375,28 @@ int vfio_user_open_fd(struct transport **ret, struct event_base *base, int fd, u
 	for (uint32_t i = 0; i < ARRAY_SIZE(v->regions); i++)
 		vfu_region_init(&v->regions[i]);
 	event_assign(&v->ev_answer, base, -1, 0, on_answer_deadline, v);
+	event_assign(&v->ev_begin, base, -1, 0, on_begin, v);
 	vfu_conn_init(&v->conn, base, fd, deadline_ms, &conn_events);
 	r = make_irqs(v, base, irqs);
 	if (r == 0)
 		r = vfu_conn_start(&v->conn);
-	if (r == 0 && vfu_open_ask(v) < 0)
-		r = v->conn.error;
-	if (r < 0) {
-		v->conn.fd = -1; /* still the caller's */
+	if (r < 0)
+		vfu_closep(&v);
+	else
+		*ret = v;
+	return r;
+}
+
+int vfio_user_open_fd(struct transport **ret, struct event_base *base, int fd, uint32_t irqs, uint32_t deadline_ms,
+		      const struct transport_events *events, void *owner)
+{
+	__attribute__((cleanup(vfu_closep))) struct vfu *v = NULL;
+	int r = vfu_new(&v, base, fd, irqs, deadline_ms, events, owner);
+
+	if (r < 0)
 		return r;
-	}
+	if (vfu_open_ask(v) < 0)
+		return v->conn.error;
 	*ret = &TAKE_PTR(v)->transport;
 	return 0;
 }
@@ -445,18 +480,40 @@ static int vfu_dma_map(struct transport *t, uint64_t bus, uint64_t len, int fd, 
 			   sizeof(m), &fd, 1);
 }
 
-static int vfu_dma_unmap(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
+static int unmap(struct vfu *v, const struct vfu_pending *p)
 {
-	struct vfu *v = vfu_of(t);
-	struct vfio_user_dma_unmap m = {.argsz = sizeof(m), .address = bus, .size = len};
-	struct vfu_pending p = {.command = VFIO_USER_DMA_UNMAP, .done = done, .arg = arg, .bus = bus, .len = len};
+	struct vfio_user_dma_unmap m = {.argsz = sizeof(m), .address = p->bus, .size = p->len};
 	int r = check_open(v);
 
 	if (r < 0)
 		return r;
-	if (!range_is_pages(bus, len) || !done)
+	if (!range_is_pages(p->bus, p->len) || !p->done)
 		return -EINVAL;
-	return vfu_request(v, &p, &m, sizeof(m), NULL, 0);
+	return vfu_request(v, p, &m, sizeof(m), NULL, 0);
+}
+
+static int vfu_dma_unmap(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
+{
+	return unmap(vfu_of(t), &(struct vfu_pending){
+					.command = VFIO_USER_DMA_UNMAP,
+					.done = done,
+					.arg = arg,
+					.bus = bus,
+					.len = len,
+				});
+}
+
+/* Where there was nothing, libvfio-user says -ENOENT; others, and pasid-refgpu, say that it is gone. */
+static int vfu_dma_clear(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
+{
+	return unmap(vfu_of(t), &(struct vfu_pending){
+					.command = VFIO_USER_DMA_UNMAP,
+					.done = done,
+					.arg = arg,
+					.bus = bus,
+					.len = len,
+					.clear = true,
+				});
 }
 
 static int vfu_region_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
@@ -533,12 +590,16 @@ const struct transport_ops transport_vfio_user = {
 	.scheme = "vfio-user",
 	.address_ok = vfu_address_ok,
 	.open = vfu_open,
+	.save = vfu_save,
+	.keep = vfu_keep,
+	.adopt = vfu_adopt,
 	.close = vfu_close,
 	.forget = vfu_forget,
 	.ids = vfu_ids,
 	.usable = vfu_usable,
 	.dma_map = vfu_dma_map,
 	.dma_unmap = vfu_dma_unmap,
+	.dma_clear = vfu_dma_clear,
 	.region_write = vfu_region_write,
 	.region_read = vfu_region_read,
 	.region_map = vfu_map_region,

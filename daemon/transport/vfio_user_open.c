@@ -2,7 +2,7 @@
 /*
  * The dialogue that opens a vfio-user device: version, device, regions, interrupts, config space, bus mastering. One
  * question is out at a time. A stage asks, then judges the answer; it repeats until it says that it is complete.
- * Whatever cannot be right ends the connection with the numbers.
+ * Whatever cannot be right ends the connection with the numbers. With a device that is adopted it begins behind the version.
  */
 #include "transport/vfio_user_priv.h"
 
@@ -320,11 +320,14 @@ static int answer_read_config(struct vfu *v, const uint8_t *p, uint32_t len, int
 	v->ids.device = le16(p + PCI_DEVICE_ID);
 	v->ids.class_code = (uint32_t)(p[PCI_CLASS_PROG] | p[PCI_CLASS_PROG + 1] << 8 | p[PCI_CLASS_PROG + 2] << 16);
 	v->pci_command = (uint16_t)(le16(p + PCI_COMMAND) | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	v->command_right = v->pci_command == le16(p + PCI_COMMAND);
 	return 0;
 }
 
 static int ask_write_command(struct vfu *v)
 {
+	if (v->command_right)
+		return STAGE_SKIP;
 	return vfu_send_region_write(v, &(struct vfu_pending){.command = VFIO_USER_REGION_WRITE}, CONFIG, PCI_COMMAND,
 				     2, v->pci_command);
 }

@@ -33,7 +33,7 @@ void vfu_region_fini(struct vfu_region *r)
 		if (r->areas[i].map)
 			munmap(r->areas[i].map, (size_t)range_len(r->areas[i].at));
 	}
-	closer_close(util_take_fd(&r->fd), (uid_t)-1);
+	closer_close(util_take_fd(&r->fd), VFU_DEVICE_UID);
 	vfu_region_init(r);
 }
 

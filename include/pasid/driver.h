@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 /* Of everything in this file. A daemon takes drivers with its own number, and no others. */
-#define PASID_DRIVER_ABI 2u
+#define PASID_DRIVER_ABI 3u
 
 #define ENGINE_NAME_MAX 31u /* letters, digits, '_' and '-' */
 #define ENGINE_MAX_SLOTS 64u
@@ -76,6 +76,9 @@ struct engine_memory {
 	uint64_t ro_bus;
 	void *rw; /* rw_bytes; the device writes: marks, fault records. Hostile */
 	uint64_t rw_bus;
+	/* keep_bytes of the driver's own, which no device sees. Where the daemon is killed and another one takes the device over
+	 * while it runs, this, `ro` and `rw` are as they were left, at any instruction. */
+	void *keep;
 };
 
 struct engine_config {
@@ -84,6 +87,9 @@ struct engine_config {
 	 * (4 levels); NULL: they are the kernel's. Lives until `detach`. */
 	const char *format;
 	struct range iova; /* what clients may map; only addresses in it are theirs to name */
+	/* `adopt` of an engine with window_bytes: by slot, the window of the jobs that were put there and are not done; NULL:
+	 * of none. Valid until they are done. */
+	void *const *windows;
 };
 
 /* ---- Work. ----------------------------------------------------------------------------------------------------- */
@@ -119,6 +125,7 @@ struct engine_slot {
 	uint64_t done; /* highest mark done or dropped; never lower than before, but for a restart */
 	bool settled; /* the last control asked of the slot has taken effect */
 	bool still; /* no access is going on: idle, paused or stalled */
+	uint64_t told; /* highest mark that the device was told of by a kick */
 };
 
 struct engine_access {
@@ -137,6 +144,7 @@ struct engine_ops {
 	uint64_t cmd_align; /* a power of two, at most ENGINE_PAGE */
 	uint64_t submit_max; /* bytes of one job's commands */
 	uint64_t ro_bytes, rw_bytes; /* of engine_memory; multiples of ENGINE_PAGE; 0 in `nested` and `exclusive` */
+	uint64_t keep_bytes; /* of engine_memory; a multiple of ENGINE_PAGE, or 0 */
 	/* The device has no command processor: its driver is given the commands' bytes, checks every address in them, and
 	 * completes jobs itself, whose fences are then the daemon's to write. */
 	bool reads;
@@ -153,6 +161,13 @@ struct engine_ops {
 	 * -EBUSY (not yet). After a failure nothing is kept; it is tried again from time to time. */
 	int (*attach)(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
 		      const struct engine_config *config);
+	/* May be NULL: then a device whose daemon was killed is started anew, and what was on it is lost. As `attach`, but the
+	 * device goes on: nothing of it is reset, and what was put on slots stays there. Jobs that it was told of by a kick are
+	 * there, and it is told of them once more, for the kick itself may not have been made; others are forgotten. So are
+	 * invalidations that it was not told of, and faults that were not asked for yet are still to be asked for. The daemon
+	 * gives every slot a control, and has everything invalidated, after that. */
+	int (*adopt)(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
+		     const struct engine_config *config);
 	/* Starts it again after it was reset: slots are empty, marks begin at 0, tickets of the translator go on. */
 	void (*restart)(struct engine *e);
 	/* Frees everything. The device may be gone, or still running: it is touched no more. Takes NULL, returns NULL. */
@@ -227,7 +242,7 @@ struct translator_ops {
 	/* Is what install said 1 of current there? 1; 0: not yet; -EIO: nobody knows what is; otherwise -errno: it is not,
 	 * and will not be. NULL: it always is. */
 	int (*ready)(struct translator *t, unsigned int slot, const struct translator_space *s);
-	/* Begins to forget n ranges of asid, at most max_ranges, or all of it if n is 0. 0 and a ticket higher than all
+	/* Begins to forget n ranges of asid, at most max_ranges, or all of it if n is 0; of asid 0: all there is, of everybody. 0 and a ticket higher than all
 	 * before, or -EAGAIN (the queue is full). This and the next two are NULL where the kernel keeps the tables: it
 	 * does so when it unmaps, and tells of no faults. */
 	int (*invalidate)(struct translator *t, uint32_t asid, const struct range *r, size_t n, uint64_t *ticket);

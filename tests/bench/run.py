@@ -64,6 +64,7 @@ with Client(sys.argv[2]) as c:
 def benches(build):
     cpu = min(os.sched_getaffinity(0))
     yield "pgtable", lambda: run(build, "bench_pgtable")
+    yield "store", lambda: run(build, "bench_store")
     yield "calls", lambda: run(build, "bench_calls", slots=8)
     yield "calls-one-cpu", lambda: run(build, "bench_calls", "-one-cpu", slots=8, cpu=cpu)
     yield "work", lambda: run(build, "bench_work", slots=8)

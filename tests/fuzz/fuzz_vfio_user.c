@@ -19,6 +19,7 @@ enum {
 	RECORD_FD = 4, /* and brings a file */
 	RECORD_CORRECT = 8, /* a correct answer, the bytes laid over its beginning by exclusive or */
 	RECORD_CALL = 16, /* before: a call of each kind */
+	RECORD_ADOPT = 32, /* before that: the client dies, and has a successor */
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -66,6 +67,7 @@ static void call_everything(struct transport *t, int fd)
 	t->ops->dma_map(t, 0x10000, 4096, fd, 0, TRANSPORT_READ, on_done, NULL);
 	t->ops->region_write(t, 0, 16, 8, 1);
 	t->ops->dma_unmap(t, 0x10000, 4096, on_done, NULL);
+	t->ops->dma_clear(t, 0x10000, 4096, on_done, NULL);
 	t->ops->reset(t, on_done, NULL);
 }
 
@@ -172,6 +174,25 @@ static void drain(int sock)
 		;
 }
 
+static struct transport *succeed(struct transport *t, struct event_base *base)
+{
+	const struct vfu *v = container_of(t, struct vfu, transport);
+	uint8_t saved[TRANSPORT_SAVE_MAX];
+	int fds[TRANSPORT_KEEP_MAX];
+	size_t size;
+
+	if (v->conn.error || v->stage == VFU_STAGE_VERSION)
+		return t;
+	size = t->ops->save(t, saved);
+	if (t->ops->keep(t, fds) != 1)
+		abort();
+	fds[0] = dup(fds[0]);
+	t->ops->close(t);
+	if (transport_vfio_user.adopt(&t, base, "/", 3, 60000, saved, size, fds, 1, &events, NULL) < 0)
+		abort();
+	return t;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct event_base *base;
@@ -195,6 +216,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		size_t len = data[1] < size - 2 ? data[1] : size - 2;
 
 		drain(sv[1]);
+		if (flags & RECORD_ADOPT)
+			t = succeed(t, base);
 		if (flags & RECORD_CALL)
 			call_everything(t, fd);
 		play(container_of(t, struct vfu, transport), sv[1], fd, flags, data + 2, len);

@@ -16,7 +16,7 @@
 #include "remote.h"
 #include "status.h"
 
-#define SEND_TIMEOUT_MS 5000
+#define SEND_TIMEOUT_MS 60000 /* a client that died and has a successor reads nothing for a while */
 #define SCM_FDS_AT_ONCE 253 /* the kernel's limit for one message */
 
 static void count_malformed(struct conn *c)

@@ -311,8 +311,8 @@ class Pasidd:
     def context(self, path, member, signature="", *args, **kw):
         return self.call(path, "org.pasidd.Context1", member, signature, *args, **kw)
 
-    def get(self, path, name, interface=None):
-        return self.call(path, "org.freedesktop.DBus.Properties", "Get", "ss", interface or self.interface(path), name)
+    def get(self, path, name, interface=None, **kw):
+        return self.call(path, "org.freedesktop.DBus.Properties", "Get", "ss", interface or self.interface(path), name, **kw)
 
     def get_all(self, path):
         return self.call(path, "org.freedesktop.DBus.Properties", "GetAll", "s", self.interface(path))

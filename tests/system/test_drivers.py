@@ -208,7 +208,7 @@ class Contents(Place):
 
     def test_another_abi(self):
         driver = self.compile(self.changed(".abi = PASID_DRIVER_ABI", ".abi = PASID_DRIVER_ABI + 1"))
-        self.refuse(" has version 3 of the driver interface, this pasidd 2; compile it again with this pasidd's "
+        self.refuse(" has version 4 of the driver interface, this pasidd 3; compile it again with this pasidd's "
                     "<pasid/driver.h>", driver)
 
     def test_not_whole(self):

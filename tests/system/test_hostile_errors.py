@@ -91,7 +91,7 @@ class Errors(Greedy):
         self.refused(7, c.call, 99)
         self.refused(8, c.call, pc.BUF_IMPORT, DEVICE_BODY)
         self.refused(6, c.call, pc.DEVICES, b"x")
-        self.refused(4, c.call, pc.CTX_NEW, pc.name("") + struct.pack("<II", 1, 0))
+        self.refused(4, c.call, pc.CTX_NEW, pc.name("") + struct.pack("<II", 2, 0))
         self.refused(5, c.call, pc.CTX_NEW, pc.name("") + struct.pack("<II", 0, 1))
         self.refused(22, c.ctx_new, "gpu2")
         self.refused(20, c.ctx_info, 0)

@@ -91,7 +91,7 @@ class Frames(HostileCase):
         c = self.connect()
         w = Workspace(self, c)
         fd = self.memory(PAGE)[0]
-        for flags, reserved in ((1, 0), (1 << 31, 0), (0, 1), (0, 1 << 31)):
+        for flags, reserved in ((2, 0), (1 << 31, 0), (0, 1), (0, 1 << 31)):
             for opcode, fds in ((pc.CTX_NEW, []), (pc.BUF_IMPORT, [fd])):
                 body = pc.name("") + struct.pack("<II", flags, reserved)
                 self.assertEqual(self.refused(4 if flags else 5, c.call, opcode, body, fds).n1, flags)

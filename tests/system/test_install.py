@@ -19,8 +19,10 @@ import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
 
 TOP = Path(__file__).resolve().parents[2]
-DOCS = sorted((TOP / "docs").iterdir())
 UNITS = ("pasidd.service", "pasidd.socket", "pasidd.slice", "pasid-refgpu.service")
+DOCS = sorted(path for path in (TOP / "docs").iterdir() if path.is_file())
+MAN = re.findall(r"'(\S+\.[1-8])'", (TOP / "docs/man/meson.build").read_text())
+CALLS = re.findall(r"'(pasid_\w+)'", (TOP / "docs/man/meson.build").read_text())
 # The library may be built with sanitizers; a program that links it is then, too.
 SANITIZERS = {"__asan_init": "-fsanitize=address", "__ubsan_handle": "-fsanitize=undefined"}
 
@@ -63,7 +65,9 @@ class Install(unittest.TestCase):
         include = self.path("includedir", "pasid")
         for path in (self.path("libdir", "libpasid.so"), self.library, self.path("libdir", "pkgconfig", "libpasid.pc"),
                      include / "pasid.h", include / "protocol.h", include / "edu.h", include / "refgpu.h",
-                     include / "driver.h", include / "range.h",
+                     include / "driver.h", include / "range.h", include / "trace.h",
+                     self.path("mandir", "man8", "pasidd.8"), self.path("mandir", "man1", "pasidctl.1"),
+                     self.path("mandir", "man3", "pasid_ctx_new.3"), share / "bash-completion/completions/pasidctl",
                      share / "doc/pasidd/pasidd.json", share / "doc/pasidd/README.md",
                      *(share / "doc/pasidd/docs" / path.name for path in DOCS),
                      share / "doc/libpasid/examples/fill.c"):
@@ -71,8 +75,9 @@ class Install(unittest.TestCase):
         for path in self.programs:
             self.assertTrue(os.access(path, os.X_OK), path)
         allowed = {"pasidd", "pasidctl", "pasid-refgpu", "libpasid.so", "libpasid.so.0", "libpasid.so.0.1.0",
-                   "libpasid.pc", "driver.h", "edu.h", "pasid.h", "protocol.h", "range.h", "refgpu.h", *UNITS,
-                   "pasidd.conf", "70-pasidd.rules", "org.pasidd.conf", "org.pasidd.service", "pasidd.json", "README.md", "fill.c", *(path.name for path in DOCS)}
+                   "libpasid.pc", "driver.h", "edu.h", "pasid.h", "protocol.h", "range.h", "refgpu.h", "trace.h", *UNITS,
+                   "pasidd.conf", "70-pasidd.rules", "org.pasidd.conf", "org.pasidd.service", "pasidd.json",
+                   "README.md", "fill.c", *(path.name for path in DOCS), *MAN, *(f"{call}.3" for call in CALLS)}
         installed = {p.name for p in self.root.rglob("*") if not p.is_dir()}
         self.assertEqual(installed - allowed, set(), "installed, and nobody said so")
 

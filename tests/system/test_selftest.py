@@ -3,6 +3,7 @@
 answer, and on none. What it finds of devices that are not well: tests/mutants. On PCI devices: tests/vm."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -67,6 +68,21 @@ class Case(unittest.TestCase):
         self.assertRegex(done.stderr, r"^pasidctl: .*\n$")
         for text in said:
             self.assertIn(text, done.stderr)
+
+
+class ForPrograms(Case):
+    def test_json(self):
+        with running(slots=2) as stack:
+            done = selftest(stack.socket, "--json", "--seed", "0xfedcba9876543210")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            found = json.loads(done.stdout)
+            self.assertEqual({check["check"] for check in found["checks"]}, CHECKS)
+            self.assertEqual({check["outcome"] for check in found["checks"]}, {"ok"})
+            self.assertEqual(found["counts"], {"ok": len(CHECKS), "failed": 0, "skipped": 0, "untried": 0})
+            self.assertEqual((found["seed"], found["kernel"]), (0xfedcba9876543210, os.uname().release))
+            self.assertEqual((found["device"]["name"], found["device"]["driver"], found["device"]["slots"]),
+                             ("gpu0", "refgpu", 2))
+            self.cannot(selftest(stack.socket, "--json", device="gpu7"), 'no device "gpu7", it has: gpu0\n')
 
 
 class DriverFile(Case):

@@ -5,6 +5,7 @@
 #include <pasid/pasid.h>
 #include <pasid/protocol.h>
 #include <pasid/refgpu.h>
+#include <pasid/trace.h>
 
 #include <cerrno>
 
@@ -22,6 +23,7 @@ static_assert(sizeof(pasid_fence_line) == PASID_FENCE_STRIDE, "fence");
 static_assert(sizeof(pasid_wire_fault) == 64 && sizeof(pasid_ev_fault) == 32, "fault");
 static_assert(sizeof(pasid_ev_lost) == 32 && sizeof(pasid_ev_device) == 48, "events");
 static_assert(sizeof(refgpu_cmd) == REFGPU_CMD_SIZE && sizeof(refgpu_ring_word) == 64, "refgpu");
+static_assert(sizeof(pasid_trace_record) == 64 && sizeof(pasid_trace_head) == 2096, "trace");
 static_assert(int(PASID_MAP) == int(PASID_BIND_MAP) && int(PASID_UNMAP) == int(PASID_BIND_UNMAP), "one numbering");
 static_assert(PASID_READ == PASID_MAP_READ && PASID_WRITE == PASID_MAP_WRITE && PASID_FIXED == PASID_MAP_FIXED, "flags");
 

@@ -407,7 +407,7 @@ static inline uint32_t app_bind(struct app *a, uint32_t ctx, struct pasid_wire_b
 	return app_wait(a);
 }
 
-static struct ctx *ctx_of(uint32_t id)
+static inline struct ctx *ctx_of(uint32_t id)
 {
 	struct context *c = books_any_context(service->books, id);
 

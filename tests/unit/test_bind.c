@@ -4,6 +4,7 @@
  * fail once: afterwards all is as before.
  */
 #include <fcntl.h>
+#include <json-c/json.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -237,6 +238,33 @@ static void test_dry(void **state)
 	assert_int_equal(k.stores, 0);
 	expect_state(&k, EDU, "native", "pci-stub");
 	kernel_close(&k);
+}
+
+/* What it came to, and nothing else is printed. */
+static void test_json(void **state)
+{
+	struct bind_options o = {.json = true, .persist = true, .dry_run = true};
+	char bdfs[1][PCI_BDF_SIZE] = {EDU};
+	struct json_object *all, *v;
+	struct kernel k;
+
+	for (int dry = 1; dry >= 0; dry--) {
+		kernel_open(&k, "native", "(null)\n");
+		o.out = k.out.f;
+		o.err = k.err.f;
+		o.dry_run = dry;
+		assert_int_equal(bind_devices(&k.m, bdfs, 1, &o), 0);
+		all = json_tokener_parse(said_text(&k.out));
+		assert_int_equal(json_object_get_boolean(json_object_object_get(all, "dry_run")), dry);
+		v = json_object_array_get_idx(json_object_object_get(all, "devices"), 0);
+		assert_string_equal(json_object_get_string(json_object_object_get(v, "bdf")), EDU);
+		assert_string_equal(json_object_get_string(json_object_object_get(v, "before")), "native");
+		assert_string_equal(json_object_get_string(json_object_object_get(v, "now")),
+				    dry ? "native" : "vfio-pci");
+		assert_int_equal(json_object_get_boolean(json_object_object_get(v, "at_each_start")), !dry);
+		json_object_put(all);
+		kernel_close(&k);
+	}
 }
 
 static void test_persist(void **state)
@@ -570,6 +598,7 @@ int main(void)
 		cmocka_unit_test(test_no_driver),
 		cmocka_unit_test(test_override_left_over),
 		cmocka_unit_test(test_dry),
+		cmocka_unit_test(test_json),
 		cmocka_unit_test(test_persist),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_no_override),

@@ -123,6 +123,7 @@ static void test_numbers(void **state)
 	WITH(submit_max, 63, "64 to 1073741824");
 	WITH(submit_max, 1073741825, "64 to 1073741824");
 	WITH(ro_bytes, 4097, "0 to 16777216, in multiples of 4096");
+	WITH(keep_bytes, 4097, "0 to 16777216, in multiples of 4096");
 	WITH(ro_bytes, 16781312, "0 to 16777216, in multiples of 4096");
 	WITH(window_bytes, 100, "0 to 61440, in multiples of 4096");
 	WITH(window_bytes, 65536, "0 to 61440, in multiples of 4096");
@@ -169,17 +170,17 @@ static void test_refgpu_verbs(void **state)
 /* A change of any of these is another PASID_DRIVER_ABI. */
 static void test_abi(void **state)
 {
-	assert_int_equal(PASID_DRIVER_ABI, 2);
+	assert_int_equal(PASID_DRIVER_ABI, 3);
 	if (sizeof(void *) != 8)
 		return;
-	assert_int_equal(sizeof(struct engine_ops), 184);
-	assert_int_equal(offsetof(struct engine_ops, match), 80);
+	assert_int_equal(sizeof(struct engine_ops), 200);
+	assert_int_equal(offsetof(struct engine_ops, match), 88);
 	assert_int_equal(sizeof(struct translator_ops), 56);
 	assert_int_equal(sizeof(struct engine_device_ops), 24);
-	assert_int_equal(sizeof(struct engine_memory), 32);
-	assert_int_equal(sizeof(struct engine_config), 32);
+	assert_int_equal(sizeof(struct engine_memory), 40);
+	assert_int_equal(sizeof(struct engine_config), 40);
 	assert_int_equal(sizeof(struct engine_job), 56);
-	assert_int_equal(sizeof(struct engine_slot), 24);
+	assert_int_equal(sizeof(struct engine_slot), 32);
 	assert_int_equal(sizeof(struct translator_space), 24);
 	assert_int_equal(sizeof(struct translator_fault), 48);
 	assert_int_equal(sizeof(struct transport_ids), 8);

@@ -6,6 +6,8 @@
  */
 #include "service_random.h"
 
+#include "service/inspect.h"
+
 /* ---- lost ---- */
 
 /* A context is being made: so many steps are done, the next is on its way or, with no room, waits to be asked for. */
@@ -322,6 +324,162 @@ static void test_everything_at_once(void **state)
 	service_end();
 }
 
+/* ---- looking on ---- */
+
+static struct {
+	uint32_t made, changes, faults, lost, gone, devices;
+} seen;
+
+static void seen_made(void *arg, uint32_t ctx)
+{
+	struct inspect_context v;
+
+	assert_true(inspect_context(service, ctx, &v));
+	seen.made++;
+}
+
+static void seen_changed(void *arg, uint32_t ctx, uint32_t what)
+{
+	struct inspect_context v;
+
+	assert_true(inspect_context(service, ctx, &v));
+	seen.changes |= what;
+}
+
+static void seen_fault(void *arg, uint32_t ctx, const struct pasid_wire_fault *f)
+{
+	seen.faults++;
+}
+
+static void seen_lost(void *arg, uint32_t ctx)
+{
+	struct inspect_context v;
+
+	assert_true(inspect_context(service, ctx, &v) && v.at_rest);
+	seen.lost++;
+}
+
+static void seen_gone(void *arg, uint32_t ctx)
+{
+	seen.gone++;
+}
+
+static void seen_device(void *arg, uint32_t device)
+{
+	seen.devices++;
+}
+
+static const struct service_observer observer = {
+	.context_made = seen_made,
+	.context_changed = seen_changed,
+	.context_fault = seen_fault,
+	.context_lost = seen_lost,
+	.context_gone = seen_gone,
+	.device_changed = seen_device,
+};
+
+static int take_mapping(void *arg, const struct inspect_mapping *m)
+{
+	struct inspect_mapping *to = arg;
+
+	*to = *m;
+	return 0;
+}
+
+static int take_leaf(void *arg, const struct inspect_leaf *l)
+{
+	struct inspect_leaf *to = arg;
+
+	*to = *l;
+	return 0;
+}
+
+/* Where the kernel keeps the tables, what is shown is the record. */
+static void expect_record(uint32_t ctx, uint32_t buf)
+{
+	struct inspect_level v[INSPECT_LEVELS];
+	struct inspect_mapping m;
+	struct inspect_leaf leaf;
+
+	assert_false(inspect_own_tables(service, ctx));
+	assert_int_equal(inspect_mappings(service, ctx, 0, 1, take_mapping, &m), 1);
+	assert_int_equal(m.iova, AT);
+	assert_int_equal(m.len, bytes);
+	assert_int_equal(m.buf, buf);
+	assert_int_equal(m.bus, 0);
+	assert_int_equal(inspect_mappings(service, ctx, AT + bytes, 10, take_mapping, &m), 0);
+	assert_int_equal(m.iova, 4 * AT);
+	assert_int_equal(m.off, PAGE);
+	assert_int_equal(inspect_translate(service, ctx, 4 * AT + 5, &m), 0);
+	assert_int_equal(m.off, PAGE + 5);
+	assert_int_equal(m.bus, 0);
+	assert_int_equal(inspect_translate(service, ctx, AT - 1, &m), -ENXIO);
+	assert_int_equal(inspect_walk(service, ctx, AT, true, v), 1);
+	assert_non_null(strstr(v[0].says, "0x400000-"));
+	assert_int_equal(inspect_walk(service, ctx, AT - 1, true, v), 1);
+	assert_string_equal(v[0].says, "nothing");
+	assert_int_equal(inspect_leaves(service, ctx, AT + bytes, 10, true, take_leaf, &leaf), 0);
+	assert_int_equal(leaf.iova, 4 * AT);
+	assert_int_equal(inspect_mappings(service, ctx + 1, 0, 1, take_mapping, &m), -ENOENT);
+}
+
+static void test_looked_at(void **state)
+{
+	const struct pasid_edu_cmd cmd = {.op = PASID_EDU_FILL, .dst = AT, .len = PAGE};
+	struct pasid_wire_submit job = {.iova = AT, .len = sizeof(cmd)};
+	struct inspect_context v;
+	struct inspect_device d;
+	struct app *a = &apps[0];
+	uint32_t buf;
+	int fd;
+
+	memset(&seen, 0, sizeof(seen));
+	service_begin(UINT64_MAX);
+	service_observe(service, &observer, NULL);
+	app_begin(a);
+	buf = app_import(a, bytes, &fd);
+	job.ctx = app_ctx(a);
+	assert_int_equal(pwrite(fd, &cmd, sizeof(cmd), 0), sizeof(cmd));
+	assert_int_equal(app_bind(a, job.ctx, wire_map(buf, 0, AT, bytes)), 0);
+	assert_int_equal(app_bind(a, job.ctx, wire_map(buf, PAGE, 4 * AT, PAGE)), 0);
+	expect_record(job.ctx, buf);
+	assert_int_equal(app_call(a, PASID_OP_SUBMIT, &job, sizeof(job), -1), 0);
+	answers(UINT32_MAX);
+	assert_true(inspect_context(service, job.ctx, &v));
+	assert_int_equal(v.mapped, 2);
+	assert_int_equal(v.bytes, bytes + PAGE);
+	assert_int_equal(v.submitted, 1);
+	assert_int_equal(v.completed, 1);
+	assert_int_equal(v.switches, 1);
+	assert_true(v.device_time > 0);
+	assert_int_equal(seen.made, 1);
+	assert_int_equal(seen.changes, SERVICE_MEMORY | SERVICE_JOBS | SERVICE_RUNS);
+	assert_true(inspect_device(service, 0, &d));
+	assert_int_equal(d.switches, 1);
+	assert_string_equal(d.mode, "exclusive");
+	assert_string_equal(d.table_format, "");
+	assert_false(inspect_device(service, 1, &d));
+
+	service_close_context(service, job.ctx);
+	answers(UINT32_MAX);
+	service_close_context(service, job.ctx); /* once more is nothing, as is one that never was */
+	service_close_context(service, job.ctx + 1);
+	assert_int_equal(seen.lost, 1);
+	assert_true(seen.changes & SERVICE_STATE);
+	assert_true(inspect_context(service, job.ctx, &v));
+	assert_string_equal(v.state, "lost");
+	assert_string_equal(v.lost_reason, "closed");
+	assert_int_equal(seen.gone, 0);
+	app_end(a);
+	answers(UINT32_MAX);
+	assert_int_equal(seen.gone, 1);
+	assert_int_equal(seen.faults, 0);
+	assert_true(seen.devices > 0);
+	service_observe(service, NULL, NULL);
+	close(fd);
+	service_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -329,6 +487,7 @@ int main(void)
 		cmocka_unit_test(test_closed_amid_a_list), cmocka_unit_test(test_freed_while_it_moves_in),
 		cmocka_unit_test(test_tables_are_charged), cmocka_unit_test(test_driver_with_rings),
 		cmocka_unit_test(test_import_among_lists), cmocka_unit_test(test_everything_at_once),
+		cmocka_unit_test(test_looked_at),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -40,6 +40,10 @@ SAME_FIELD(iommu_ioas_map_file, fd);
 SAME_FIELD(iommu_ioas_map_file, start);
 SAME_FIELD(iommu_ioas_map_file, iova);
 #endif
+#ifdef IOMMU_IOAS_CHANGE_PROCESS
+SAME(KABI_IOMMU_IOAS_CHANGE_PROCESS, IOMMU_IOAS_CHANGE_PROCESS);
+SAME(sizeof(struct kabi_iommu_ioas_change_process), sizeof(struct iommu_ioas_change_process));
+#endif
 #ifdef IOMMU_HWPT_ALLOC
 SAME(KABI_IOMMU_HWPT_ALLOC, IOMMU_HWPT_ALLOC);
 SAME_FIELD(iommu_hwpt_alloc, out_hwpt_id);

@@ -24,6 +24,8 @@ ORDERED = [
     # A table is complete before the entry that links it.
     Ordered("daemon/pgtable/walk_template.h", "__atomic_store_n(table_entries(p, page) + i,", STORE,
             ["vmsa64.c", "x86_64.c"]),
+    # An entry of the journal is whole before the journal's end is behind it.
+    Ordered("daemon/store/journal.c", "__atomic_store_n(&j->head->published,", STORE, ["journal.c"]),
     # A context descriptor is complete before it is valid, or linked; not valid before anything else of it changes.
     Ordered("daemon/translator/cdtable.c", "__atomic_store_n(cd, word0,", STORE, ["cdtable.c"]),
     Ordered("daemon/translator/cdtable.c", "__atomic_store_n(top,", STORE, ["cdtable.c"]),

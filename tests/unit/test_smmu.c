@@ -985,6 +985,41 @@ static void test_a_failure_is_of_its_own(void **state)
 	}
 }
 
+/* One that took a descriptor away died before it said so: the next one has the SMMU forget it, and leaves the others. */
+static void test_successor(void **state)
+{
+	for (size_t k = 0; k < ARRAY_SIZE(configs); k++) {
+		struct context *last;
+		unsigned int n;
+		struct rig g;
+
+		rig_init(&g, &configs[k], NULL);
+		n = some_contexts(&g);
+		for (unsigned int i = 0; i < n; i++)
+			come(&g, &g.ctx[i]);
+		last = &g.ctx[n - 1];
+		cdtable_clear(&g.table, tagged(&g) ? last->pasid : 0);
+		hostile_moment(&g);
+		assert_true(knows(&g, last));
+		g.t = smmu_free(g.t);
+		assert_int_equal(smmu_new(&g.t, &g.transport, &g.traits, &g.table, tagged(&g) ? &g.device : NULL), 0);
+		g.fail_at = g.calls + 1;
+		g.fail_for = 1;
+		g.error = -EBUSY;
+		assert_int_equal(smmu_adopted(g.t), -EIO);
+		assert_int_equal(smmu_adopted(g.t), 0);
+		assert_false(knows(&g, last));
+		last->sure = last->held = false;
+		check_device(&g);
+		come(&g, last);
+		check_device(&g);
+		for (unsigned int i = 0; i < n; i++)
+			leave(&g, &g.ctx[i]);
+		check_nobody(&g);
+		rig_fini(&g);
+	}
+}
+
 /* ---- invalidation ---- */
 
 static void test_ranges(void **state)
@@ -1428,6 +1463,7 @@ int main(void)
 		cmocka_unit_test(test_each_command_fails_once),
 		cmocka_unit_test(test_nobody_after_a_failure),
 		cmocka_unit_test(test_a_failure_is_of_its_own),
+		cmocka_unit_test(test_successor),
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_many_ranges),
 		cmocka_unit_test(test_merged_ranges),

@@ -146,6 +146,10 @@ CASES = [
     Case("exclusive-iommufd", "iommufd", "exclusive.py", "iommufd", devices=[EDU], python=True, virtual_time=True,
          allowed=[DMA_FAULT]),
     *(Case(name.replace("_", "-"), "iommufd", "mock.sh", name) for name in ("mock_iommu", "mock_context")),
+    *(Case(f"adopt-{way}", kernel, "adopt.sh", f"adopt_device {way}", devices=[EDU], virtual_time=True)
+      for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
+    *(Case(f"adopt-intx-{way}", kernel, "adopt.sh", f"adopt_device {way}", devices=[EDU], virtual_time=True,
+           cmdline="pci=nomsi") for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
     *(Case(f"handed-{way}", kernel, "handed.py", way, devices=[EDU], python=True, virtual_time=True)
       for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
     *(Case(f"intx-{way}", kernel, "interrupts.py", f"{way} vfio-intx", devices=[EDU], python=True, virtual_time=True,
@@ -170,6 +174,8 @@ CASES = [
     on_arm("boot-arm64", "boot.sh", "iommufd smmu3"),
     on_arm("boot-arm64-nested", "nesting.py", nested=True, python=True),
     on_arm("exclusive-arm64", "exclusive.py", "iommufd", python=True, virtual_time=True, allowed=[SMMU_FAULT]),
+    on_arm("adopt-arm64", "adopt.sh", "adopt_device iommufd", virtual_time=True),
+    on_arm("adopt-nested", "adopt.sh", "adopt_nested iommufd", nested=True, virtual_time=True),
     on_arm("doctor-arm64", "doctor.sh", "arm64"),
     on_arm("doctor-arm64-nested", "doctor.sh", "arm64-nested", nested=True),
     on_arm("handed-arm64", "handed.py", "iommufd", python=True, virtual_time=True),
