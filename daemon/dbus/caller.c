@@ -198,24 +198,18 @@ struct caller *caller_find(struct dbus *b, const struct service_client *client)
 	return c;
 }
 
-struct caller *caller_get(struct call *call)
+static struct caller *caller_new(struct sender *s, struct refusal *why)
 {
-	struct sender *s = call->from;
-	struct refusal why = {0};
-	struct caller *c;
+	struct caller *c = calloc(1, sizeof(*c));
 
-	if (s->caller)
-		return s->caller;
-	c = calloc(1, sizeof(*c));
+	refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 	if (!c)
 		return NULL;
-	c->b = call->b;
+	c->b = s->b;
 	c->sender = s;
 	STAILQ_INIT(&c->requests);
 	c->go = evtimer_new(c->b->base, on_go, c);
-	if (!c->go || service_client_new(c->b->service, s->who.uid, s->who.pid, &caller_ops, c, &c->client, &why) < 0) {
-		if (why.reason)
-			refuse_why(call->m, &why);
+	if (!c->go || service_client_new(c->b->service, s->who.uid, s->who.pid, &caller_ops, c, &c->client, why) < 0) {
 		if (c->go)
 			event_free(c->go);
 		free(c);
@@ -223,8 +217,19 @@ struct caller *caller_get(struct call *call)
 	}
 	TAILQ_INSERT_TAIL(&c->b->callers, c, link);
 	c->b->n_callers++;
-	s->caller = c;
 	return c;
+}
+
+struct caller *caller_get(struct call *call)
+{
+	struct sender *s = call->from;
+	struct refusal why = {0};
+
+	if (!s->caller)
+		s->caller = caller_new(s, &why);
+	if (!s->caller)
+		refuse_why(call->m, &why);
+	return s->caller;
 }
 
 void caller_suspend(struct caller *c)

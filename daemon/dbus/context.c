@@ -4,9 +4,13 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <systemd/sd-login.h>
 
+#include "base/util.h"
+
 #define LIST_MAX 4096u /* entries of one answer */
+#define UNIT_NS 1000000000u
 
 /* ---- properties ---- */
 
@@ -18,18 +22,27 @@ static int get_device(const struct look *l, sd_bus_message *m)
 	return sd_bus_message_append(m, "o", path);
 }
 
-/* Of the process that owns it now; "" if there is none, or it is in no unit. */
+/* Of the process that owns it now; "" if there is none, or it is in no unit. A program has many contexts, and what is asked of
+ * all comes in one go: the last answer is good for a moment. */
+static const char *unit_of(struct dbus *b, uint32_t pid)
+{
+	uint64_t now = util_now_ns();
+	char *unit = NULL;
+
+	if (b->unit && b->unit_pid == pid && now - b->unit_ns < UNIT_NS)
+		return b->unit;
+	if (pid == 0 || (sd_pid_get_user_unit((pid_t)pid, &unit) < 0 && sd_pid_get_unit((pid_t)pid, &unit) < 0))
+		unit = strdup("");
+	free(b->unit);
+	b->unit = unit;
+	b->unit_pid = pid;
+	b->unit_ns = now;
+	return unit ? unit : "";
+}
+
 static int get_unit(const struct look *l, sd_bus_message *m)
 {
-	char *unit = NULL;
-	int r;
-
-	if (l->context.pid == 0 || (sd_pid_get_user_unit((pid_t)l->context.pid, &unit) < 0 &&
-				    sd_pid_get_unit((pid_t)l->context.pid, &unit) < 0))
-		unit = NULL;
-	r = sd_bus_message_append(m, "s", unit ? unit : "");
-	free(unit);
-	return r;
+	return sd_bus_message_append(m, "s", unit_of(l->b, l->context.pid));
 }
 
 static int get_bus_name(const struct look *l, sd_bus_message *m)

@@ -160,7 +160,7 @@ static void link_lost(struct dbus *b, const char *why)
 
 /* ---- work ---- */
 
-/* Answers need room: one message in, one step of those that are queued out. */
+/* As much as there is, but no longer than others can wait, and no further than answers find room. */
 static void work(struct dbus *b)
 {
 	uint64_t until = util_now_ns() + TURN_NS;
@@ -358,6 +358,7 @@ struct dbus *dbus_free(struct dbus *b)
 		if (events[i])
 			event_free(events[i]);
 	free(b->admins.uids);
+	free(b->unit);
 	free(b->where);
 	free(b);
 	return NULL;

@@ -14,7 +14,7 @@
 
 #include "base/util.h"
 
-#define PIECE 32u /* objects */
+#define PIECE 16u /* objects */
 
 /* ---- ids of the contexts that somebody may see ---- */
 

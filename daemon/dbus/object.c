@@ -292,8 +292,10 @@ void object_call(struct dbus *b, struct sender *from, sd_bus_message *m)
 	struct call c = {.b = b, .from = from, .m = m};
 	int r = carry_out(&c);
 
-	if (r < 0)
-		log_limited(&b->limit, LOG_WARN, "D-Bus: a call of pid %d, uid %u is not answered: %s", from->who.pid,
-			    from->who.uid, strerror(-r));
+	if (r < 0) {
+		log_limited(&b->limit, LOG_WARN, "D-Bus: a call of pid %d, uid %u cannot be answered: %s",
+			    from->who.pid, from->who.uid, strerror(-r));
+		refuse_call(m, "QuotaExceeded", "pasidd could not answer (%s); try again", strerror(-r));
+	}
 	link_soon(b);
 }

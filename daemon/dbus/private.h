@@ -135,6 +135,10 @@ struct dbus {
 	TAILQ_HEAD(, listing) listings;
 	uint32_t n_listings;
 	struct event *list;
+	/* context.c: the systemd unit of the process that was asked about last */
+	char *unit;
+	uint32_t unit_pid;
+	uint64_t unit_ns;
 	struct log_limit limit;
 };
 
@@ -183,7 +187,7 @@ struct call {
 	struct look look; /* at the object */
 };
 
-/* Nobody that a call is refused to has had anything changed. All return 0, or -errno if not even that could be said. */
+/* A call that is refused has changed nothing. run() returns what is not negative, or -errno, of which the caller is told. */
 struct bus_method {
 	const char *member, *in, *out;
 	const char *args; /* their names, in and out, with blanks between them */

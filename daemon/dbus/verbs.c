@@ -20,11 +20,6 @@ static int not_yours(struct call *c, const char *what)
 			   c->look.at.id, what, c->from->who.uid);
 }
 
-static int refused(struct call *c)
-{
-	return c->from->caller ? -ENOMEM : 0;
-}
-
 static size_t put(void *body, const void *what, size_t size)
 {
 	memcpy(body, what, size);
@@ -119,7 +114,7 @@ int verb_create_context(struct call *c)
 		return refuse_why(c->m, &no_device);
 	strcpy(r.device, device);
 	caller = caller_get(c);
-	return caller ? caller_request(caller, c, &r, false) : refused(c);
+	return caller ? caller_request(caller, c, &r, false) : 0;
 }
 
 /* ---- Map ---- */

@@ -334,5 +334,28 @@ class Rights(DbusTest):
         client.ctx_free(ctx)
 
 
+class Shared(DbusTest):
+    """One address space for all contexts: what others have there is not shown."""
+
+    devices = [{"mode": "global"}]
+
+    def test_others_mappings_are_not_there(self):
+        if os.geteuid():
+            self.skipTest("other users take root")
+        works = [self.work(self.pasidd(uid)) for uid in (OWNER, STRANGER, OWNER)]
+        self.assertEqual(len({w.iova for w in works}), 3)
+        for w in works:
+            p = w.pasidd
+            self.assertEqual([v[0] for v in p.context(w.path, "Mappings")[1]], [w.iova])
+            self.assertEqual([v[0] for v in p.context(w.path, "DumpTable")[1]],
+                             list(range(w.iova, w.iova + w.size, PAGE)))
+            self.assertEqual(p.context(w.path, "Walk", "t", w.iova)[1][-1][0], 3)
+            for other in works:
+                if other is not w:
+                    self.refused("NotMapped", p.context, w.path, "Translate", "t", other.iova)
+                    self.assertEqual(p.context(w.path, "Walk", "t", other.iova)[1], [])
+        works[1].run(works[1].fill(1, 5))
+
+
 if __name__ == "__main__":
     unittest.main()
