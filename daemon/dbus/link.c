@@ -87,6 +87,7 @@ static void wait_until(struct dbus *b, uint64_t until_us)
 		evtimer_add(b->timer, &tv);
 }
 
+/* A second after something was said: has it been taken? */
 static void watch(struct dbus *b)
 {
 	static const struct timeval tv = {WATCH_S, 0};
@@ -110,8 +111,7 @@ static int rearm(struct dbus *b)
 		what |= EV_READ;
 	if ((events & POLLOUT) || full)
 		what |= EV_WRITE;
-	if (wire_stalled_ns(b->wire))
-		watch(b);
+	watch(b);
 	wait_until(b, full ? UINT64_MAX : until);
 	return wait_for(b, fd, what);
 }
@@ -288,12 +288,15 @@ static void link_open(struct dbus *b)
 static void on_retry(evutil_socket_t fd, short what, void *arg)
 {
 	struct dbus *b = arg;
+	uint64_t still;
 
 	if (!b->bus)
 		link_open(b);
-	else if (wire_stalled_ns(b->wire) > STALL_NS)
+	else if (!wire_behind(b->wire, &still))
+		return; /* until there is something again */
+	else if (still > STALL_NS)
 		link_lost(b, "the bus has taken nothing for 5 s, as if it waited for somebody who does not read");
-	else if (wire_stalled_ns(b->wire))
+	else
 		watch(b);
 }
 
