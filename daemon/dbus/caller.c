@@ -126,10 +126,11 @@ static bool ask(struct caller *c, struct request *r, size_t body, uint16_t opcod
 }
 
 /* A new request is paid for like a message on the socket. */
-static bool rate_allows(struct caller *c, const struct request *r)
+static bool rate_allows(struct caller *c, struct request *r)
 {
-	uint64_t wait = r->step ? 0 : account_rate(service_client_account(c->client), util_now_ns());
+	uint64_t wait = r->paid ? 0 : account_rate(service_client_account(c->client), util_now_ns());
 
+	r->paid = !wait;
 	if (wait)
 		go_soon(c, wait);
 	return !wait;

@@ -243,6 +243,7 @@ struct request {
 	sd_bus_message *m; /* the call that is answered; NULL: nobody waits for an answer any more */
 	const struct verb *verb;
 	unsigned int step;
+	bool paid; /* the rate has let it pass */
 	uint32_t ctx, flags, buf;
 	uint64_t iova, len, off;
 	char device[PASID_NAME_MAX];
