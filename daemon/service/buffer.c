@@ -301,10 +301,15 @@ struct fence_map *fence_map_find(struct service_client *c, struct device *d)
 
 void fence_map_free(struct fence_map *m)
 {
-	persist_fence_gone(m);
 	itree_erase(&m->dev->books->bus, &m->bus_node);
 	LIST_REMOVE(m, link);
 	free(m);
+}
+
+static void fence_map_gone(struct fence_map *m)
+{
+	persist_fence_gone(m);
+	fence_map_free(m);
 }
 
 int fence_map_adopt(struct service_client *c, struct device *d, uint64_t bus, bool mapped)
@@ -374,7 +379,7 @@ static void on_fence_unmapped(void *arg, int err)
 		service_client_reap(c);
 		return;
 	}
-	fence_map_free(m);
+	fence_map_gone(m);
 	service_client_reap(c);
 }
 
@@ -392,5 +397,5 @@ void fence_map_drop(struct fence_map *m)
 				true; /* the transport is busy: with the next answer, or when the device is gone */
 		return;
 	}
-	fence_map_free(m);
+	fence_map_gone(m);
 }
