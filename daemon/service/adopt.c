@@ -255,8 +255,8 @@ static int apply_record(struct reading *r, const void *p, size_t size, bool inte
 		e = 0;
 	else if (e == 0)
 		e = come(r, rec);
-	if (e < 0)
-		bad(r, "a record that does not fit what came before it: kind, error", rec->kind, (uint64_t)-e);
+	if (e < 0 && e != -ENOMEM)
+		e = bad(r, "a record that does not fit what came before it: kind, error", rec->kind, (uint64_t)-e);
 	free(rec);
 	return e;
 }
