@@ -20,6 +20,7 @@
 #include "internal.h"
 
 #define DEFAULT_PATH "/run/pasidd/socket"
+#define CONNECT_TRIES 5u /* daemons that may die with a connection that was not greeted yet */
 #define DRAIN_MAX 4096u /* records taken at once: more than any socket buffer holds, so that draining ends */
 #define FDS_TAKEN 4u /* room for fds of a reply; the kernel closes what is beyond it */
 
@@ -331,11 +332,13 @@ static struct pasid *conn_new(int fd)
 	return p->out && p->in ? p : pasid_disconnect(p);
 }
 
-static int connect_fd(struct pasid **ret, int fd, const char *to)
+/* *hung_up: nobody answered, and the connection ended. */
+static int connect_fd(struct pasid **ret, int fd, const char *to, bool *hung_up)
 {
 	struct pasid *p;
 	int r, flags;
 
+	*hung_up = false;
 	flags = fcntl(fd, F_GETFD);
 	if (flags < 0)
 		return error_connect(NULL, -errno, "use %s", to);
@@ -346,6 +349,7 @@ static int connect_fd(struct pasid **ret, int fd, const char *to)
 		return error_connect(NULL, -ENOMEM, "connect to %s", to);
 	r = conn_hello(p);
 	if (r < 0) {
+		*hung_up = p->dead == LOCAL_HANGUP;
 		error_connect(p, r, "greet the daemon at %s", to);
 		pasid_disconnect(p);
 		return r;
@@ -356,27 +360,23 @@ static int connect_fd(struct pasid **ret, int fd, const char *to)
 
 int pasid_connect_fd(struct pasid **ret, int fd)
 {
+	bool hung_up;
+
 	if (!ret) {
 		if (fd >= 0)
 			close(fd);
 		return -EINVAL;
 	}
 	*ret = NULL;
-	return connect_fd(ret, fd, "the socket given");
+	return connect_fd(ret, fd, "the socket given", &hung_up);
 }
 
-int pasid_connect(struct pasid **ret, const char *path)
+/* A connected socket, or -errno. */
+static int connect_to(const char *path)
 {
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
 	int fd, r;
 
-	if (!ret)
-		return -EINVAL;
-	*ret = NULL;
-	if (!path)
-		path = secure_getenv("PASIDD_SOCKET");
-	if (!path)
-		path = DEFAULT_PATH;
 	if (strlen(path) >= sizeof(sa.sun_path))
 		return error_connect(NULL, -ENAMETOOLONG, "connect to %s", path);
 	strcpy(sa.sun_path, path);
@@ -386,11 +386,32 @@ int pasid_connect(struct pasid **ret, const char *path)
 	do
 		r = connect(fd, (const struct sockaddr *)&sa, sizeof(sa)) < 0 ? -errno : 0;
 	while (r == -EINTR);
-	if (r < 0) {
-		close(fd);
-		return error_connect(NULL, r, "connect to %s", path);
+	if (r == 0)
+		return fd;
+	close(fd);
+	return error_connect(NULL, r, "connect to %s", path);
+}
+
+/* A daemon that dies takes along what it has accepted and not greeted yet; its successor greets. */
+int pasid_connect(struct pasid **ret, const char *path)
+{
+	bool hung_up = true;
+	int fd, r = 0;
+
+	if (!ret)
+		return -EINVAL;
+	*ret = NULL;
+	if (!path)
+		path = secure_getenv("PASIDD_SOCKET");
+	if (!path)
+		path = DEFAULT_PATH;
+	for (unsigned int i = 0; hung_up && i < CONNECT_TRIES; i++) {
+		fd = connect_to(path);
+		if (fd < 0)
+			return fd;
+		r = connect_fd(ret, fd, path, &hung_up);
 	}
-	return connect_fd(ret, fd, path);
+	return r;
 }
 
 struct pasid *pasid_disconnect(struct pasid *p)

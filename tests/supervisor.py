@@ -188,9 +188,8 @@ class Supervisor:
         env = dict(self.env, NOTIFY_SOCKET="@" + self.notify.getsockname().decode()[1:],
                    FDSTORE=str(self.store.maximum), LISTEN_FDS=str(len(handed)),
                    LISTEN_FDNAMES=":".join(name for name, _ in handed))
-        actions = []
-        if self.stderr is not None:  # first, for it may have one of the numbers that are handed over
-            actions = [(os.POSIX_SPAWN_DUP2, self.stderr.fileno(), 2)]
+        # stderr first: it may have a number that one of the others is to have.
+        actions = [(os.POSIX_SPAWN_DUP2, self.stderr.fileno(), 2)] if self.stderr is not None else []
         actions += [(os.POSIX_SPAWN_DUP2, fd, FIRST_FD + i) for i, fd in enumerate(high)]
         self.ready.clear()
         with self.lock:

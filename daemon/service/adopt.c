@@ -86,12 +86,42 @@ static int note_skip(struct reading *r, const struct record *rec)
 	return 0;
 }
 
-static void no_longer_open(struct reading *r, uint32_t client)
+/* Those that hold from the moment when they were written; the others are made again. */
+static bool holds_at_once(uint32_t kind)
+{
+	return kind == RECORD_SUBMIT || kind == RECORD_BUF_FREE || kind == RECORD_CTX_FREE;
+}
+
+/* The client's open intent, if it has one, is over. */
+static int no_longer_open(struct reading *r, uint32_t client, bool holds)
+{
+	struct open_intent *o = open_of(r, client);
+	const struct record *rec;
+
+	if (!o)
+		return 0;
+	rec = o->rec;
+	*o = r->open[--r->n_open];
+	return holds ? 0 : note_skip(r, rec);
+}
+
+/* What one process left open, and the next one did not get to, either, has been made again if it is there once more, or if
+ * something else was done after it. */
+static int given_up(struct reading *r, uint32_t client)
 {
 	struct open_intent *o = open_of(r, client);
 
-	if (o)
-		*o = r->open[--r->n_open];
+	return no_longer_open(r, client, o && holds_at_once(o->rec->kind));
+}
+
+static int committed(struct reading *r, const struct entry_commit *e)
+{
+	const struct pasid_reply *reply = (const void *)(e + 1);
+	struct open_intent *o = open_of(r, e->client);
+
+	if (o && o->rec->serial != e->serial)
+		return given_up(r, e->client);
+	return no_longer_open(r, e->client, !reply->code);
 }
 
 static bool whole_record(const void *p, size_t size)
@@ -105,28 +135,19 @@ static bool whole_record(const void *p, size_t size)
 static int look_first(void *arg, uint32_t type, const void *p, size_t size)
 {
 	struct reading *r = arg;
-	struct open_intent *o;
+	int e = 0;
 
 	r->at++;
 	if (type == ENTRY_INTENT && whole_record(p, size)) {
-		no_longer_open(r, ((const struct record *)p)->client);
-		return note_open(r, p);
+		e = given_up(r, ((const struct record *)p)->client);
+		if (e == 0)
+			e = note_open(r, p);
 	}
-	if (type == ENTRY_COMMIT && size >= sizeof(struct entry_commit))
-		no_longer_open(r, ((const struct entry_commit *)p)->client);
-	if (type == ENTRY_UNDONE && size == sizeof(struct entry_undone)) {
-		o = open_of(r, ((const struct entry_undone *)p)->client);
-		if (o && note_skip(r, o->rec) < 0)
-			return -ENOMEM;
-		no_longer_open(r, ((const struct entry_undone *)p)->client);
-	}
-	return 0;
-}
-
-/* Those that hold from the moment when they were written; the others are made again. */
-static bool holds_at_once(uint32_t kind)
-{
-	return kind == RECORD_SUBMIT || kind == RECORD_BUF_FREE || kind == RECORD_CTX_FREE;
+	if (type == ENTRY_COMMIT && size >= sizeof(struct entry_commit) + sizeof(struct pasid_reply))
+		e = committed(r, p);
+	if (type == ENTRY_UNDONE && size == sizeof(struct entry_undone))
+		e = no_longer_open(r, ((const struct entry_undone *)p)->client, false);
+	return e;
 }
 
 static int by_address(const void *a, const void *b)
@@ -255,8 +276,8 @@ static int apply_record(struct reading *r, const void *p, size_t size, bool inte
 		e = 0;
 	else if (e == 0)
 		e = come(r, rec);
-	if (e < 0)
-		bad(r, "a record that does not fit what came before it: kind, error", rec->kind, (uint64_t)-e);
+	if (e < 0 && e != -ENOMEM)
+		e = bad(r, "a record that does not fit what came before it: kind, error", rec->kind, (uint64_t)-e);
 	free(rec);
 	return e;
 }
@@ -344,7 +365,8 @@ static int take_layout(struct device *d, const struct entry_device *e)
 	if (!d->layout.n_usable) {
 		d->layout = e->layout;
 		books_set_window(d->books, d->layout.buffers);
-		layout_holes(&d->layout, (struct range){d->layout.fences.first, d->layout.buffers.last}, setup_add_hole, d);
+		layout_holes(&d->layout, (struct range){d->layout.fences.first, d->layout.buffers.last}, setup_add_hole,
+			     d);
 	}
 	d->n_slots = e->n_slots;
 	d->mode = e->mode;
@@ -644,7 +666,8 @@ static int settle_fences(struct reading *r)
 			if (!m->dev->adoption)
 				m->state = BUF_UNMAPPED;
 			else if (m->state != BUF_MAPPED && e == 0)
-				e = adoption_clear_later(m->dev->adoption, (struct range){m->bus_node.first, m->bus_node.last});
+				e = adoption_clear_later(m->dev->adoption,
+							 (struct range){m->bus_node.first, m->bus_node.last});
 		}
 	return e;
 }

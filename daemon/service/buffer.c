@@ -306,6 +306,12 @@ void fence_map_free(struct fence_map *m)
 	free(m);
 }
 
+static void fence_map_gone(struct fence_map *m)
+{
+	persist_fence_gone(m);
+	fence_map_free(m);
+}
+
 int fence_map_adopt(struct service_client *c, struct device *d, uint64_t bus, bool mapped)
 {
 	struct fence_map *m = fence_map_find(c, d);
@@ -373,8 +379,7 @@ static void on_fence_unmapped(void *arg, int err)
 		service_client_reap(c);
 		return;
 	}
-	persist_fence_gone(m);
-	fence_map_free(m);
+	fence_map_gone(m);
 	service_client_reap(c);
 }
 
@@ -392,6 +397,5 @@ void fence_map_drop(struct fence_map *m)
 				true; /* the transport is busy: with the next answer, or when the device is gone */
 		return;
 	}
-	persist_fence_gone(m);
-	fence_map_free(m);
+	fence_map_gone(m);
 }

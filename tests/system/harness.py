@@ -188,8 +188,9 @@ class Stack:
                 stop(*args)
             except HarnessError as error:
                 bad.append(str(error))
-        if not bad and self._logs and SANITIZER.search(self.log_tail(None)):
-            bad.append(f"a sanitizer spoke\n{self.log_tail()}")
+        spoken = SANITIZER.search(self.log_tail(None)) if not bad and self._logs else None
+        if spoken:
+            bad.append("a sanitizer spoke\n" + "\n".join(spoken.string[spoken.start():].splitlines()[:60]))
         for log in self._logs:
             log.close()
         self._logs = []

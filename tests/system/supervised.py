@@ -47,16 +47,17 @@ class Daemon:
 
 
 class Stack(harness.Stack):
-    """As harness.Stack; `manager` is the Supervisor, which hands over `sockets`: (name, socket)."""
+    """As harness.Stack; `manager` is the Supervisor, which hands over `sockets`: (name, socket). `wrapper` is a command that
+    becomes the daemon."""
 
-    def __init__(self, *args, sockets=(), **options):
+    def __init__(self, *args, sockets=(), wrapper=(), **options):
         super().__init__(*args, **options)
-        self.manager, self.sockets = None, sockets
+        self.manager, self.sockets, self.wrapper = None, sockets, list(wrapper)
 
     def start_daemon(self):
         log = open(Path(self.dir, "pasidd.log"), "ab")
         self._logs.append(log)
-        argv = [harness.program("PASIDD"), "--config", str(Path(self.dir, "pasidd.json"))]
+        argv = self.wrapper + [harness.program("PASIDD"), "--config", str(Path(self.dir, "pasidd.json"))]
         self.manager = supervisor.Supervisor(argv, sockets=self.sockets, stderr=log,
                                              env={**os.environ, **self.daemon_env}).start()
         self.daemon = Daemon(self.manager)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""A stack whose daemon is killed over and over while its socket stays, clients that work meanwhile, and what is counted of
+it from outside."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import harness  # noqa: E402
+import pasid_client as pc  # noqa: E402
+import supervised  # noqa: E402
+import work  # noqa: E402
+from supervised import supervisor  # noqa: E402
+
+UIDS = (1, 2, 3)  # that every Debian knows
+RATE = 1000000
+LIMITS = {"connection": {"rate": RATE}, "uid": {"rate": RATE}}
+
+
+class Stack(supervised.Stack):
+    """The manager listens for the daemon, so that nobody is refused while it is dead. Anybody may connect."""
+
+    def __init__(self, devices=None, limits=None, **options):
+        super().__init__(devices, config={"limits": limits or LIMITS, **options.pop("config", {})}, **options)
+
+    def write_config(self):
+        os.chmod(self.dir, 0o711)
+        self.sockets = [("pasidd.socket", supervisor.listen_at(self.socket))]
+        os.chmod(self.socket, 0o666)
+        super().write_config()
+
+    def stop(self):
+        try:
+            super().stop()
+        finally:
+            for _, listening in self.sockets:
+                listening.close()
+            self.sockets = ()
+
+    def connect(self):
+        """A client. What was accepted and not greeted yet ends with a daemon, and is tried again as libpasid does."""
+        for _ in range(5):
+            try:
+                return pc.Client(self.socket)
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+        raise harness.HarnessError(f"five connections in a row ended before they were greeted\n{self.log_tail()}")
+
+    def everything(self):
+        """What has to be the same when all clients have left: what the daemon and its GPU have, how many fds are in the
+        store, by their kind, and how many wait in the vault's shelves. How many shelves there are depends on what was
+        there before; the daemon has two fds of each."""
+        all_of_it = {**self.snapshot(), "in flight": 0}
+        for name, fd in list(self.manager.store.entries):
+            if name[0] == "+":
+                all_of_it["in flight"] += in_flight(fd)
+                all_of_it["fds"] -= 2
+            else:
+                all_of_it[name[0]] = all_of_it.get(name[0], 0) + 1
+        return all_of_it
+
+    def rest(self):
+        """What there is once nothing changes any more; the vault takes a second to let go of the last ones."""
+        return work.settled(self.everything, "a daemon at rest", times=300)
+
+    def said(self, *words):
+        return [line for line in self.log_tail(None).splitlines() if all(word in line for word in words)]
+
+
+def in_flight(fd):
+    """fds in messages that wait in a socket's queue."""
+    found = re.search(r"^scm_fds:\s*(\d+)", Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii"), re.M)
+    return int(found.group(1)) if found else 0
+
+
+class Worker:
+    """tests/survive/worker.c: begun, and then ready."""
+
+    def __init__(self, stack, contexts, buffers, seed, uid=None, seconds=3600):
+        argv = [harness.program("SURVIVE_WORKER"), str(seconds), str(contexts), str(buffers), str(seed)]
+        if uid and os.geteuid() == 0:
+            argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *argv]
+        self.process = subprocess.Popen(argv, env=dict(os.environ, PASIDD_SOCKET=stack.socket), text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def await_ready(self):
+        line = self.process.stdout.readline()
+        if line != "ready\n":
+            raise harness.HarnessError(f"a worker cannot begin: {line}{self.process.stderr.read()}")
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()
+
+    def end(self, seconds=60):
+        """Its last line, as numbers; whatever it says on stderr fails the test."""
+        try:
+            out, err = self.process.communicate("", seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise harness.HarnessError("a worker hangs") from None
+        if self.process.returncode or err:
+            raise harness.HarnessError(f"a worker ended with {self.process.returncode}: {out}{err}")
+        words = out.split()
+        return dict(zip(words[::2], map(int, words[1::2])))

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""A daemon that is killed at random moments, while clients work that compare every byte and know nothing of it."""
+
+import os
+import random
+import signal
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import harness  # noqa: E402
+import survive  # noqa: E402
+import work  # noqa: E402
+
+KILLS = 100
+SECONDS = 40  # for all of them; a slow machine has fewer
+
+
+class RandomKills(unittest.TestCase):
+    def setUp(self):
+        print(f"# seed {work.SEED}")
+        self.random = random.Random(work.SEED)
+
+    def stack(self, **options):
+        stack = survive.Stack(**options)
+        self.addCleanup(stack.stop)
+        stack.__enter__()
+        with stack.connect() as c:
+            stack.await_device(c)
+        # Counted in a successor: it is what there will be at the end.
+        stack.kill_daemon()
+        with stack.connect() as c:
+            stack.await_device(c)
+        return stack
+
+    def workers(self, stack, number, contexts, buffers):
+        workers = [survive.Worker(stack, contexts, buffers, work.SEED + i, survive.UIDS[i % len(survive.UIDS)])
+                   for i in range(number)]
+        for worker in workers:
+            self.addCleanup(worker.kill)
+        for worker in workers:
+            worker.await_ready()
+        return workers
+
+    def end(self, workers):
+        """They had work, learnt of what happened, and saw nothing else of it."""
+        ends = [worker.end() for worker in workers]
+        for end in ends:
+            self.assertGreater(end["jobs"], 0)
+            self.assertGreater(end["resumed"], 0)
+        return ends
+
+    def await_rest(self, stack, before):
+        stack.kill_daemon()
+        try:
+            harness.wait_until(lambda: stack.everything() == before, "back to the beginning")
+        except harness.HarnessError:
+            self.fail(f"before {before}, after {stack.everything()}\n{stack.log_tail()}")
+
+    def kill(self, stack, times, longest, number=signal.SIGKILL, seconds=SECONDS):
+        """Each at a random moment, also while the last one's successor is still taking over. How many there were."""
+        end = time.monotonic() + seconds
+        for n in range(times):
+            if time.monotonic() > end:
+                return n
+            time.sleep(self.random.random() * longest)
+            starts = stack.manager.starts
+            stack.manager.kill(number)
+            harness.wait_until(lambda: stack.manager.starts > starts, "a successor")
+        return times
+
+    def test_a_hundred_kills_at_random_moments(self):
+        stack = self.stack()
+        before = stack.rest()
+        workers = self.workers(stack, 8, 3, 24)
+        kills = self.kill(stack, KILLS, 0.4)
+        stack.manager.await_ready(harness.DEADLINE)
+        ends = self.end(workers)
+        self.await_rest(stack, before)
+        print(f"# {kills} kills; {sum(e['steps'] for e in ends)} steps, {sum(e['jobs'] for e in ends)} jobs, median "
+              f"{max(e['median-us'] for e in ends)} us, worst {max(e['worst-us'] for e in ends)} us")
+
+
+if __name__ == "__main__":
+    unittest.main()
