@@ -67,7 +67,8 @@ void adopt_device(struct device *d)
 	r = why ? -EINVAL : store_take_device(d->svc->store, d->kept, d->n_kept, fds);
 	if (r == 0)
 		r = d->tops->adopt(&d->t, d->svc->base, d->address, engine_irqs(&d->svc->config->drivers),
-				   d->config->answer_ms, a->e.saved, a->e.saved_size, fds, d->n_kept, &device_events, d);
+				   d->config->answer_ms, a->e.saved, a->e.saved_size, fds, d->n_kept, &device_events,
+				   d);
 	if (r < 0) {
 		d->t = NULL;
 		device_fail(d, why ? why : "what the last process left of it is not whole");
@@ -128,39 +129,44 @@ static int adopt_memory(struct device *d, const struct entry_device *e)
 
 /* What tables say beside what they should say. */
 struct comparison {
-	struct aspace *as;
 	struct itree_node *next; /* mapping */
 	uint64_t bytes; /* that the tables map */
 	bool differs;
 };
 
+/* A block may cover several mappings that lie side by side in one buffer, and no more than what is mapped. n: the first
+ * mapping that may have to do with it, or NULL. */
+static bool leaf_agrees(const struct pgtable_leaf *l, struct itree_node *n)
+{
+	uint64_t at = l->iova.first;
+
+	for (; n; n = itree_next(n)) {
+		const struct mapping *m = container_of(n, struct mapping, node);
+
+		if (n->first > at || m->writable != l->writable ||
+		    m->buf->bus + m->off + (at - n->first) != l->bus + (at - l->iova.first))
+			return false;
+		if (n->last >= l->iova.last)
+			return true;
+		at = n->last + 1;
+	}
+	return false;
+}
+
 static int compare_leaf(void *arg, const struct pgtable_leaf *l)
 {
 	struct comparison *c = arg;
-	const struct mapping *m;
 
 	while (c->next && c->next->last < l->iova.first)
 		c->next = itree_next(c->next);
-	m = c->next ? container_of(c->next, struct mapping, node) : NULL;
 	c->bytes += range_len(l->iova);
-	/* A block may cover two mappings that lie side by side in one buffer, and no more than what is mapped. */
-	for (uint64_t at = l->iova.first; !c->differs && at <= l->iova.last && at >= l->iova.first; at = m->node.last + 1) {
-		if (at != l->iova.first) {
-			struct itree_node *n = itree_next((struct itree_node *)(uintptr_t)&m->node);
-
-			m = n ? container_of(n, struct mapping, node) : NULL;
-		}
-		c->differs = !m || m->node.first > at || m->writable != l->writable ||
-			     m->buf->bus + m->off + (at - m->node.first) != l->bus + (at - l->iova.first);
-		if (m && m->node.last == UINT64_MAX)
-			break;
-	}
+	c->differs |= !leaf_agrees(l, c->next);
 	return 0;
 }
 
 static int adopt_tables(struct device *d, struct pgtable **pt, uint64_t root, struct aspace *as, bool *differs)
 {
-	struct comparison c = {.as = as, .next = itree_first(&as->tree)};
+	struct comparison c = {.next = itree_first(&as->tree)};
 	int r = pgtable_adopt(pt, d->format, d->pool, root, compare_leaf, &c);
 
 	*differs = c.differs || c.bytes != as->bytes;

@@ -265,7 +265,8 @@ void device_fail(struct device *d, const char *why)
 			  was_ready ? "lost" : "not reachable", why, was_ready ? "its contexts are lost, " : "",
 			  BACKOFF_MAX_MS);
 	snprintf(d->gone_why, sizeof(d->gone_why), "%s", why);
-	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_GONE});
+	if (was_ready)
+		device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_GONE});
 	d->state = DEVICE_GONE;
 	tell_device(d);
 	d->extending = false;

@@ -76,6 +76,13 @@ class Survives(DbusTest):
             self.kill()
         work.run(work.fill(1, 1))
 
+    def test_opaque_stays_opaque(self):
+        owner, friend = self.pasidd(OWNER), self.pasidd(OWNER)
+        work = self.work(owner, opaque=True)
+        self.kill()
+        self.unknown(friend.get, work.path, "State")
+        self.assertTrue(owner.get(work.path, "Opaque"))
+
     def test_a_connection_keeps_its_identity(self):
         with socket_client(self.pasidd(STRANGER).manager("OpenConnection")) as c:
             ctx = c.ctx_new()
