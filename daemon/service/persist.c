@@ -285,7 +285,8 @@ void persist_device(struct device *d)
 		return;
 	d->recorded = true;
 	if (!keep_device(d)) {
-		log_warn("device %s: the fd store has no room for it; should this daemon be killed, its contexts will be lost",
+		log_warn("device %s: the fd store has no room for it; should this daemon be killed, its contexts will "
+			 "be lost",
 			 d->config->name);
 		persist_device_gone(d);
 		return;

@@ -24,7 +24,8 @@ void persist_commit(struct service_client *c, const struct service_reply *reply)
 /* ---- facts ---- */
 void persist_client(struct service_client *c);
 void persist_client_gone(struct service_client *c);
-bool persist_buffer_fd(struct service *s, struct record *rec, int fd); /* before its intent; false: there is no room for it */
+bool persist_buffer_fd(struct service *s, struct record *rec,
+		       int fd); /* before its intent; false: there is no room for it */
 void persist_buffer_freed(const struct buf *b);
 void persist_buffer_gone(const struct buf *b);
 void persist_device(struct device *d);

@@ -401,8 +401,9 @@ struct translator *setup_whole_translator(struct device *d);
 void setup_add_hole(void *device, struct range hole);
 void setup_take_traits(struct device *d); /* what the books have to know of the driver */
 /* Starts the engine with one of the driver's two calls for that; slots: the most to use, 0: all. */
-int setup_start_engine(struct device *d, int (*start)(struct engine **ret, struct engine_device *d,
-						      const struct engine_memory *mem, const struct engine_config *c),
+int setup_start_engine(struct device *d,
+		       int (*start)(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
+				    const struct engine_config *c),
 		       unsigned int slots);
 void setup_begin(struct device *d, const char *why); /* its mode is settled; why: it cannot be had in that */
 /* Maps memory of our own for the device; SETUP waits for the answer. */

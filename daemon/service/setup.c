@@ -180,8 +180,9 @@ static bool one_space(const struct device *d)
 	return device_exclusive(d) || (device_nested(d) && (!d->nest.table.bits || d->nest.window.bytes));
 }
 
-int setup_start_engine(struct device *d, int (*start)(struct engine **ret, struct engine_device *d,
-						      const struct engine_memory *mem, const struct engine_config *c),
+int setup_start_engine(struct device *d,
+		       int (*start)(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
+				    const struct engine_config *c),
 		       unsigned int slots)
 {
 	struct engine_memory mem = {

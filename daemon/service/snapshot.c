@@ -132,8 +132,7 @@ static void say_context(struct snapshot *p, const struct ctx *ctx)
 	const struct entry_tables tables = {b->device->index, b->id, ctx->pt ? pgtable_root(ctx->pt) : 0};
 	const struct entry_lost lost = {b->id, ctx->lost_why, ctx->lost_job};
 	const struct entry_cleared cleared = {.ctx = b->id};
-	const struct entry_counts counts = {
-		.ctx = b->id, .switches = ctx->switches, .faults = b->faults.total};
+	const struct entry_counts counts = {.ctx = b->id, .switches = ctx->switches, .faults = b->faults.total};
 	struct record rec;
 
 	if (!ctx->recorded)

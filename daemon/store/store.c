@@ -159,7 +159,8 @@ static int find_journal(struct store *s, uint32_t version, char *why)
 		return anything(s) ? -EBADMSG : new_journal(s, version);
 	}
 	if (s->tries->crashes >= STORE_CRASHES_MAX || s->tries->begun > STORE_TRIES_MAX) {
-		snprintf(why, JOURNAL_WHY_MAX, "%u processes in a row ended while they took over what it says, %u by crashing",
+		snprintf(why, JOURNAL_WHY_MAX,
+			 "%u processes in a row ended while they took over what it says, %u by crashing",
 			 s->tries->begun - 1, s->tries->crashes);
 		return -EBADMSG;
 	}
