@@ -21,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -308,6 +309,63 @@ static void test_connect_nowhere(void **state)
 	assert_int_equal(pasid_connect_fd(&p, -1), -EBADF);
 	assert_null(p);
 	assert_null(pasid_disconnect(NULL));
+}
+
+/* A daemon that dies `deaths` times before it greets anybody. */
+struct mortal {
+	struct fake f;
+	int listener, deaths;
+};
+
+static void *mortal_thread(void *arg)
+{
+	struct mortal *m = arg;
+
+	for (int i = 0; i < m->deaths; i++)
+		close(accept(m->listener, NULL, NULL));
+	if (m->deaths < 5) {
+		m->f.peer = accept4(m->listener, NULL, NULL, SOCK_CLOEXEC);
+		fake_answer(&m->f, 1, PASID_OP_HELLO, &hello_ok, sizeof(hello_ok), m->f.fences);
+	}
+	return NULL;
+}
+
+static void connect_to_mortal(int deaths, int want)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	struct mortal m = {.deaths = deaths};
+	char dir[] = "/tmp/pasidd-libpasid-XXXXXX";
+	struct fake *f = &m.f;
+	pthread_t thread;
+	int client;
+
+	fake_open(f, &client);
+	close(client);
+	close(f->peer);
+	f->peer = -1;
+	assert_non_null(mkdtemp(dir));
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s/socket", dir);
+	m.listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(m.listener, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	assert_int_equal(listen(m.listener, 16), 0);
+	assert_int_equal(pthread_create(&thread, NULL, mortal_thread, &m), 0);
+	assert_int_equal(pasid_connect(&f->p, sa.sun_path), want);
+	pthread_join(thread, NULL);
+	/* Nobody else waits there. */
+	assert_int_equal(fcntl(m.listener, F_SETFL, O_NONBLOCK), 0);
+	assert_int_equal(accept(m.listener, NULL, NULL), -1);
+	close(m.listener);
+	unlink(sa.sun_path);
+	rmdir(dir);
+	fake_close(f);
+}
+
+static void test_connect_until_greeted(void **state)
+{
+	(void)state;
+	connect_to_mortal(1, 0);
+	connect_to_mortal(4, 0);
+	connect_to_mortal(5, -ECONNRESET);
 }
 
 /* One handshake that must end with `want` and leave no fd behind. */
@@ -1457,6 +1515,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_connect_cloexec),
 		cmocka_unit_test(test_connect_nowhere),
+		cmocka_unit_test(test_connect_until_greeted),
 		cmocka_unit_test(test_connect_bad_hello),
 		TEST(test_devices),
 		TEST(test_device_info_sizes),
