@@ -270,12 +270,26 @@ static void empty_tables(struct device *d)
 			empty(((struct ctx *)b->tag)->pt, d->books->traits.iova);
 }
 
+/* Tables that were emptied, here or by the predecessor: nothing remembers them any more. */
+static void reclaim(struct device *d)
+{
+	struct context *b;
+
+	if (d->shared_pt)
+		pgtable_reclaim(d->shared_pt);
+	TAILQ_FOREACH (b, &d->books->contexts, in_device) {
+		struct ctx *ctx = b->tag;
+
+		if (ctx->pt && !d->books->traits.global)
+			pgtable_reclaim(ctx->pt);
+	}
+}
+
 /* The pages were there before, so that they can be had; unless the tables were not what they should be. */
 static int fill(struct device *d, struct pgtable *pt, struct aspace *as)
 {
 	int r = 0;
 
-	pgtable_reclaim(pt);
 	for (struct itree_node *n = itree_first(&as->tree); n && r == 0; n = itree_next(n)) {
 		const struct mapping *m = container_of(n, struct mapping, node);
 		struct range iova = {n->first, n->last};
@@ -459,6 +473,7 @@ static bool invalidate_phase(struct device *d)
 {
 	if (!d->adoption->reset && !invalidate_all(d))
 		return false;
+	reclaim(d);
 	table_pool_adopted(d->pool);
 	note_unused(d);
 	note_next_chunk(d);
