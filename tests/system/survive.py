@@ -18,6 +18,7 @@ from supervised import supervisor  # noqa: E402
 
 UIDS = (1, 2, 3)  # that every Debian knows
 RATE = 1000000
+TABLES_CHUNK = 4 << 20  # bytes
 LIMITS = {"connection": {"rate": RATE}, "uid": {"rate": RATE}}
 
 
@@ -60,6 +61,10 @@ class Stack(supervised.Stack):
         store, by their kind, and how many wait in the vault's shelves. How many shelves there are depends on what was
         there before; the daemon has two fds of each."""
         all_of_it = {**self.snapshot(), "in flight": 0}
+        # What page tables once needed stays mapped.
+        grown = all_of_it["dma_bytes"] // TABLES_CHUNK
+        all_of_it["dma_maps"] -= grown
+        all_of_it["dma_bytes"] -= grown * TABLES_CHUNK
         for name, fd in list(self.manager.store.entries):
             if name[0] == "+":
                 all_of_it["in flight"] += in_flight(fd)
@@ -77,8 +82,12 @@ class Stack(supervised.Stack):
 
 
 def in_flight(fd):
-    """fds in messages that wait in a socket's queue."""
-    found = re.search(r"^scm_fds:\s*(\d+)", Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii"), re.M)
+    """fds in messages that wait in a socket's queue; none if it was closed just now."""
+    try:
+        info = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    found = re.search(r"^scm_fds:\s*(\d+)", info, re.M)
     return int(found.group(1)) if found else 0
 
 
