@@ -144,15 +144,16 @@ static int compare_leaf(void *arg, const struct pgtable_leaf *l)
 	m = c->next ? container_of(c->next, struct mapping, node) : NULL;
 	c->bytes += range_len(l->iova);
 	/* A block may cover two mappings that lie side by side in one buffer, and no more than what is mapped. */
-	for (uint64_t at = l->iova.first; !c->differs && at <= l->iova.last && at >= l->iova.first; at = m->node.last + 1) {
+	for (uint64_t at = l->iova.first; at <= l->iova.last && at >= l->iova.first; at = m->node.last + 1) {
 		if (at != l->iova.first) {
 			struct itree_node *n = itree_next((struct itree_node *)(uintptr_t)&m->node);
 
 			m = n ? container_of(n, struct mapping, node) : NULL;
 		}
-		c->differs = !m || m->node.first > at || m->writable != l->writable ||
+		c->differs |= !m || m->node.first > at || m->writable != l->writable ||
 			     m->buf->bus + m->off + (at - m->node.first) != l->bus + (at - l->iova.first);
-		if (m && m->node.last == UINT64_MAX)
+		/* Where there is no mapping there is no next one. */
+		if (c->differs || m->node.last == UINT64_MAX)
 			break;
 	}
 	return 0;
