@@ -311,6 +311,7 @@ void persist_context_record(const struct ctx *ctx, struct record *rec)
 		.asid = b->asid,
 		.line = b->line + 1,
 		.job = b->ended,
+		.opaque = b->opaque,
 	};
 }
 
