@@ -364,7 +364,7 @@ class List(Bind):
 
 class Sliced(Bind):
     """More page tables than are filled in one go: no entry of them is a block."""
-    pages = 600 * 512
+    pages = 3200 * 512
 
     def ops(self):
         return [self.map(PAGE, AT, self.size - PAGE)]
