@@ -188,9 +188,9 @@ class Supervisor:
         env = dict(self.env, NOTIFY_SOCKET="@" + self.notify.getsockname().decode()[1:],
                    FDSTORE=str(self.store.maximum), LISTEN_FDS=str(len(handed)),
                    LISTEN_FDNAMES=":".join(name for name, _ in handed))
-        actions = [(os.POSIX_SPAWN_DUP2, fd, FIRST_FD + i) for i, fd in enumerate(high)]
-        if self.stderr is not None:
-            actions += [(os.POSIX_SPAWN_DUP2, self.stderr.fileno(), 2)]
+        actions = [(os.POSIX_SPAWN_DUP2, self.stderr.fileno(), 2)] if self.stderr is not None else []
+        # These may take the place that stderr's has here.
+        actions += [(os.POSIX_SPAWN_DUP2, fd, FIRST_FD + i) for i, fd in enumerate(high)]
         self.ready.clear()
         with self.lock:
             self.pid = os.posix_spawn(SHELL[0], SHELL + self.argv, env, file_actions=actions,
