@@ -268,8 +268,11 @@ static int open_store(struct daemon *d)
 		r = store_begin_anew(d->store, ENTRIES_VERSION);
 	}
 	if (r < 0 && r != -EPROTONOSUPPORT)
-		log_error("nothing can be kept for a successor: %s", strerror(-r));
-	return r == -ENOMEM || r == -EPROTONOSUPPORT ? r : 0;
+		log_error(d->store ? "what the last pasidd left cannot be opened: %s"
+				   : "nothing can be kept for a successor: %s",
+			  strerror(-r));
+	/* Whoever served now would leave another's journal to his successor. */
+	return d->store || r == -ENOMEM ? r : 0;
 }
 
 /* With what the last process left; without it, if it contradicts itself. */

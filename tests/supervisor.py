@@ -98,6 +98,8 @@ class Store:
 class Supervisor:
     """Starts argv in a thread of its own, and again whenever it dies, until it is stopped. sockets: (name, socket).
 
+    meanwhile: a function that is called once, between a death and the next start, when nobody is there.
+
     May be read at any time: pid, starts, ready (an Event: the one that runs has said READY=1), names(), counts (of
     messages, by their first word), said (those about no fds, in lines), deaths and readies (times of the monotonic
     clock), status (of the last end; negative: a signal).
@@ -111,6 +113,7 @@ class Supervisor:
         self.deaths, self.readies = [], []
         self.pid, self.pidfd, self.starts, self.status = None, -1, 0, None
         self.ready, self.ended = threading.Event(), threading.Event()
+        self.meanwhile = None
         self.stopping = False
         self.error = None
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -171,6 +174,9 @@ class Supervisor:
             while not self.stopping and (self.start_limit is None or self.starts < self.start_limit):
                 self.spawn()
                 self.serve()
+                meanwhile, self.meanwhile = self.meanwhile, None
+                if meanwhile and not self.stopping:
+                    meanwhile()
         except Exception as e:  # pylint: disable=broad-except
             self.error = SupervisorError(f"the supervisor of {self.argv[0]} fails: {e!r}")
             self.kill()

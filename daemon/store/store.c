@@ -3,12 +3,14 @@
 #include "store/store.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/closer.h"
@@ -60,6 +62,18 @@ static int note_found(struct store *s, const char *name, int fd)
 	return 0;
 }
 
+#define TRIES_BYTES 4096u
+
+/* It will be mapped and written to. */
+static bool is_tries(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+	struct stat st;
+
+	return flags >= 0 && (flags & O_ACCMODE) == O_RDWR && fcntl(fd, F_GET_SEALS) == F_SEAL_SEAL &&
+	       fstat(fd, &st) == 0 && st.st_size == TRIES_BYTES;
+}
+
 static void take(void *arg, const char *name, int fd, bool stored)
 {
 	struct taking *t = arg;
@@ -72,7 +86,7 @@ static void take(void *arg, const char *name, int fd, bool stored)
 	}
 	if (name[0] == KIND_JOURNAL && s->journal_fd < 0)
 		s->journal_fd = fd;
-	else if (name[0] == KIND_TRIES && s->tries_fd < 0)
+	else if (name[0] == KIND_TRIES && s->tries_fd < 0 && is_tries(fd))
 		s->tries_fd = fd;
 	else if (name[0] == VAULT_KIND)
 		r = vault_adopt(s->vault, name, fd);
@@ -113,7 +127,7 @@ static int count_try(struct store *s)
 
 	if (s->tries_fd < 0) {
 		s->tries_fd = memfd_create("pasidd-tries", MFD_CLOEXEC);
-		if (s->tries_fd < 0 || ftruncate(s->tries_fd, 4096) < 0)
+		if (s->tries_fd < 0 || ftruncate(s->tries_fd, TRIES_BYTES) < 0)
 			return -errno;
 		r = fdstore_name(s->fds, KIND_TRIES, name);
 		if (r == 0)
@@ -121,7 +135,7 @@ static int count_try(struct store *s)
 	}
 	if (r < 0)
 		return r;
-	s->tries = util_map_shared(4096, PROT_READ | PROT_WRITE, s->tries_fd, 0);
+	s->tries = util_map_shared(TRIES_BYTES, PROT_READ | PROT_WRITE, s->tries_fd, 0);
 	if (!s->tries)
 		return -errno;
 	s->tries->begun++;
@@ -218,7 +232,7 @@ struct store *store_free(struct store *s)
 	vault_free(s->vault);
 	fdstore_free(s->fds);
 	if (s->tries)
-		munmap(s->tries, 4096);
+		munmap(s->tries, TRIES_BYTES);
 	util_closep(&s->tries_fd);
 	util_closep(&s->journal_fd);
 	free(s);

@@ -18,6 +18,7 @@ from supervised import supervisor  # noqa: E402
 
 UIDS = (1, 2, 3)  # that every Debian knows
 RATE = 1000000
+TABLES_CHUNK = 4 << 20  # bytes
 LIMITS = {"connection": {"rate": RATE}, "uid": {"rate": RATE}}
 
 
@@ -50,11 +51,20 @@ class Stack(supervised.Stack):
                 pass
         raise harness.HarnessError(f"five connections in a row ended before they were greeted\n{self.log_tail()}")
 
+    def kill_and(self, meanwhile):
+        """Kills the daemon, does something while nobody is there, and waits for the successor."""
+        self.manager.meanwhile = meanwhile
+        self.kill_daemon()
+
     def everything(self):
         """What has to be the same when all clients have left: what the daemon and its GPU have, how many fds are in the
         store, by their kind, and how many wait in the vault's shelves. How many shelves there are depends on what was
         there before; the daemon has two fds of each."""
         all_of_it = {**self.snapshot(), "in flight": 0}
+        # What page tables once needed stays mapped.
+        grown = all_of_it["dma_bytes"] // TABLES_CHUNK
+        all_of_it["dma_maps"] -= grown
+        all_of_it["dma_bytes"] -= grown * TABLES_CHUNK
         for name, fd in list(self.manager.store.entries):
             if name[0] == "+":
                 all_of_it["in flight"] += in_flight(fd)
@@ -72,9 +82,53 @@ class Stack(supervised.Stack):
 
 
 def in_flight(fd):
-    """fds in messages that wait in a socket's queue."""
-    found = re.search(r"^scm_fds:\s*(\d+)", Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii"), re.M)
+    """fds in messages that wait in a socket's queue; none if it was closed just now."""
+    try:
+        info = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    found = re.search(r"^scm_fds:\s*(\d+)", info, re.M)
     return int(found.group(1)) if found else 0
+
+
+class Rig:
+    """A client with a context that has done work, and what became of it."""
+
+    def __init__(self, stack):
+        self.client = stack.connect()
+        stack.await_device(self.client)
+        self.space = work.Space(self.client)
+        self.value = 100
+        self.fill()
+
+    def close(self):
+        self.space.close()
+        self.client.close()
+
+    def fill(self):
+        """A job that arrives where it should, and nowhere else."""
+        self.value += 1
+        before = self.space.data[:]
+        assert self.space.wait(self.space.submit(self.space.fill(3, self.value))), "the context is lost"
+        expected = before[:3 * work.PAGE] + work.page_of(self.value) + before[4 * work.PAGE:]
+        assert self.space.data[:] == expected, "memory is not what it should be"
+
+    def fate(self):
+        """"kept": all is as it was, and works. "lost": the context is, and the fence line says so. "gone": the connection has
+        ended; "told": and the fence line says that the context is lost."""
+        try:
+            state = self.client.ctx_info(self.space.ctx)["state"]
+        except (ConnectionResetError, BrokenPipeError):
+            return "told" if self.space.lost else "gone"
+        if state:
+            assert self.space.lost, "the context is lost, and the fence line does not say so"
+            return "lost"
+        try:
+            self.fill()
+        except pc.Refused as refused:
+            assert refused.code == -5, refused  # lost just now
+            return "lost"
+        return "kept"
 
 
 class Worker:

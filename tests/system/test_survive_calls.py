@@ -10,6 +10,7 @@ import random
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -101,7 +102,7 @@ class Rig:
 
     def faults(self, iova):
         """The GPU cannot write there."""
-        if self.run(work.command(work.FILL, 0xbad, iova, length=PAGE)) != 1:
+        if not self.run(work.command(work.FILL, 0xbad, iova, length=PAGE)):
             raise AssertionError(f"0x{iova:x} is still mapped")
         self.forget_events()
 
@@ -466,7 +467,10 @@ class EveryCall(unittest.TestCase):
     def setUp(self):
         print(f"# seed {work.SEED}")
         self.random = random.Random(work.SEED)
-        stack = survive.Stack()
+        directory = tempfile.TemporaryDirectory(prefix="pasidd-orders-")
+        self.addCleanup(directory.cleanup)
+        self.orders = Path(directory.name, "orders")
+        stack = survive.Stack(wrapper=[harness.program("EVERY_CALL"), "start", str(self.orders)])
         self.addCleanup(stack.stop)
         stack.__enter__()
         self.stack = stack
@@ -499,6 +503,47 @@ class EveryCall(unittest.TestCase):
         if not ALL:
             self.random.shuffle(moments)
         return moments
+
+    def test_taking_over(self):
+        """Killed in the middle of a request, and then its successor while it takes over, at every system call of that."""
+        requests = [kind(self.rig) for kind in (CtxNew, BufImport, Submit, Map, Replace, List, Split, CtxFree, BufFree)]
+        for request in requests:
+            request.begin()
+        count = self.once_and_again(requests[0], "call", NEVER)[1]
+        moments = self.moments(count, ("call", "exit"))
+        end = time.monotonic() + RECOVERY_SECONDS
+        tried = killed = 0
+        for mode, n in moments:
+            if not ALL and time.monotonic() > end:
+                break
+            request = self.random.choice(requests)
+            try:
+                killed += self.once_and_again(request, mode, n)[0]
+            except (AssertionError, pc.Refused) as error:
+                raise AssertionError(f"{type(request).__name__}, and its successor killed at {mode} {n}: {error!r}\n"
+                                     f"{self.stack.log_tail()}") from error
+            tried += 1
+        for request in requests:
+            request.end()
+        print(f"# {tried} of {len(moments)} moments of taking over, {killed} kills")
+
+    def once_and_again(self, request, mode, n):
+        """Killed at a random moment of the request; then its successor at that moment."""
+        said, manager = Path(f"{self.orders}.said"), self.stack.manager
+        starts = manager.starts
+        said.unlink(missing_ok=True)
+        self.orders.write_text(f"{mode} {n}\n", encoding="ascii")
+        killed, _ = self.once(request, self.random.choice(("call", "exit")), self.random.randrange(1, 12))
+        if not killed:
+            self.stack.kill_daemon()
+            self.rig.prove()
+        self.orders.write_text("", encoding="ascii")
+        word = harness.wait_until(lambda: said.exists() and said.read_text(encoding="ascii"), "the end of a tracer")
+        self.orders.unlink()
+        was_killed = word.startswith("killed")
+        harness.wait_until(lambda: manager.starts >= starts + 1 + was_killed, "the last successor")
+        manager.await_ready(harness.DEADLINE)
+        return was_killed, int(word.split()[1])
 
     def every_moment(self, kind, modes=("call", "exit")):
         request = kind(self.rig)

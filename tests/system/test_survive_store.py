@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: MIT
+"""What a successor finds is not what was left: fds are missing, or there twice, or something else; the journal is cut, damaged,
+empty, or written by a newer daemon. Nobody's memory is ever mapped wrong: contexts are kept, or declared lost to their owners."""
+
+import fcntl
+import mmap
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import harness  # noqa: E402
+import pasid_client as pc  # noqa: E402
+import survive  # noqa: E402
+import work  # noqa: E402
+
+HEAD_BYTES = 4096
+AREA_BYTES = 4 << 30
+PUBLISHED = 64  # in the head: which area counts, and how far
+FLIPS = 12
+
+
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
+class Journal:
+    """The file, as daemon/store/journal.c lays it out."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.map = mmap.mmap(fd, 0)
+        place, = struct.unpack_from("<I", self.map, PUBLISHED)
+        self.first = HEAD_BYTES + (AREA_BYTES if place >> 31 else 0)
+        self.end = self.first + (place & (1 << 31) - 1) * 8
+
+    def flip(self, bit):
+        self.map[bit // 8] ^= 1 << bit % 8
+
+    def set_version(self, version):
+        """As another daemon would have it."""
+        rest = struct.pack("<I", version) + self.map[self.first + 8:self.first + 16]
+        self.map[self.first:self.first + 16] = struct.pack("<I", crc32c(rest)) + rest
+
+    @property
+    def version(self):
+        return struct.unpack_from("<I", self.map, self.first + 4)[0]
+
+
+class Hostile(unittest.TestCase):
+    def setUp(self):
+        print(f"# seed {work.SEED}")
+        self.random = random.Random(work.SEED)
+        self.stack = survive.Stack()
+        self.addCleanup(self.stack.stop)
+        self.stack.__enter__()
+        self.store = self.stack.manager.store
+        self.rigs = []
+
+    def rig(self):
+        rig = survive.Rig(self.stack)
+        self.addCleanup(rig.close)
+        self.rigs.append(rig)
+        return rig
+
+    def fd(self, sign):
+        return next(fd for name, fd in self.store.entries if name[0] == sign)
+
+    def remove(self, sign):
+        self.store.remove_if(lambda name, _: name[0] == sign)
+
+    def put(self, name, fd):
+        """Not as a daemon would: that a file is there already does not matter."""
+        self.store.entries.append((name, fd))
+
+    def replace(self, sign, fd):
+        name = next(name for name, _ in self.store.entries if name[0] == sign)
+        self.remove(sign)
+        self.put(name, fd)
+
+    def after(self, meanwhile, *fates):
+        """One successor finds that; it does not crash, the contexts have one of these fates, and whoever comes now is served."""
+        starts = self.stack.manager.starts
+        self.stack.kill_and(meanwhile)
+        rigs, self.rigs = self.rigs, []
+        for rig in rigs:
+            fate = rig.fate()
+            self.assertIn(fate, fates, self.stack.log_tail())
+            rig.close()
+        rig = self.rig()
+        self.assertEqual(self.stack.manager.starts, starts + 1, self.stack.log_tail())
+        self.assertEqual(rig.fate(), "kept")
+
+    def await_back(self, before):
+        for rig in self.rigs:
+            rig.close()
+        try:
+            harness.wait_until(lambda: self.stack.everything() == before, "back to the beginning")
+        except harness.HarnessError:
+            self.fail(f"before {before}, after {self.stack.everything()}\n{self.stack.log_tail()}")
+
+    # ---- fds ----
+
+    def test_nothing_is_wrong(self):
+        self.rig()
+        self.after(lambda: None, "kept")
+
+    def test_no_journal(self):
+        self.rig()
+        self.rig()
+        self.after(lambda: self.remove("="), "told")
+        self.assertTrue(self.stack.said("all its contexts are lost"))
+
+    def test_nothing_at_all(self):
+        """As after a unit that failed for good."""
+        self.rig().client.sock.settimeout(1)
+        self.after(lambda: self.store.remove_if(lambda *_: True), "gone")
+
+    def test_no_count_of_tries(self):
+        self.rig()
+        self.after(lambda: self.remove("#"), "kept")
+
+    def test_no_device(self):
+        self.rig()
+        self.after(lambda: self.remove("%"), "lost", "gone")
+
+    def test_no_vault(self):
+        self.rig()
+        self.after(lambda: self.remove("+"), "lost", "gone")
+
+    def test_a_connection_is_missing(self):
+        before = self.stack.rest()
+        missing, other = self.rig(), self.rig()
+        names = [name for name, _ in self.store.entries if name[0] == "@"]
+        self.stack.kill_and(lambda: self.store.remove_if(lambda name, _: name == names[0]))
+        self.assertEqual(sorted((missing.fate(), other.fate())), ["gone", "kept"])
+        self.await_back(before)
+
+    def test_more_than_there_was(self):
+        """Names that are taken, of every kind, and of none."""
+        def put():
+            for name in [name for name, _ in self.store.entries] + ["=zzz", "#zzz", "@zzz", "%zzz", "+zzz", "gpu9", "x"]:
+                self.put(name, os.memfd_create("extra"))
+
+        self.rig()
+        before = self.stack.manager.names()
+        self.after(put, "kept")
+        for name in ("@zzz", "%zzz", "+zzz"):
+            harness.wait_until(lambda: name not in self.stack.manager.names(), f"{name} is dropped")
+        self.assertTrue(set(before) - {"+000"} <= set(self.stack.manager.names()) | {n for n in before if n[0] == "@"})
+
+    def test_something_else(self):
+        """Instead of each kind of fd: a file that is none of what it should be."""
+        def files():
+            pair = socket.socketpair()
+            pair[1].close()
+            reading, writing = os.pipe()
+            os.close(writing)
+            yield pair[0].detach()
+            yield reading
+            yield os.open("/dev/null", os.O_RDWR)
+            yield os.open("/", os.O_RDONLY)
+            yield os.memfd_create("empty")
+
+        for sign in "=#@%+":
+            for fd in files():
+                self.rig()
+                self.after(lambda: self.replace(sign, fd), "gone", "lost", "told", *(["kept"] if sign == "#" else []))
+
+    # ---- the journal ----
+
+    def journal(self):
+        return Journal(self.fd("="))
+
+    def test_cut_short(self):
+        def cut(where):
+            journal = self.journal()
+            fd = os.memfd_create("cut", os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, os.fstat(journal.fd).st_size)
+            os.pwrite(fd, journal.map[:HEAD_BYTES], 0)
+            os.pwrite(fd, journal.map[journal.first:where], journal.first)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.fcntl(journal.fd, fcntl.F_GET_SEALS))
+            self.replace("=", fd)
+
+        for part in (0, 0.5, 0.9):
+            self.rig()
+            self.after(lambda: cut(self.journal().first + int(part * (self.journal().end - self.journal().first))), "told")
+
+    def test_empty(self):
+        for size in (0, 4096, HEAD_BYTES + 2 * AREA_BYTES):
+            fd = os.memfd_create("empty")
+            os.ftruncate(fd, size)
+            self.rig()
+            self.after(lambda: self.replace("=", fd), "told")
+
+    def test_a_flipped_bit(self):
+        """Any, of the entries or of what says how far they go."""
+        for n in range(FLIPS):
+            def flip():
+                journal = self.journal()
+                where = PUBLISHED if n % 4 == 0 else self.random.randrange(journal.first, journal.end)
+                journal.flip(8 * where + self.random.randrange(64 if n % 4 == 0 else 8))
+
+            self.rig()
+            self.after(flip, "told")
+
+    def test_from_the_future(self):
+        """Its contexts are kept for the one who understands them; nobody is served meanwhile."""
+        rig = self.rig()
+        before = sorted(self.stack.manager.names())
+        version = self.journal().version
+        self.stack.kill_and(lambda: self.journal().set_version(version + 1))
+        harness.wait_until(lambda: any("STATUS=keeping the contexts of a newer pasidd" in line
+                                       for lines in self.stack.manager.said for line in lines), "it says so")
+        serial = rig.client.send(pc.CTX_INFO, struct.pack("<II", rig.space.ctx, 0))
+        waiting = pc.Client(self.stack.socket, hello=False)
+        self.addCleanup(waiting.close)
+        hello = waiting.send(pc.HELLO, struct.pack("<IIQ", 0x44534150, 1, 0))
+        for client in (rig.client, waiting):
+            client.sock.settimeout(0.3)
+            with self.assertRaises(TimeoutError):
+                client.receive_raw()
+            client.sock.settimeout(30)
+        self.assertFalse(rig.space.lost)
+        self.assertEqual(sorted(self.stack.manager.names()), before)
+        self.stack.kill_and(lambda: self.journal().set_version(version))
+        rig.client.reply(serial)
+        os.close(waiting.reply(hello)[1][0])
+        self.assertEqual(rig.fate(), "kept")
+
+    # ---- crashes ----
+
+    def test_three_crashes_in_a_row(self):
+        """Of processes that do not get to the end of taking over."""
+        rig = self.rig()
+        gpu, manager = self.stack.gpus[0], self.stack.manager
+        gpu.send_signal(signal.SIGSTOP)
+        harness.await_stopped(gpu)
+        self.stack.kill_daemon()
+        for n in range(3):
+            self.assertFalse(rig.space.lost)
+            starts = manager.starts
+            manager.kill(signal.SIGABRT)
+            harness.wait_until(lambda: manager.starts > starts, "a successor")
+            manager.await_ready(harness.DEADLINE)
+        gpu.send_signal(signal.SIGCONT)
+        self.assertEqual(rig.fate(), "told")
+        self.assertTrue(self.stack.said("3 by crashing"), self.stack.log_tail())
+        self.assertEqual(self.rig().fate(), "kept")
+
+
+if __name__ == "__main__":
+    unittest.main()
