@@ -26,6 +26,7 @@ from work import PAGE, page_of  # noqa: E402
 ALL = bool(os.environ.get("PASID_EVERY_MOMENT"))
 SECONDS = 7 * harness.SLOWNESS  # for one request, unless all moments are tried
 RECOVERY_SECONDS = 25 * harness.SLOWNESS
+STEP_SECONDS = 5 * harness.SLOWNESS
 NEVER = 1 << 40
 BLOCK = 2 << 20
 AT = 0x40000000  # where buffers are mapped that want a certain place
@@ -304,6 +305,10 @@ class Map(Bind):
         self.client.unmap(self.ctx, AT, self.size)
 
 
+class MapPage(Map):
+    pages = 1
+
+
 class Unmap(Bind):
     def prepare(self):
         self.client.bind(self.ctx, [self.map()])
@@ -503,6 +508,25 @@ class EveryCall(unittest.TestCase):
         if not ALL:
             self.random.shuffle(moments)
         return moments
+
+    def test_between_instructions(self):
+        """Where no system call is: some instructions of the requests that are made most often."""
+        for kind in (Submit, MapPage, CtxNew):
+            request = kind(self.rig)
+            request.begin()
+            _, count = self.once(request, "step", NEVER)
+            end = time.monotonic() + STEP_SECONDS
+            tried = 0
+            while time.monotonic() < end:
+                n = self.random.randrange(count)
+                try:
+                    self.once(request, "step", n)
+                except (AssertionError, pc.Refused) as error:
+                    raise AssertionError(f"{kind.__name__}, killed after {n} instructions: {error!r}\n"
+                                         f"{self.stack.log_tail()}") from error
+                tried += 1
+            request.end()
+            print(f"# {kind.__name__}: {tried} moments, of {count} instructions")
 
     def test_taking_over(self):
         """Killed in the middle of a request, and then its successor while it takes over, at every system call of that."""
