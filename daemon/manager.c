@@ -57,8 +57,8 @@ static const char *take_file(const struct service_config *c, const char *name, i
 void manager_take(void *arg, const char *name, int fd)
 {
 	struct manager_given *given = arg;
-	const char *why = !strcmp(name, LISTENER_NAME) ? take_listener(fd, &given->listener)
-						       : take_file(given->config, name, fd);
+	const char *why =
+		!strcmp(name, LISTENER_NAME) ? take_listener(fd, &given->listener) : take_file(given->config, name, fd);
 
 	if (why) {
 		log_warn("the service manager handed over an fd \"%s\": %s; it is closed", name, why);

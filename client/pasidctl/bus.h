@@ -11,10 +11,10 @@
 #include <stdio.h>
 
 struct json_object;
-typedef struct sd_bus sd_bus;
+struct sd_bus;
 
 struct bus {
-	sd_bus *b;
+	struct sd_bus *b;
 	const char *which; /* "system", "session" or an address */
 	const char *command; /* as it was typed, to be typed again */
 	FILE *err;

@@ -7,6 +7,7 @@
 #include "dbus/private.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -126,10 +127,11 @@ static bool ask(struct caller *c, struct request *r, size_t body, uint16_t opcod
 }
 
 /* A new request is paid for like a message on the socket. */
-static bool rate_allows(struct caller *c, const struct request *r)
+static bool rate_allows(struct caller *c, struct request *r)
 {
-	uint64_t wait = r->step ? 0 : account_rate(service_client_account(c->client), util_now_ns());
+	uint64_t wait = r->paid ? 0 : account_rate(service_client_account(c->client), util_now_ns());
 
+	r->paid = !wait;
 	if (wait)
 		go_soon(c, wait);
 	return !wait;
@@ -198,6 +200,16 @@ struct caller *caller_find(struct dbus *b, const struct service_client *client)
 	return c;
 }
 
+/* Its contexts outlive this process, if the name does. A bus has names of its own, so it is told by both. */
+static void keep(struct caller *c)
+{
+	char id[SD_ID128_STRING_MAX], name[64];
+
+	sd_id128_to_string(c->b->id, id);
+	if (snprintf(name, sizeof(name), "%s%s", id, c->sender->name) < (int)sizeof(name))
+		service_client_keep(c->client, name);
+}
+
 static struct caller *caller_new(struct sender *s, struct refusal *why)
 {
 	struct caller *c = calloc(1, sizeof(*c));
@@ -215,9 +227,60 @@ static struct caller *caller_new(struct sender *s, struct refusal *why)
 		free(c);
 		return NULL;
 	}
+	keep(c);
 	TAILQ_INSERT_TAIL(&c->b->callers, c, link);
 	c->b->n_callers++;
 	return c;
+}
+
+/* ---- from before this process ---- */
+
+static bool adopt_one(struct dbus *b, struct service_client *client)
+{
+	char id[SD_ID128_STRING_MAX];
+	const char *name = service_client_name(client);
+	struct sender *s;
+	struct caller *c;
+
+	snprintf(id, sizeof(id), "%s", name);
+	if (!strchr(name, ':') || sd_id128_from_string(id, &b->id) < 0)
+		return false;
+	s = sender_adopt(b, strchr(name, ':'), service_client_uid(client), service_client_pid(client));
+	c = s ? calloc(1, sizeof(*c)) : NULL;
+	if (!c)
+		return false;
+	c->go = evtimer_new(b->base, on_go, c);
+	if (!c->go) {
+		free(c);
+		return false;
+	}
+	c->b = b;
+	c->sender = s;
+	c->client = client;
+	c->serial = service_client_serial(client);
+	c->greeted = c->serial > 0;
+	STAILQ_INIT(&c->requests);
+	TAILQ_INSERT_TAIL(&b->callers, c, link);
+	b->n_callers++;
+	s->caller = c;
+	service_client_own(client, &caller_ops, c);
+	service_client_forget_buffers(client);
+	return true;
+}
+
+bool callers_adopt(struct dbus *b)
+{
+	struct service_client *client, *next = service_adopted(b->service, NULL);
+	bool any = false;
+
+	while ((client = next)) {
+		next = service_adopted(b->service, client);
+		if (adopt_one(b, client))
+			any = true;
+		else
+			service_client_close(client);
+	}
+	return any;
 }
 
 struct caller *caller_get(struct call *call)

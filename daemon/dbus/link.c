@@ -87,6 +87,7 @@ static void wait_until(struct dbus *b, uint64_t until_us)
 		evtimer_add(b->timer, &tv);
 }
 
+/* A second after something was said: has it been taken? */
 static void watch(struct dbus *b)
 {
 	static const struct timeval tv = {WATCH_S, 0};
@@ -110,8 +111,7 @@ static int rearm(struct dbus *b)
 		what |= EV_READ;
 	if ((events & POLLOUT) || full)
 		what |= EV_WRITE;
-	if (wire_stalled_ns(b->wire))
-		watch(b);
+	watch(b);
 	wait_until(b, full ? UINT64_MAX : until);
 	return wait_for(b, fd, what);
 }
@@ -288,12 +288,15 @@ static void link_open(struct dbus *b)
 static void on_retry(evutil_socket_t fd, short what, void *arg)
 {
 	struct dbus *b = arg;
+	uint64_t still;
 
 	if (!b->bus)
 		link_open(b);
-	else if (wire_stalled_ns(b->wire) > STALL_NS)
+	else if (!wire_behind(b->wire, &still))
+		return; /* until there is something again */
+	else if (still > STALL_NS)
 		link_lost(b, "the bus has taken nothing for 5 s, as if it waited for somebody who does not read");
-	else if (wire_stalled_ns(b->wire))
+	else
 		watch(b);
 }
 
@@ -307,6 +310,7 @@ static void on_forget(evutil_socket_t fd, short what, void *arg)
 int dbus_new(struct dbus **ret, struct event_base *base, struct service *s, const char *where,
 	     const struct dbus_host *host)
 {
+	static const struct timeval keep = {KEEP_S, 0};
 	struct dbus *b = calloc(1, sizeof(*b));
 	struct sockaddr_un addr;
 	socklen_t len;
@@ -339,6 +343,8 @@ int dbus_new(struct dbus **ret, struct event_base *base, struct service *s, cons
 		dbus_free(b);
 		return -EINVAL;
 	}
+	if (callers_adopt(b))
+		evtimer_add(b->forget, &keep);
 	if (strcmp(where, "none") != 0)
 		link_open(b);
 	*ret = b;

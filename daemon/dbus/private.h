@@ -155,6 +155,7 @@ void sender_suspend_all(struct dbus *b);
 /* It is there again, and it is the same bus, or another one. */
 void sender_resume_all(struct dbus *b);
 void sender_drop_unsure(struct dbus *b);
+struct sender *sender_adopt(struct dbus *b, const char *name, uid_t uid, pid_t pid); /* NULL: no memory */
 
 /* ---- admins.c ---- */
 bool admins_have(const struct dbus *b, const struct sender *s);
@@ -243,6 +244,7 @@ struct request {
 	sd_bus_message *m; /* the call that is answered; NULL: nobody waits for an answer any more */
 	const struct verb *verb;
 	unsigned int step;
+	bool paid; /* the rate has let it pass */
 	uint32_t ctx, flags, buf;
 	uint64_t iova, len, off;
 	char device[PASID_NAME_MAX];
@@ -276,6 +278,8 @@ struct caller *caller_get(struct call *c);
 struct caller *caller_find(struct dbus *b, const struct service_client *client);
 void caller_suspend(struct caller *c); /* nobody is answered any more; what has begun goes on */
 struct caller *caller_free(struct caller *c); /* takes NULL, returns NULL */
+/* Names that had something with a process that is gone; true if there are any. *b knows then which bus it was. */
+bool callers_adopt(struct dbus *b);
 /* Takes the fd in any case. The call is answered later, or refused. */
 int caller_request(struct caller *c, struct call *call, const struct request *what, bool urgent);
 

@@ -157,6 +157,15 @@ void sender_resume_all(struct dbus *b)
 			sender_free(s);
 }
 
+static void sender_enter(struct sender *s)
+{
+	struct dbus *b = s->b;
+
+	LIST_INSERT_HEAD(&b->buckets[bucket_of(s->name)], s, in_bucket);
+	TAILQ_INSERT_TAIL(&b->senders, s, in_age);
+	b->n_senders++;
+}
+
 static struct sender *sender_new(struct dbus *b, const char *name)
 {
 	struct sender *s = make_room(b) ? calloc(1, sizeof(*s) + strlen(name) + 1) : NULL;
@@ -170,9 +179,23 @@ static struct sender *sender_new(struct dbus *b, const char *name)
 		free(s);
 		return NULL;
 	}
-	LIST_INSERT_HEAD(&b->buckets[bucket_of(name)], s, in_bucket);
-	TAILQ_INSERT_TAIL(&b->senders, s, in_age);
-	b->n_senders++;
+	sender_enter(s);
+	return s;
+}
+
+/* One that had something with a process that is gone. */
+struct sender *sender_adopt(struct dbus *b, const char *name, uid_t uid, pid_t pid)
+{
+	struct sender *s = make_room(b) ? calloc(1, sizeof(*s) + strlen(name) + 1) : NULL;
+
+	if (!s)
+		return NULL;
+	s->b = b;
+	s->unsure = true;
+	s->who = (struct who){.uid = uid, .pid = pid};
+	strcpy(s->name, name);
+	STAILQ_INIT(&s->waiting);
+	sender_enter(s);
 	return s;
 }
 

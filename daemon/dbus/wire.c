@@ -13,7 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/sockios.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/closer.h"
@@ -31,7 +33,6 @@ struct flow {
 	struct event *readable, *writable;
 	bool from_bus;
 	size_t off, len; /* what is left in bytes */
-	uint64_t moved_ns; /* when the other end took something last, or there was something new */
 	size_t n_fds; /* that travel with the last of them */
 	int fds[FLOW_FDS];
 	uint8_t bytes[FLOW_BYTES];
@@ -50,6 +51,8 @@ struct wire {
 	struct flow in, out;
 	struct kept young, old;
 	struct event *age;
+	int queued; /* for the bus, at the last look, and since when it is not less */
+	uint64_t still_since;
 };
 
 /* ---- addresses ---- */
@@ -203,7 +206,6 @@ static ssize_t flow_read(struct flow *f)
 	}
 	f->off = 0;
 	f->len = (size_t)n;
-	f->moved_ns = util_now_ns();
 	judge(f);
 	return n;
 }
@@ -241,7 +243,6 @@ static ssize_t flow_write(struct flow *f)
 			return n;
 		f->off += (size_t)n;
 		f->len -= (size_t)n;
-		f->moved_ns = util_now_ns();
 	}
 	let_go(f);
 	return 0;
@@ -350,9 +351,19 @@ int wire_open(struct wire **ret, struct event_base *base, const char *where, int
 	return 0;
 }
 
-uint64_t wire_stalled_ns(const struct wire *w)
+/* What is in the socket only becomes more while nobody reads it. */
+bool wire_behind(struct wire *w, uint64_t *still_ns)
 {
-	return w->out.len ? util_now_ns() - w->out.moved_ns : 0;
+	uint64_t now = util_now_ns();
+	int queued = 0;
+
+	if (ioctl(w->bus, SIOCOUTQ, &queued) < 0)
+		queued = 0;
+	if (queued < w->queued || !w->queued)
+		w->still_since = now;
+	w->queued = queued;
+	*still_ns = now - w->still_since;
+	return queued > 0 || w->out.len;
 }
 
 /* What is in the bus's queue may hold fds of others. */

@@ -7,6 +7,7 @@
 #ifndef DBUS_WIRE_H
 #define DBUS_WIRE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -20,8 +21,9 @@ int wire_address(const char *where, struct sockaddr_un *addr, socklen_t *len);
 
 /* Does not wait. *fd is the end for sd-bus, and the caller's; it reports the end of the bus like a socket to it. 0, -errno. */
 int wire_open(struct wire **ret, struct event_base *base, const char *where, int *fd);
-/* For how long the bus has not taken what there is for it, in ns. */
-uint64_t wire_stalled_ns(const struct wire *w);
+/* Is there something that the bus has not taken yet? And for how long has it taken nothing, in ns, as far as can be told from one
+ * such question to the next. */
+bool wire_behind(struct wire *w, uint64_t *still_ns);
 struct wire *wire_close(struct wire *w); /* takes NULL, returns NULL */
 
 #endif

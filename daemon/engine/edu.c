@@ -8,6 +8,10 @@
  * addresses must lie in what clients may map, so that neither the window nor an interrupt controller's address can be
  * named. The device's memory keeps what the last transfer left there; SCRUB overwrites it with zeros from the window.
  *
+ * What a successor needs stands in the memory that is kept (struct kept): the jobs, and where the oldest of them is. That moves
+ * on when a transfer is over and before the next one is begun, so that whoever finds the device idle there begins that
+ * transfer, again perhaps: until its end is noted nothing else has changed what it reads, and twice is as good as once.
+ *
  * It uses nothing but installed headers. In a shared object its one symbol would be called `pasid_driver`, and that is all
  * the difference; the tests build it that way, too.
  *
@@ -42,30 +46,47 @@
 #define RING_JOBS 4u
 #define SUBMIT_MAX 4096u
 
-enum phase { PHASE_SCRUB, PHASE_IN, PHASE_OUT };
+enum phase { PHASE_IN, PHASE_OUT, PHASE_SCRUB };
 
 struct job {
 	struct pasid_edu_cmd cmds[SUBMIT_MAX / PASID_EDU_CMD_SIZE];
 	uint32_t n;
-	void *window;
+	uint32_t scrub; /* clear the device's memory first */
 	uint64_t window_iova;
-	bool scrub; /* clear the device's memory first */
 };
+
+/* Jobs, absolute; also their marks. Each word is stored at once. */
+struct kept {
+	uint64_t rung, done;
+	uint64_t place; /* in the oldest job; of another job: at its beginning */
+	struct job jobs[RING_JOBS]; /* a ring: the oldest that is not done at `done` % RING_JOBS */
+};
+
+#define KEEP_BYTES ((sizeof(struct kept) + ENGINE_PAGE - 1) / ENGINE_PAGE * ENGINE_PAGE)
+
+/* A place in one word: whose it is, the phase, the command, and how many pieces of that are done. */
+#define PLACE_MARK_BITS 16u
+#define PLACE_PHASE_BITS 2u
+#define PLACE_CMD_BITS 8u
+#define PLACE_PIECES_SHIFT (PLACE_MARK_BITS + PLACE_PHASE_BITS + PLACE_CMD_BITS)
+
+_Static_assert(SUBMIT_MAX / PASID_EDU_CMD_SIZE < 1u << PLACE_CMD_BITS, "a command has its number");
 
 struct edu {
 	struct engine engine; /* first, so that a pointer to it is one to the edu */
 	struct engine_device *device;
 	struct range iova;
-	struct job jobs[RING_JOBS]; /* a ring: jobs put - jobs done of them, the oldest at `done` % RING_JOBS */
-	uint64_t put, rung, done; /* jobs, absolute; also their marks */
+	struct kept *kept;
+	void *windows[RING_JOBS]; /* of kept->jobs */
+	uint64_t put; /* jobs; those above kept->rung are forgotten by a successor */
 	uint64_t begun;
 	bool scrub_next; /* the next job that is put clears the device's memory first */
 	bool running; /* a transfer */
 	bool stopping, paused, settled;
-	/* Where the oldest job is. */
+	/* kept->place, taken apart */
 	enum phase phase;
 	uint32_t cmd;
-	uint64_t at; /* bytes of the command that are done */
+	uint64_t pieces;
 };
 
 static const struct engine_ops edu_ops;
@@ -95,16 +116,51 @@ static bool edu_match(const struct transport_ids *ids)
 	return ids->vendor == EDU_VENDOR && ids->device == EDU_DEVICE;
 }
 
+/* In the order in which the program has them: a successor sees what was stored up to any instruction. */
+static void keep(uint64_t *word, uint64_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+static void keep_place(struct edu *d)
+{
+	uint64_t mark = (d->kept->done + 1) & ((1u << PLACE_MARK_BITS) - 1);
+
+	keep(&d->kept->place, mark | (uint64_t)d->phase << PLACE_MARK_BITS |
+				      (uint64_t)d->cmd << (PLACE_MARK_BITS + PLACE_PHASE_BITS) |
+				      d->pieces << PLACE_PIECES_SHIFT);
+}
+
+/* The oldest job's beginning. */
+static void begin_job(struct edu *d)
+{
+	d->phase = d->kept->jobs[d->kept->done % RING_JOBS].scrub ? PHASE_SCRUB : PHASE_IN;
+	d->cmd = 0;
+	d->pieces = 0;
+}
+
+static void find_place(struct edu *d)
+{
+	uint64_t place = d->kept->place, mark = (d->kept->done + 1) & ((1u << PLACE_MARK_BITS) - 1);
+
+	begin_job(d);
+	if ((place & ((1u << PLACE_MARK_BITS) - 1)) != mark)
+		return;
+	d->phase = place >> PLACE_MARK_BITS & ((1u << PLACE_PHASE_BITS) - 1);
+	d->cmd = place >> (PLACE_MARK_BITS + PLACE_PHASE_BITS) & ((1u << PLACE_CMD_BITS) - 1);
+	d->pieces = place >> PLACE_PIECES_SHIFT;
+}
+
 static void edu_restart(struct engine *e)
 {
 	struct edu *d = of_engine(e);
 
-	d->put = d->rung = d->done = d->begun = 0;
+	keep(&d->kept->rung, 0); /* before `done`: no job is left over */
+	keep(&d->kept->done, 0);
+	keep(&d->kept->place, 0);
+	d->put = d->begun = 0;
 	d->running = d->stopping = d->paused = d->scrub_next = false;
 	d->settled = true;
-	d->phase = PHASE_IN;
-	d->cmd = 0;
-	d->at = 0;
 }
 
 static void acknowledge(struct engine_device *device)
@@ -117,10 +173,36 @@ static void acknowledge(struct engine_device *device)
 
 static int check_device(struct engine_device *device)
 {
-	if ((read32(device, REG_ID) & ID_MASK) != ID)
-		return -ENODEV;
-	/* A transfer from before goes on, and until it has ended the registers take nothing. It is tried again. */
-	return read32(device, REG_DMA_CMD) & CMD_START ? -EBUSY : 0;
+	return (read32(device, REG_ID) & ID_MASK) == ID ? 0 : -ENODEV;
+}
+
+static bool is_busy(struct engine_device *device)
+{
+	return read32(device, REG_DMA_CMD) & CMD_START;
+}
+
+static struct engine *edu_detach(struct engine *e)
+{
+	if (e)
+		free(of_engine(e));
+	return NULL;
+}
+
+static int new_edu(struct edu **ret, struct engine_device *device, const struct engine_memory *mem,
+		   const struct engine_config *config)
+{
+	struct edu *d;
+
+	acknowledge(device); /* a transfer from before */
+	d = calloc(1, sizeof(*d));
+	if (!d)
+		return -ENOMEM;
+	d->device = device;
+	d->iova = config->iova;
+	d->kept = mem->keep;
+	d->engine.ops = &edu_ops;
+	*ret = d;
+	return 0;
 }
 
 static int edu_attach(struct engine **ret, struct engine_device *device, const struct engine_memory *mem,
@@ -129,25 +211,46 @@ static int edu_attach(struct engine **ret, struct engine_device *device, const s
 	struct edu *d;
 	int r = check_device(device);
 
+	/* A transfer from before goes on, and until it has ended the registers take nothing. It is tried again. */
+	if (r == 0 && is_busy(device))
+		r = -EBUSY;
+	if (r == 0)
+		r = new_edu(&d, device, mem, config);
 	if (r < 0)
 		return r;
-	d = calloc(1, sizeof(*d));
-	if (!d)
-		return -ENOMEM;
-	d->device = device;
-	d->iova = config->iova;
-	d->engine.ops = &edu_ops;
-	acknowledge(device); /* a transfer from before */
 	edu_restart(&d->engine);
 	*ret = &d->engine;
 	return 0;
 }
 
-static struct engine *edu_detach(struct engine *e)
+/* What the device does is the transfer of where the oldest job is. */
+static int edu_adopt(struct engine **ret, struct engine_device *device, const struct engine_memory *mem,
+		     const struct engine_config *config)
 {
-	if (e)
-		free(of_engine(e));
-	return NULL;
+	struct kept *k = mem->keep;
+	struct edu *d;
+	int r = check_device(device);
+
+	if (r == 0)
+		r = new_edu(&d, device, mem, config);
+	if (r < 0)
+		return r;
+	/* They were being dropped, or the device was being started again. */
+	if (k->rung < k->done)
+		keep(&k->rung, k->done);
+	if (k->rung - k->done > RING_JOBS || (k->rung != k->done && (!config->windows || !config->windows[0]))) {
+		edu_detach(&d->engine);
+		return -ENODEV;
+	}
+	for (size_t i = 0; config->windows && i < RING_JOBS; i++)
+		d->windows[i] = config->windows[0];
+	d->put = k->rung;
+	d->running = is_busy(device);
+	d->begun = k->done + (k->rung != k->done);
+	d->settled = true;
+	find_place(d);
+	*ret = &d->engine;
+	return 0;
 }
 
 static unsigned int edu_slots(const struct engine *e)
@@ -191,42 +294,45 @@ static bool is_possible(const struct edu *d, const struct pasid_edu_cmd *c)
 	return c->op == PASID_EDU_COPY && may_touch(d, c->dst, c->len) && may_touch(d, c->src, c->len);
 }
 
-static void fill_window(const struct job *j, uint32_t value)
+static void fill_window(const struct edu *d, uint32_t value)
 {
-	uint8_t *p = j->window;
+	uint8_t *p = d->windows[d->kept->done % RING_JOBS];
 
 	for (uint32_t i = 0; i < DEVICE_BYTES; i++)
 		p[i] = (uint8_t)(value >> 8 * (i % 4));
 }
 
-static uint64_t piece(const struct edu *d, const struct pasid_edu_cmd *c)
+static uint64_t done_of(const struct edu *d)
 {
-	return c->len - d->at < DEVICE_BYTES ? c->len - d->at : DEVICE_BYTES;
+	return d->pieces * DEVICE_BYTES;
 }
 
-/* Begins the next transfer of a job; false if it has none left. */
-static bool step(struct edu *d, struct job *j)
+static uint64_t piece(const struct edu *d, const struct pasid_edu_cmd *c)
+{
+	return c->len - done_of(d) < DEVICE_BYTES ? c->len - done_of(d) : DEVICE_BYTES;
+}
+
+/* Begins the transfer of where the job is; false if it has none left. */
+static bool step(struct edu *d, const struct job *j)
 {
 	const struct pasid_edu_cmd *c;
 
-	if (j->scrub) {
-		j->scrub = false;
-		d->phase = PHASE_SCRUB;
-		fill_window(j, 0);
-		transfer_in(d, j->window_iova, DEVICE_BYTES);
-		return true;
-	}
-	while (d->cmd < j->n && !is_possible(d, &j->cmds[d->cmd]))
-		d->cmd++;
-	if (d->cmd == j->n)
+	if (d->phase != PHASE_SCRUB)
+		while (d->cmd < j->n && !is_possible(d, &j->cmds[d->cmd]))
+			d->cmd++;
+	if (d->phase != PHASE_SCRUB && d->cmd >= j->n)
 		return false;
+	keep_place(d);
 	c = &j->cmds[d->cmd];
-	if (d->phase == PHASE_OUT) {
-		transfer_out(d, c->dst + d->at, piece(d, c));
+	if (d->phase == PHASE_SCRUB) {
+		fill_window(d, 0);
+		transfer_in(d, j->window_iova, DEVICE_BYTES);
+	} else if (d->phase == PHASE_OUT) {
+		transfer_out(d, c->dst + done_of(d), piece(d, c));
 	} else if (c->op == PASID_EDU_COPY) {
-		transfer_in(d, c->src + d->at, piece(d, c));
+		transfer_in(d, c->src + done_of(d), piece(d, c));
 	} else {
-		fill_window(j, c->value);
+		fill_window(d, c->value);
 		transfer_in(d, j->window_iova, DEVICE_BYTES);
 	}
 	return true;
@@ -241,47 +347,45 @@ static void advance(struct edu *d, const struct job *j)
 		d->phase = d->phase == PHASE_SCRUB ? PHASE_IN : PHASE_OUT;
 		return;
 	}
-	d->at += piece(d, c);
+	d->pieces++;
 	/* The pattern of a fill is in the device already. */
-	d->phase = c->op == PASID_EDU_COPY || d->at == c->len ? PHASE_IN : PHASE_OUT;
-	if (d->at == c->len) {
-		d->at = 0;
+	d->phase = c->op == PASID_EDU_COPY || done_of(d) >= c->len ? PHASE_IN : PHASE_OUT;
+	if (done_of(d) >= c->len) {
+		d->pieces = 0;
 		d->cmd++;
 	}
 }
 
+/* `done` first: until `rung` follows there seem to be jobs less than none. */
 static void drop_all(struct edu *d)
 {
-	d->done = d->begun = d->rung = d->put;
-	d->cmd = 0;
-	d->at = 0;
-	d->phase = PHASE_IN;
+	keep(&d->kept->done, d->put);
+	keep(&d->kept->rung, d->put);
+	d->begun = d->put;
 	d->stopping = false;
 	d->settled = true;
+	begin_job(d);
 }
 
 static void go_on(struct edu *d)
 {
-	struct job *j;
+	struct kept *k = d->kept;
 
 	if (d->running) {
-		if (read32(d->device, REG_DMA_CMD) & CMD_START)
+		if (is_busy(d->device))
 			return;
 		d->running = false;
-		advance(d, &d->jobs[d->done % RING_JOBS]);
+		advance(d, &k->jobs[k->done % RING_JOBS]);
 	}
 	if (d->stopping)
 		drop_all(d);
 	d->settled = true;
-	while (!d->paused && d->done != d->rung) {
-		j = &d->jobs[d->done % RING_JOBS];
-		d->begun = d->done + 1;
-		if (step(d, j))
+	while (!d->paused && k->done != k->rung) {
+		d->begun = k->done + 1;
+		if (step(d, &k->jobs[k->done % RING_JOBS]))
 			return;
-		d->done++;
-		d->cmd = 0;
-		d->at = 0;
-		d->phase = PHASE_IN;
+		keep(&k->done, k->done + 1);
+		begin_job(d);
 	}
 }
 
@@ -298,17 +402,19 @@ static void edu_interrupt(struct engine *e)
 static int edu_submit(struct engine *e, unsigned int slot, const struct engine_job *job, uint64_t *mark)
 {
 	struct edu *d = of_engine(e);
-	struct job *j = &d->jobs[d->put % RING_JOBS];
+	struct job *j = &d->kept->jobs[d->put % RING_JOBS];
 
-	if (d->put - d->done == RING_JOBS)
+	if (d->put - d->kept->done == RING_JOBS)
 		return -EAGAIN;
 	/* They are there during this call only. What they say is checked when it is used. */
 	memcpy(j->cmds, job->commands, job->len);
 	j->n = (uint32_t)(job->len / PASID_EDU_CMD_SIZE);
-	j->window = job->window;
 	j->window_iova = job->window_iova;
 	j->scrub = d->scrub_next;
+	d->windows[d->put % RING_JOBS] = job->window;
 	d->scrub_next = false;
+	if (d->put == d->kept->done)
+		begin_job(d);
 	*mark = ++d->put;
 	return 0;
 }
@@ -323,7 +429,7 @@ static void edu_kick(struct engine *e, unsigned int slot)
 {
 	struct edu *d = of_engine(e);
 
-	d->rung = d->put;
+	keep(&d->kept->rung, d->put);
 	if (!d->running)
 		go_on(d);
 }
@@ -344,7 +450,13 @@ static int edu_look(struct engine *e, unsigned int slot, struct engine_slot *ret
 	struct edu *d = of_engine(e);
 
 	go_on(d);
-	*ret = (struct engine_slot){.begun = d->begun, .done = d->done, .settled = d->settled, .still = !d->running};
+	*ret = (struct engine_slot){
+		.begun = d->begun,
+		.done = d->kept->done,
+		.settled = d->settled,
+		.still = !d->running,
+		.told = d->kept->rung,
+	};
 	return 0;
 }
 
@@ -352,7 +464,7 @@ static int edu_look(struct engine *e, unsigned int slot, struct engine_slot *ret
 static bool edu_names(const struct engine *e, unsigned int slot, uint64_t mark, uint32_t i, struct engine_access *ret)
 {
 	const struct edu *d = (const struct edu *)e;
-	const struct job *j = &d->jobs[(mark - 1) % RING_JOBS];
+	const struct job *j = &d->kept->jobs[(mark - 1) % RING_JOBS];
 	const struct pasid_edu_cmd *c = &j->cmds[i / 2];
 	bool reads = i % 2;
 
@@ -394,11 +506,13 @@ static const struct engine_ops edu_ops = {
 	.cmd_align = PASID_EDU_CMD_SIZE,
 	.submit_max = SUBMIT_MAX,
 	.reads = true,
+	.keep_bytes = KEEP_BYTES,
 	.window_bytes = DEVICE_BYTES,
 	/* QEMU's default dma_mask; wider ones exist, but nothing tells. */
 	.iova_bits = 28,
 	.match = edu_match,
 	.attach = edu_attach,
+	.adopt = edu_adopt,
 	.restart = edu_restart,
 	.detach = edu_detach,
 	.slots = edu_slots,

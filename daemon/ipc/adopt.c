@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Connections that were there before this process, as the store has kept them. */
 #include <errno.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -32,7 +33,7 @@ void sessions_adopt(struct session_host *host)
 		fd = store_take_client(host->store, service_client_name(c));
 		if (fd >= 0)
 			session_adopt(host, fd, c);
-		else if (service_client_name(c)[0] != ':')
+		else if (!strchr(service_client_name(c), ':')) /* not a bus name */
 			service_client_close(c);
 	}
 	while ((fd = store_next_client(host->store, name)) >= 0) {

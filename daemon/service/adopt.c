@@ -482,7 +482,9 @@ static int apply_cleared(struct reading *r, const void *p)
 		return bad(r, "no such context: id", e->ctx, 0);
 	books_ctx_clear(r->s->books, ctx->books, NULL, NULL);
 	ctx->life = CTX_CLEARED;
+	ctx->clear_recorded = true;
 	ctx->root = 0;
+	ctx->window_key = 0;
 	return 0;
 }
 
@@ -523,6 +525,24 @@ static int apply_unput(struct reading *r, const void *p)
 		if (!run->count)
 			*run = (struct run){0};
 	}
+	return 0;
+}
+
+static int apply_space(struct reading *r, const void *p)
+{
+	const struct entry_space *e = p;
+	struct ctx *ctx = ctx_of(r, e->ctx);
+
+	if (e->saved_size > sizeof(e->saved))
+		return bad(r, "an address space that cannot be: context, bytes", e->ctx, e->saved_size);
+	if (!ctx)
+		return 0; /* of a context whose making was not committed */
+	if (!ctx->space)
+		ctx->space = malloc(sizeof(*ctx->space));
+	if (!ctx->space)
+		return -ENOMEM;
+	*ctx->space = *e;
+	ctx->window_key = e->window;
 	return 0;
 }
 
@@ -573,6 +593,7 @@ static const struct {
 	[ENTRY_FENCE] = {sizeof(struct entry_fence), apply_fence},
 	[ENTRY_FENCE_GONE] = {sizeof(struct entry_fence), apply_fence_gone},
 	[ENTRY_COUNTS] = {sizeof(struct entry_counts), apply_counts},
+	[ENTRY_SPACE] = {sizeof(struct entry_space), apply_space},
 };
 
 static int apply(void *arg, uint32_t type, const void *p, size_t size)
@@ -621,6 +642,31 @@ int adoption_clear_later(struct adoption *a, struct range bus)
 	return 0;
 }
 
+int adoption_detach_later(struct adoption *a, uint32_t pasid)
+{
+	uint32_t *v = grow(a->pasids, a->n_pasids, &a->max_pasids, sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	a->pasids = v;
+	v[a->n_pasids++] = pasid;
+	return 0;
+}
+
+/* Its PASID may be attached to something that nobody knows of. */
+static int forget_context(struct reading *r, const struct record *rec)
+{
+	struct device *d = device_of(r, rec->device);
+
+	return d && d->adoption && d->mode == PASID_MODE_PASID ? adoption_detach_later(d->adoption, rec->pasid) : 0;
+}
+
+static int bind_again(struct ctx *ctx, const struct record *rec)
+{
+	ctx->rebuild = true;
+	return device_kernel_tables(ctx->dev) ? adopt_kernel_again(ctx, rec) : 0;
+}
+
 /* The device may have it, or may not; what is sure is that the request will be made again. */
 static int forget_import(struct reading *r, const struct record *rec)
 {
@@ -628,7 +674,7 @@ static int forget_import(struct reading *r, const struct record *rec)
 	struct range bus;
 
 	store_drop(r->s->store, rec->key);
-	if (!d || !d->adoption || !range_make(&bus, rec->bus, rec->size))
+	if (!d || !d->adoption || device_kernel_tables(d) || !range_make(&bus, rec->bus, rec->size))
 		return 0;
 	return adoption_clear_later(d->adoption, bus);
 }
@@ -645,7 +691,9 @@ static int settle_intents(struct reading *r)
 		if (!c)
 			continue;
 		if (rec->kind == RECORD_BIND && ctx)
-			ctx->rebuild = true;
+			e = bind_again(ctx, rec);
+		else if (rec->kind == RECORD_CTX_NEW)
+			e = forget_context(r, rec);
 		else if (rec->kind == RECORD_IMPORT)
 			e = forget_import(r, rec);
 		else if (holds_at_once(rec->kind))
@@ -740,11 +788,15 @@ static bool is_known(void *arg, uint64_t key)
 static void client_keys(struct keys *k, const struct client *c)
 {
 	const struct buffer_entry *e;
+	const struct context *ctx;
 
 	add_key(k, ((const struct service_client *)c->tag)->fence_key);
 	add_key(k, ((const struct service_client *)c->tag)->fence_key + 1);
 	TAILQ_FOREACH (e, &c->all_buffers, in_client)
 		add_key(k, ((const struct buf *)e->tag)->key);
+	TAILQ_FOREACH (ctx, &c->contexts, in_client)
+		for (uint64_t key = ((const struct ctx *)ctx->tag)->window_key, n = 0; key && n < 2; n++)
+			add_key(k, key + n);
 }
 
 void adopt_forget_unknown(struct service *s)
@@ -805,8 +857,10 @@ void service_lose(struct store *store, const char *why)
 
 struct adoption *adoption_free(struct adoption *a)
 {
-	if (a)
+	if (a) {
 		free(a->clear);
+		free(a->pasids);
+	}
 	free(a);
 	return NULL;
 }

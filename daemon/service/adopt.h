@@ -15,6 +15,11 @@
 enum adoption_phase {
 	ADOPT_READ, /* the journal is being read */
 	ADOPT_OPENING, /* the transport takes over */
+	ADOPT_ATTACHING, /* ... the first stage, too */
+	ADOPT_SPACES, /* address spaces and memory are taken over, where the kernel keeps the tables, */
+	ADOPT_MOVING, /* the device goes into the one that it is in, to be sure, */
+	ADOPT_RESTORING, /* changes that were under way are made good, */
+	ADOPT_SWEEPING, /* and what belongs to nobody goes */
 	ADOPT_CLEARING, /* what the device may have mapped for nobody goes */
 	ADOPT_STILL, /* slots are held whose tables have to be made again */
 	ADOPT_INVALIDATING, /* the device forgets everything that it knows of tables */
@@ -32,6 +37,9 @@ struct adoption {
 	struct range *clear; /* bus addresses that may be mapped for nobody */
 	size_t n_clear, max_clear, next_clear;
 	uint32_t clearing; /* answers that are still to come */
+	uint32_t *pasids; /* that may be attached for nobody */
+	size_t n_pasids, max_pasids, next_pasid;
+	bool asked; /* what the phase takes */
 };
 
 /* Reads the store's journal into a service that has its devices and nothing else. 0, also if there is nothing; -EBADMSG: it
@@ -39,6 +47,7 @@ struct adoption {
 int adopt_journal(struct service *s, char why[ADOPT_WHY_MAX]);
 struct adoption *adoption_free(struct adoption *a); /* takes NULL, returns NULL */
 int adoption_clear_later(struct adoption *a, struct range bus);
+int adoption_detach_later(struct adoption *a, uint32_t pasid);
 
 /* Everything was read: what is kept and belongs to nothing goes. */
 void adopt_forget_unknown(struct service *s);
@@ -49,11 +58,22 @@ void adopt_opened(struct device *d);
 void adopt_go_on(struct device *d); /* looks whether something is left to wait for */
 void adopt_over(struct service *s); /* a device was taken over, or could not be */
 struct device *adopt_first(struct service *s); /* one that is not yet; clients' requests wait for all of them */
-/* Can a device in this mode be taken over? */
-bool adopt_mode_ok(const struct device *d);
+/* Why a device that is open cannot be taken over by another process: a sentence without its end. NULL: it can. */
+const char *adopt_why_not(const struct device *d);
+void adopt_prepared(struct device *d, const char *why); /* nest_prepare(); why: it cannot be had */
+void adopt_on_cleared(void *device, int err); /* one of those that adoption.clearing counts */
+int adopt_shm(struct device *d, enum vault_memory which, uint64_t bytes, struct shm *m);
+
+/* ---- adopt_kernel.c: where the kernel keeps the tables ---- */
+int adopt_kernel_windows(struct device *d); /* before its driver takes it over */
+int adopt_kernel_tables(struct ctx *ctx);
+/* The request may have been carried out by halves. */
+int adopt_kernel_again(struct ctx *ctx, const struct record *rec);
+void adopt_kernel_go_on(struct device *d);
 
 /* ---- context.c, buffer.c, service.c: the running side of what the books have ---- */
 int ctx_adopt(struct context *books);
+void ctx_forget_left(struct ctx *ctx); /* what only its taking over needed */
 void ctx_forget(struct ctx *ctx); /* its books go elsewhere, or are gone */
 int buf_adopt(struct buffer_entry *e, uint64_t key);
 void buf_adopt_fd(struct buf *b); /* once it is known to be still there */

@@ -13,15 +13,29 @@
 #include "base/util.h"
 #include "service/adopt.h"
 #include "service/persist.h"
+#include "translator/domain.h"
+
+#define NOT_TRUSTED "what the last process left of it cannot be trusted"
 
 static bool is_alive(const struct ctx *ctx)
 {
 	return ctx->life == CTX_ALIVE;
 }
 
-bool adopt_mode_ok(const struct device *d)
+const char *adopt_why_not(const struct device *d)
 {
-	return d->mode == PASID_MODE_GPU_MMU || d->mode == PASID_MODE_GLOBAL;
+	uint8_t saved[TRANSPORT_SAVE_MAX];
+
+	if (!d->tops->adopt)
+		return "its transport cannot be taken over by another process";
+	if (!d->eops->adopt)
+		return "its driver cannot take it over from another process";
+	if (!d->tops->save(d->t, saved))
+		return "this kernel maps memory by addresses, which end with their process (files: Linux 6.13)";
+	if (device_kernel_tables(d) && !(d->tops->spaces->lasts && d->tops->spaces->lasts(d->t)))
+		return "what a type1 container maps for each context only its process knows (iommufd does not need "
+		       "that)";
+	return NULL;
 }
 
 /* ---- is it still the device that it was? ---- */
@@ -32,7 +46,7 @@ static const char *changed(const struct device *d, const struct entry_device *e)
 		return "it is configured to be another one";
 	if (strncmp(pgtable_format_name(d->format), e->format, sizeof(e->format)) != 0)
 		return "its table format is configured to be another one";
-	if (d->config->mode != e->mode)
+	if (d->config->mode != e->mode && (!d->config->fallback || d->config->fallback != e->mode))
 		return "its mode is configured to be another one";
 	return d->tops->adopt && e->saved_size <= sizeof(e->saved) && e->n_kept <= TRANSPORT_KEEP_MAX
 		       ? NULL
@@ -82,7 +96,7 @@ void adopt_device(struct device *d)
 
 /* ---- memory, driver, tables ---- */
 
-static int adopt_shm(struct device *d, enum vault_memory which, uint64_t bytes, struct shm *m)
+int adopt_shm(struct device *d, enum vault_memory which, uint64_t bytes, struct shm *m)
 {
 	int fd, ro_fd, r;
 
@@ -114,6 +128,18 @@ static int adopt_pool(struct device *d, const struct entry_device *e)
 	return r;
 }
 
+static int adopt_nest(struct device *d)
+{
+	struct nest *n = &d->nest;
+	int r = adopt_shm(d, VAULT_DESCRIPTORS, nest_descriptor_bytes(d), &n->descriptors);
+
+	if (r == 0)
+		r = adopt_shm(d, VAULT_NEST_WINDOW, d->eops->window_bytes, &n->window);
+	if (r == 0)
+		nest_lay_table(d);
+	return r;
+}
+
 static int adopt_memory(struct device *d, const struct entry_device *e)
 {
 	int r = adopt_shm(d, VAULT_RINGS, e->ro_bytes, &d->rings);
@@ -122,15 +148,23 @@ static int adopt_memory(struct device *d, const struct entry_device *e)
 		r = adopt_shm(d, VAULT_MARKS, e->rw_bytes, &d->marks);
 	if (r == 0)
 		r = adopt_shm(d, VAULT_KEEP, e->keep_bytes, &d->keep);
-	if (r == 0)
-		r = adopt_pool(d, e);
-	return r;
+	if (r == 0 && d->eops->reads) {
+		d->commands = malloc(d->eops->submit_max);
+		r = d->commands ? 0 : -ENOMEM;
+	}
+	if (r == 0 && device_nested(d))
+		r = adopt_nest(d);
+	if (device_kernel_tables(d))
+		return r < 0 ? r : adopt_kernel_windows(d);
+	return r < 0 ? r : adopt_pool(d, e);
 }
 
 /* What tables say beside what they should say. */
 struct comparison {
+	const struct device *d;
 	struct itree_node *next; /* mapping */
 	uint64_t bytes; /* that the tables map */
+	uint64_t own_bytes; /* ... besides, for the device itself */
 	bool differs;
 };
 
@@ -157,6 +191,11 @@ static int compare_leaf(void *arg, const struct pgtable_leaf *l)
 {
 	struct comparison *c = arg;
 
+	if (!range_contains(c->d->books->traits.iova, l->iova)) {
+		c->own_bytes += range_len(l->iova);
+		c->differs |= !device_nested(c->d) || !nest_maps(c->d, l);
+		return 0;
+	}
 	while (c->next && c->next->last < l->iova.first)
 		c->next = itree_next(c->next);
 	c->bytes += range_len(l->iova);
@@ -166,10 +205,13 @@ static int compare_leaf(void *arg, const struct pgtable_leaf *l)
 
 static int adopt_tables(struct device *d, struct pgtable **pt, uint64_t root, struct aspace *as, bool *differs)
 {
-	struct comparison c = {.next = itree_first(&as->tree)};
+	struct comparison c = {.d = d, .next = itree_first(&as->tree)};
 	int r = pgtable_adopt(pt, d->format, d->pool, root, compare_leaf, &c);
 
 	*differs = c.differs || c.bytes != as->bytes;
+	/* What the device itself needs nobody changes. */
+	if (r == 0 && device_nested(d) && c.own_bytes != nest_bytes(d))
+		r = -EBADMSG;
 	return r;
 }
 
@@ -183,9 +225,10 @@ static int adopt_context(struct ctx *ctx)
 
 	if (!is_alive(ctx))
 		return 0;
-	if (!fence)
+	if (!fence && !d->eops->reads)
 		return -EBADMSG;
-	ctx->fence_bus = fence->bus_node.first + (uint64_t)ctx->books->line * PASID_FENCE_STRIDE;
+	if (fence)
+		ctx->fence_bus = fence->bus_node.first + (uint64_t)ctx->books->line * PASID_FENCE_STRIDE;
 	r = sched_add(d->sched, ctx->books->client->uid, ctx->books->client->id, ctx, &ctx->se);
 	if (r < 0)
 		return r;
@@ -195,6 +238,8 @@ static int adopt_context(struct ctx *ctx)
 		return 0;
 	}
 	ids_installed(d->books->asids, ctx->books->asid);
+	if (device_kernel_tables(d))
+		return adopt_kernel_tables(ctx);
 	r = adopt_tables(d, &ctx->pt, ctx->root, ctx->books->aspace, &differs);
 	if (r == 0)
 		r = charge_take(&ctx->books->c_tables, ctx->books->client->account, PASID_RES_TABLES,
@@ -225,16 +270,31 @@ static int adopt_contexts(struct device *d)
 	return r;
 }
 
+static int adopt_translator(struct device *d)
+{
+	int r = 0;
+
+	if (device_exclusive(d)) {
+		r = domain_new(&d->tr, d->t, ctx_changed, d);
+		if (r == 0)
+			domain_adopted(d->tr);
+	} else if (device_nested(d)) {
+		r = nest_translator(d);
+	} else {
+		d->tr = setup_whole_translator(d);
+	}
+	return r < 0 || d->tr ? r : -EPROTO;
+}
+
 static int adopt_engine(struct device *d, const struct entry_device *e)
 {
 	int r = setup_start_engine(d, d->eops->adopt, e->n_slots);
 
 	if (r < 0)
 		return r;
-	d->tr = setup_whole_translator(d);
-	if (!d->tr)
-		return -EPROTO;
-	r = faults_begin(d);
+	r = adopt_translator(d);
+	if (r == 0)
+		r = faults_begin(d);
 	if (r == 0)
 		r = sched_new(&d->sched, d->n_slots, d->config->burst);
 	if (r == 0)
@@ -270,12 +330,26 @@ static void empty_tables(struct device *d)
 			empty(((struct ctx *)b->tag)->pt, d->books->traits.iova);
 }
 
+/* Tables that were emptied, here or by the predecessor: nothing remembers them any more. */
+static void reclaim(struct device *d)
+{
+	struct context *b;
+
+	if (d->shared_pt)
+		pgtable_reclaim(d->shared_pt);
+	TAILQ_FOREACH (b, &d->books->contexts, in_device) {
+		struct ctx *ctx = b->tag;
+
+		if (ctx->pt && !d->books->traits.global)
+			pgtable_reclaim(ctx->pt);
+	}
+}
+
 /* The pages were there before, so that they can be had; unless the tables were not what they should be. */
 static int fill(struct device *d, struct pgtable *pt, struct aspace *as)
 {
 	int r = 0;
 
-	pgtable_reclaim(pt);
 	for (struct itree_node *n = itree_first(&as->tree); n && r == 0; n = itree_next(n)) {
 		const struct mapping *m = container_of(n, struct mapping, node);
 		struct range iova = {n->first, n->last};
@@ -327,7 +401,7 @@ static bool all_still(struct device *d)
 
 /* ---- what is mapped for nobody ---- */
 
-static void on_cleared(void *arg, int err)
+void adopt_on_cleared(void *arg, int err)
 {
 	struct device *d = arg;
 
@@ -368,7 +442,7 @@ static bool clear_some(struct device *d)
 
 	while (a->next_clear < a->n_clear) {
 		struct range r = a->clear[a->next_clear];
-		int e = d->tops->dma_clear(d->t, r.first, range_len(r), on_cleared, d);
+		int e = d->tops->dma_clear(d->t, r.first, range_len(r), adopt_on_cleared, d);
 
 		if (e == -EBUSY)
 			return false;
@@ -448,6 +522,9 @@ static void over_time(struct device *d)
 
 static bool still_phase(struct device *d)
 {
+	if (device_nested(d) && !d->adoption->asked && nest_adopted(d) < 0)
+		return false;
+	d->adoption->asked = true;
 	if (!d->adoption->reset && !all_still(d))
 		return false;
 	empty_tables(d);
@@ -459,6 +536,7 @@ static bool invalidate_phase(struct device *d)
 {
 	if (!d->adoption->reset && !invalidate_all(d))
 		return false;
+	reclaim(d);
 	table_pool_adopted(d->pool);
 	note_unused(d);
 	note_next_chunk(d);
@@ -469,11 +547,29 @@ static bool invalidate_phase(struct device *d)
 	return true;
 }
 
+/* Its driver takes over. */
+static void adopt_running(struct device *d)
+{
+	struct adoption *a = d->adoption;
+
+	if (adopt_engine(d, &a->e) < 0) {
+		device_fail(d, NOT_TRUSTED);
+		return;
+	}
+	a->phase = device_kernel_tables(d) ? ADOPT_SPACES : ADOPT_STILL;
+	if (!a->reset && !device_kernel_tables(d))
+		hold_those(d);
+}
+
 void adopt_go_on(struct device *d)
 {
 	struct adoption *a = d->adoption;
 
-	if (a->phase == ADOPT_STILL && still_phase(d))
+	if (a->phase == ADOPT_ATTACHING && d->nest.attached)
+		adopt_running(d);
+	if (d->state == DEVICE_SETUP && device_kernel_tables(d))
+		adopt_kernel_go_on(d);
+	if (d->state == DEVICE_SETUP && a->phase == ADOPT_STILL && still_phase(d))
 		a->phase = ADOPT_INVALIDATING;
 	if (d->state == DEVICE_SETUP && a->phase == ADOPT_INVALIDATING && invalidate_phase(d))
 		a->phase = ADOPT_CLEARING;
@@ -485,27 +581,38 @@ void adopt_go_on(struct device *d)
 		over_time(d);
 }
 
-void adopt_opened(struct device *d)
+void adopt_prepared(struct device *d, const char *why)
 {
 	struct adoption *a = d->adoption;
-	const char *why = driver_changed(d, &a->e);
 	int r;
 
-	setup_take_traits(d);
 	d->state = DEVICE_SETUP;
 	d->setup_failed = false;
-	r = why ? -EINVAL : adopt_memory(d, &a->e);
-	if (r == 0)
-		r = adopt_engine(d, &a->e);
-	if (r < 0) {
-		device_fail(d, why ? why : "what the last process left of it cannot be trusted");
-		return;
-	}
-	a->phase = ADOPT_STILL;
 	a->since = util_now_ns();
-	if (!a->reset)
-		hold_those(d);
-	adopt_go_on(d);
+	r = why ? -EINVAL : adopt_memory(d, &a->e);
+	if (r == 0 && device_nested(d)) {
+		a->phase = ADOPT_ATTACHING;
+		r = nest_attach(d);
+	}
+	if (r < 0)
+		device_fail(d, why ? why : NOT_TRUSTED);
+	else if (!device_nested(d))
+		adopt_running(d);
+	if (d->state == DEVICE_SETUP)
+		adopt_go_on(d);
 	if (d->adoption)
 		run_watch(d);
+}
+
+void adopt_opened(struct device *d)
+{
+	const char *why = driver_changed(d, &d->adoption->e);
+
+	setup_take_traits(d);
+	if (d->mode == PASID_MODE_PASID)
+		setup_limit_pasids(d);
+	if (!why && device_nested(d))
+		nest_prepare(d);
+	else
+		adopt_prepared(d, why);
 }

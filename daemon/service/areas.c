@@ -119,3 +119,32 @@ bool areas_next(struct area_walk *w, struct area_piece *p)
 	w->n += any;
 	return any;
 }
+
+static const struct mapping *mapping_from(const struct aspace *as, uint64_t at)
+{
+	struct itree_node *n = itree_at_or_above(&as->tree, at);
+
+	return n ? container_of(n, struct mapping, node) : NULL;
+}
+
+struct range areas_around(const struct aspace *as, struct range r)
+{
+	const struct mapping *first = mapping_from(as, r.first), *last = mapping_from(as, r.last);
+
+	if (first && first->node.first < r.first)
+		r.first = area_at(first, r.first).first;
+	if (last && last->node.first <= r.last)
+		r.last = area_at(last, r.last).last;
+	return r;
+}
+
+bool areas_in(const struct aspace *as, struct range r, uint64_t *at, struct area_piece *p)
+{
+	const struct mapping *m = *at < r.first || *at > r.last ? NULL : mapping_from(as, *at);
+
+	if (!m || m->node.first > r.last)
+		return false;
+	*p = (struct area_piece){m, area_at(m, *at > m->node.first ? *at : m->node.first), true};
+	*at = p->r.last + 1; /* 0 behind the last address of all */
+	return true;
+}

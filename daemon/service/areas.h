@@ -36,4 +36,9 @@ void areas_walk(struct area_walk *w, const struct aspace *as, const struct plan 
 /* False: there are no more. */
 bool areas_next(struct area_walk *w, struct area_piece *p);
 
+/* r, and all areas that a change of r may cut. */
+struct range areas_around(const struct aspace *as, struct range r);
+/* Areas that begin in r, one after the other; *at is where to look on, at first r.first. False: there are no more. */
+bool areas_in(const struct aspace *as, struct range r, uint64_t *at, struct area_piece *p);
+
 #endif

@@ -401,7 +401,7 @@ static enum service_outcome bind_pending(struct service_client *c, struct ctx *c
 
 /* ---- where the kernel keeps the tables ---- */
 
-static struct transport_memory *buffer_memory(const struct buffer *b)
+struct transport_memory *buffer_memory(const struct buffer *b)
 {
 	const struct buffer_entry *e = container_of(b, const struct buffer_entry, buffer);
 

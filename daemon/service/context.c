@@ -23,9 +23,15 @@ static bool ctx_global(const struct ctx *ctx)
 	return ctx->dev->books->traits.global;
 }
 
-static void changed(void *dev)
+void ctx_changed(void *dev)
 {
 	device_poke(dev);
+}
+
+static void drop_window(struct ctx *ctx)
+{
+	persist_window_gone(ctx);
+	shm_fini(&ctx->window);
 }
 
 static int kernel_tables(struct ctx *ctx)
@@ -36,10 +42,12 @@ static int kernel_tables(struct ctx *ctx)
 	int r = window.len ? shm_init(&ctx->window, "pasidd-window", window.len) : 0;
 
 	window.fd = ctx->window.fd;
+	if (r == 0 && window.len && !persist_window(ctx))
+		r = -ENOSPC;
 	if (r == 0)
-		r = ktables_new(&ctx->kt, d->t, &window, pasid, changed, d);
+		r = ktables_new(&ctx->kt, d->t, &window, pasid, ctx_changed, d);
 	if (r < 0)
-		shm_fini(&ctx->window);
+		drop_window(ctx);
 	return r;
 }
 
@@ -117,9 +125,20 @@ int ctx_adopt(struct context *books)
 	return 0;
 }
 
+void ctx_forget_left(struct ctx *ctx)
+{
+	free(ctx->space);
+	free(ctx->again);
+	ctx->space = NULL;
+	ctx->again = NULL;
+	ctx->n_again = 0;
+	ctx->rebuild = false;
+}
+
 void ctx_forget(struct ctx *ctx)
 {
 	ctx->books->tag = NULL;
+	ctx_forget_left(ctx);
 	free(ctx);
 }
 
@@ -284,9 +303,12 @@ static bool leave(struct ctx *ctx)
 		device_fail(d, "it cannot be taken out of an address space");
 		return false;
 	}
-	if (r > 0 || ktables_end(&ctx->kt) < 0)
+	if (r > 0)
 		return false;
-	shm_fini(&ctx->window);
+	persist_cleared(ctx); /* before what its tables are known by is somebody else's */
+	if (ktables_end(&ctx->kt) < 0)
+		return false;
+	drop_window(ctx);
 	return true;
 }
 
@@ -412,6 +434,7 @@ static void ctx_release(struct ctx *ctx)
 	books_ctx_free(c->svc->books, ctx->books);
 	if (c->verb.ctx == ctx)
 		c->verb.ctx = NULL;
+	ctx_forget_left(ctx);
 	free(ctx);
 	device_poke(d);
 	service_client_reap(c);
@@ -441,7 +464,7 @@ void ctx_device_gone(struct ctx *ctx)
 		pgtable_free(ctx->pt);
 	ctx->pt = NULL;
 	ctx->kt = ktables_free(ctx->kt);
-	shm_fini(&ctx->window);
+	drop_window(ctx);
 	/* Also for one that was being stopped and was not told yet: a device that does not answer hangs by itself. */
 	ctx->lost_why = PASID_LOST_DEVICE;
 	ctx->lost_job = 0;

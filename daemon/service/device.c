@@ -90,7 +90,8 @@ static void on_poke(evutil_socket_t fd, short what, void *arg)
 		adopt_go_on(d);
 	else if (d->state == DEVICE_SETUP)
 		setup_go_on(d);
-	buf_unmap_later(d);
+	if (!d->adoption)
+		buf_unmap_later(d);
 	step_all(d);
 	if (d->state == DEVICE_READY && d->faults_left)
 		faults_look(d);
@@ -264,7 +265,8 @@ void device_fail(struct device *d, const char *why)
 			  was_ready ? "lost" : "not reachable", why, was_ready ? "its contexts are lost, " : "",
 			  BACKOFF_MAX_MS);
 	snprintf(d->gone_why, sizeof(d->gone_why), "%s", why);
-	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_GONE});
+	if (was_ready)
+		device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_DEVICE_GONE});
 	d->state = DEVICE_GONE;
 	tell_device(d);
 	d->extending = false;

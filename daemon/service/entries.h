@@ -42,6 +42,7 @@ enum entry_type {
 	ENTRY_FENCE, /* a client's fence memory has bus addresses of a device */
 	ENTRY_FENCE_GONE,
 	ENTRY_COUNTS, /* of a context */
+	ENTRY_SPACE, /* where the kernel keeps a context's tables */
 };
 
 struct entry_head {
@@ -145,11 +146,26 @@ struct entry_counts {
 	uint64_t switches, faults;
 };
 
+struct entry_space {
+	uint32_t ctx;
+	uint32_t saved_size; /* bytes of transport_space_ops.save */
+	uint64_t window; /* key of its window memory; 0: it has none */
+	uint8_t saved[TRANSPORT_SAVE_MAX];
+};
+
 /*
  * What is kept in the vault. Its keys are counted up and never used again; the kind is in the uppermost bits. Memory of our own
  * has two of them, one after the other: of an fd for writing, and of one that is read-only.
  */
-enum vault_kind { VAULT_BUFFER = 1, VAULT_FENCE, VAULT_DEVICE };
-enum vault_memory { VAULT_RINGS, VAULT_MARKS, VAULT_KEEP, VAULT_TABLES, VAULT_MEMORIES };
+enum vault_kind { VAULT_BUFFER = 1, VAULT_FENCE, VAULT_DEVICE, VAULT_WINDOW };
+enum vault_memory {
+	VAULT_RINGS,
+	VAULT_MARKS,
+	VAULT_KEEP,
+	VAULT_TABLES,
+	VAULT_DESCRIPTORS, /* these two in mode `nested` */
+	VAULT_NEST_WINDOW,
+	VAULT_MEMORIES,
+};
 
 #endif

@@ -95,6 +95,20 @@ static int note_mapping(struct footprint *f, const struct mapping *m, uint64_t *
 	return 0;
 }
 
+static void end_place(struct footprint *f, struct place *p, bool keep)
+{
+	uint64_t any = 0;
+
+	for (uint32_t w = 0; w < WORDS; w++) {
+		if (keep)
+			p->ever[w] |= p->noted[w];
+		p->noted[w] = 0;
+		any |= p->ever[w];
+	}
+	if (!any)
+		place_free(f, p);
+}
+
 int footprint_note(struct footprint *f, const struct plan *plan, uint64_t *tables)
 {
 	struct mapping *const *made;
@@ -112,18 +126,17 @@ int footprint_note(struct footprint *f, const struct plan *plan, uint64_t *table
 	return r;
 }
 
-static void end_place(struct footprint *f, struct place *p, bool keep)
+int footprint_adopt(struct footprint *f, const struct aspace *as, uint64_t *tables)
 {
-	uint64_t any = 0;
+	struct itree_node *n;
 
-	for (uint32_t w = 0; w < WORDS; w++) {
-		if (keep)
-			p->ever[w] |= p->noted[w];
-		p->noted[w] = 0;
-		any |= p->ever[w];
-	}
-	if (!any)
-		place_free(f, p);
+	*tables = 0;
+	for (n = itree_first(&as->tree); n; n = itree_next(n))
+		if (note_mapping(f, container_of(n, struct mapping, node), tables) < 0)
+			return -ENOMEM;
+	for (n = itree_first(&f->places); n; n = itree_next(n))
+		end_place(f, place_of(n), true);
+	return 0;
 }
 
 void footprint_end(struct footprint *f, const struct plan *plan, bool keep)

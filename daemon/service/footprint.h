@@ -23,6 +23,8 @@ void footprint_fini(struct footprint *f);
 /* How many tables the kernel may need beyond those it has, to map what is new in the plan. 0 or -ENOMEM, and nothing is
  * noted. Afterwards the caller says whether it comes to that (keep), or not. */
 int footprint_note(struct footprint *f, const struct plan *plan, uint64_t *tables);
+/* The same for an address space that is there already, as far as its books show it. 0 or -ENOMEM. */
+int footprint_adopt(struct footprint *f, const struct aspace *as, uint64_t *tables);
 void footprint_end(struct footprint *f, const struct plan *plan, bool keep);
 
 #endif

@@ -47,6 +47,13 @@ struct ktables {
 	uint64_t behind; /* bit n: piece whole + n was done */
 	int error; /* of the first that failed */
 	bool broken; /* taking back failed, too */
+	/* Of a predecessor's. */
+	bool adopted; /* its window is mapped */
+	const struct aspace *restore; /* what the books show; NULL: nothing is made good */
+	const struct range *ranges; /* that are left, n_ranges of them */
+	size_t n_ranges;
+	bool cleared; /* the first of them */
+	uint64_t at; /* in it */
 };
 
 _Static_assert(MAX_OUT <= 64, "all that is out behind a failure has its bit");
@@ -111,10 +118,10 @@ static void on_held(void *arg, int err)
 {
 	struct ktables *k = arg;
 
-	if (err == 0)
+	if (err == 0 && !k->adopted)
 		map_window(k);
 	else
-		made(k, err);
+		on_window(k, err);
 }
 
 static void hold_window(struct ktables *k)
@@ -135,20 +142,44 @@ static void on_made(void *arg, int err)
 		on_window(k, err);
 }
 
-int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_window *window, uint32_t pasid,
-		void (*changed)(void *arg), void *arg)
+static int begin(struct ktables **ret, struct ktables as, const void *saved, size_t size)
 {
-	AUTO_FREE struct ktables *k = calloc(1, sizeof(*k));
+	const struct transport_space_ops *ops = as.t->ops->spaces;
+	AUTO_FREE struct ktables *k = malloc(sizeof(*k));
 	int r;
 
 	if (!k)
 		return -ENOMEM;
-	*k = (struct ktables){.t = t, .window = *window, .pasid = pasid, .changed = changed, .arg = arg};
-	r = t->ops->spaces->make(t, &k->space, on_made, k);
+	*k = as;
+	r = saved ? ops->adopt(k->t, &k->space, saved, size, on_made, k) : ops->make(k->t, &k->space, on_made, k);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(k);
 	return 0;
+}
+
+int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_window *window, uint32_t pasid,
+		void (*changed)(void *arg), void *arg)
+{
+	return begin(ret, (struct ktables){.t = t, .window = *window, .pasid = pasid, .changed = changed, .arg = arg},
+		     NULL, 0);
+}
+
+int ktables_adopt(struct ktables **ret, struct transport *t, const void *saved, size_t size,
+		  const struct ktables_window *window, uint32_t pasid, void (*changed)(void *arg), void *arg)
+{
+	return begin(
+		ret,
+		(struct ktables){
+			.t = t, .window = *window, .pasid = pasid, .changed = changed, .arg = arg, .adopted = true},
+		saved, size);
+}
+
+size_t ktables_save(const struct ktables *k, void *buf)
+{
+	const struct transport_space_ops *ops = k->t->ops->spaces;
+
+	return ops->save ? ops->save(k->t, k->space, buf) : 0;
 }
 
 int ktables_made(struct ktables *k)
@@ -206,18 +237,22 @@ static bool concerned(const struct ktables *k, const struct area_piece *p, uint6
 	return k->phase == PHASE_DOING || (was_done && p->map == (k->phase == PHASE_UNMAPPING));
 }
 
+static int ask_map(struct ktables *k, const struct area_piece *p, transport_done done)
+{
+	return k->t->ops->spaces->map(k->t, k->space, p->r.first, range_len(p->r), k->memory(p->m->buf),
+				      p->m->off + (p->r.first - p->m->node.first),
+				      TRANSPORT_READ | (p->m->writable ? TRANSPORT_WRITE : 0u), done, k);
+}
+
 static int ask(struct ktables *k, const struct area_piece *p)
 {
-	const struct transport_space_ops *ops = k->t->ops->spaces;
 	bool map = k->phase == PHASE_DOING ? p->map : k->phase == PHASE_REMAPPING;
-	uint64_t first = p->r.first, len = range_len(p->r);
 	int r;
 
 	if (map)
-		r = ops->map(k->t, k->space, first, len, k->memory(p->m->buf), p->m->off + (first - p->m->node.first),
-			     TRANSPORT_READ | (p->m->writable ? TRANSPORT_WRITE : 0u), on_piece, k);
+		r = ask_map(k, p, on_piece);
 	else
-		r = ops->unmap(k->t, k->space, first, len, on_piece, k);
+		r = k->t->ops->spaces->unmap(k->t, k->space, p->r.first, range_len(p->r), on_piece, k);
 	k->out += r == 0;
 	return r;
 }
@@ -271,6 +306,74 @@ int ktables_go(struct ktables *k)
 		areas_walk(&k->walk, k->walk.as, k->walk.plan);
 	}
 	return 1;
+}
+
+/* ---- making good ---- */
+
+void ktables_restore(struct ktables *k, const struct aspace *as, const struct range *r, size_t n, ktables_memory memory)
+{
+	k->restore = as;
+	k->ranges = r;
+	k->n_ranges = n;
+	k->cleared = false;
+	k->memory = memory;
+	k->error = 0;
+}
+
+static void on_restored(void *arg, int err)
+{
+	struct ktables *k = arg;
+
+	k->out--;
+	if (err < 0 && !k->error)
+		k->error = err;
+	k->changed(k->arg);
+}
+
+/* Asks for the next step; 1: there is none. */
+static int restore_step(struct ktables *k)
+{
+	const struct range *r = k->ranges;
+	uint64_t at = k->at;
+	struct area_piece p;
+	int e;
+
+	if (!k->n_ranges)
+		return 1;
+	if (!k->cleared) {
+		e = k->t->ops->spaces->clear(k->t, k->space, r->first, range_len(*r), on_restored, k);
+		k->cleared = e == 0;
+		k->out += e == 0;
+		k->at = r->first;
+		return e;
+	}
+	if (!areas_in(k->restore, *r, &at, &p)) {
+		k->ranges++;
+		k->n_ranges--;
+		k->cleared = false;
+		return 0;
+	}
+	e = ask_map(k, &p, on_restored);
+	k->out += e == 0;
+	k->at = e == 0 ? at : k->at;
+	return e;
+}
+
+int ktables_restore_go(struct ktables *k)
+{
+	int e = 0;
+
+	while (k->restore && !k->error && k->out < MAX_OUT) {
+		e = restore_step(k);
+		if (e < 0 && e != -EBUSY)
+			k->error = e;
+		if (e)
+			break;
+	}
+	if (k->out || (k->restore && !k->error && e != 1))
+		return 1;
+	k->restore = NULL;
+	return k->error;
 }
 
 /* ---- its end ---- */

@@ -30,6 +30,11 @@ typedef struct transport_memory *(*ktables_memory)(const struct buffer *buf); /*
  * -errno. */
 int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_window *window, uint32_t pasid,
 		void (*changed)(void *arg), void *arg);
+/* The same of one that a predecessor had: what it maps stays mapped, its window as well. saved: by ktables_save(). */
+int ktables_adopt(struct ktables **ret, struct transport *t, const void *saved, size_t size,
+		  const struct ktables_window *window, uint32_t pasid, void (*changed)(void *arg), void *arg);
+/* What a successor needs of one that is made: at most TRANSPORT_SAVE_MAX bytes, and how many; 0: it cannot have it. */
+size_t ktables_save(const struct ktables *k, void *buf);
 /* 0: being made; 1: it is there; -errno: it could not be made. */
 int ktables_made(struct ktables *k);
 struct transport_space *ktables_space(const struct ktables *k);
@@ -39,6 +44,13 @@ void ktables_change(struct ktables *k, const struct aspace *as, const struct pla
 /* Goes on with it, for less than a millisecond. 1: not done yet; 0: done; -errno: taken back, why; -ENOTRECOVERABLE: it could neither be done nor taken
  * back. */
 int ktables_go(struct ktables *k);
+
+/* Begins to make good a change of which nobody knows how far it got: whatever is mapped in the n ranges, which lie in ascending
+ * order, is unmapped, and what the books show there is mapped. They stay until it is done. */
+void ktables_restore(struct ktables *k, const struct aspace *as, const struct range *r, size_t n,
+		     ktables_memory memory);
+/* As ktables_go(), but a failure is for good. */
+int ktables_restore_go(struct ktables *k);
 
 /* Begins, or goes on, to take its PASID away, so that the device cannot reach it. 0: it cannot; 1: not yet; -errno. */
 int ktables_leave(struct ktables *k);

@@ -6,7 +6,7 @@
  *
  * One window serves all contexts. It is at the same address in all of them, and is cleared when another one is installed.
  */
-#include "service/private.h"
+#include "service/adopt.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -16,17 +16,25 @@
 
 /* ---- its mode is settled ---- */
 
+static void go_on(struct device *d, const char *why)
+{
+	if (d->adoption)
+		adopt_prepared(d, why);
+	else
+		setup_begin(d, why);
+}
+
 static void settle(struct device *d, const char *why)
 {
 	/* Once it was used in one mode it stays there: what clients have is where it was then. */
-	if (why && d->config->fallback && !d->layout.n_usable) {
+	if (why && d->config->fallback && !d->layout.n_usable && !d->adoption) {
 		d->mode = d->config->fallback;
 		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
 			  "device %s: mode \"nested\" cannot be had: %s; it is used in mode \"exclusive\"",
 			  d->config->name, why);
 		why = NULL;
 	}
-	setup_begin(d, why);
+	go_on(d, why);
 }
 
 static void on_prepared(void *arg, int err)
@@ -40,7 +48,7 @@ static void on_prepared(void *arg, int err)
 	else if (err == -EOPNOTSUPP)
 		settle(d, d->tops->nested->why(d->t));
 	else
-		setup_begin(d, d->tops->nested->why(d->t)[0] ? d->tops->nested->why(d->t) : strerror(-err));
+		go_on(d, d->tops->nested->why(d->t)[0] ? d->tops->nested->why(d->t) : strerror(-err));
 }
 
 void nest_prepare(struct device *d)
@@ -66,16 +74,28 @@ static unsigned int substream_bits(const struct device *d)
 	return bits < d->nest.traits.substream_bits ? bits : d->nest.traits.substream_bits;
 }
 
+uint64_t nest_descriptor_bytes(const struct device *d)
+{
+	return cdtable_bytes(substream_bits(d), d->nest.traits.two_levels);
+}
+
 int nest_make_memory(struct device *d)
 {
 	struct nest *n = &d->nest;
-	unsigned int bits = substream_bits(d);
-	int r = shm_init(&n->descriptors, "pasidd-descriptors", cdtable_bytes(bits, n->traits.two_levels));
+	int r = shm_init(&n->descriptors, "pasidd-descriptors", nest_descriptor_bytes(d));
 
 	if (r == 0 && d->eops->window_bytes)
 		r = shm_init(&n->window, "pasidd-window", d->eops->window_bytes);
-	if (r < 0)
-		return r;
+	if (r == 0)
+		nest_lay_table(d);
+	return r;
+}
+
+void nest_lay_table(struct device *d)
+{
+	struct nest *n = &d->nest;
+	unsigned int bits = substream_bits(d);
+
 	n->asked = n->attached = false;
 	n->window_bus = d->layout.nest.first + n->descriptors.bytes;
 	n->table = (struct cdtable){
@@ -91,7 +111,6 @@ int nest_make_memory(struct device *d)
 	}
 	d->books->traits.asid_bits = n->traits.asid_bits;
 	ids_limit(d->books->asids, n->traits.asid_bits);
-	return 0;
 }
 
 int nest_map_memory(struct device *d)
@@ -208,4 +227,50 @@ int nest_fill(struct device *d, struct pgtable *pt)
 		r = pgtable_map(pt, msi, msi.first, PGTABLE_WRITABLE | PGTABLE_DEVICE, &budget);
 	table_pool_unreserve(d->pool, budget);
 	return r;
+}
+
+/* ---- taking it over ---- */
+
+uint64_t nest_bytes(const struct device *d)
+{
+	const struct range msi = d->nest.smmu.msi;
+
+	return d->nest.window.bytes + (msi.last ? range_len(msi) : 0);
+}
+
+bool nest_maps(const struct device *d, const struct pgtable_leaf *l)
+{
+	const struct range msi = d->nest.smmu.msi;
+
+	if (d->nest.window.bytes && range_contains(window_range(d), l->iova))
+		return l->writable && l->bus == d->nest.window_bus + (l->iova.first - WINDOW_IOVA);
+	return msi.last && range_contains(msi, l->iova) && l->bus == l->iova.first;
+}
+
+/* Without substreams there is a descriptor of what runs; what is idle is installed when its turn comes. */
+static bool is_right(void *arg, uint32_t substream, uint32_t asid, uint64_t ttbr0)
+{
+	const struct device *d = arg;
+	struct context *b;
+
+	TAILQ_FOREACH (b, &d->books->contexts, in_device) {
+		const struct ctx *ctx = b->tag;
+
+		if (ctx->pt && b->asid == asid && pgtable_root(ctx->pt) == ttbr0)
+			return d->nest.table.bits ? b->pasid == substream : d->runs[0].ctx == ctx;
+	}
+	return false;
+}
+
+int nest_adopted(struct device *d)
+{
+	const struct ctx *ctx = d->runs[0].ctx;
+	struct translator_space space;
+
+	if (smmu_adopted(d->tr, is_right, d) < 0)
+		return -EAGAIN;
+	if (d->nest.table.bits || !ctx || cdtable_has(&d->nest.table, 0, ctx->books->asid))
+		return 0;
+	space = run_space(ctx);
+	return d->tr->ops->install(d->tr, 0, &space) < 0 ? -EAGAIN : 0;
 }

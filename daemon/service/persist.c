@@ -241,7 +241,8 @@ static bool keep_device(struct device *d)
 	d->n_kept = (uint32_t)n;
 	d->memory_key = store_keys(d->svc->store, VAULT_DEVICE, 2 * VAULT_MEMORIES);
 	return keep_shm(d, VAULT_RINGS, &d->rings) && keep_shm(d, VAULT_MARKS, &d->marks) &&
-	       keep_shm(d, VAULT_KEEP, &d->keep) &&
+	       keep_shm(d, VAULT_KEEP, &d->keep) && keep_shm(d, VAULT_DESCRIPTORS, &d->nest.descriptors) &&
+	       keep_shm(d, VAULT_NEST_WINDOW, &d->nest.window) &&
 	       (!d->pool || keep_memory(d, VAULT_TABLES, table_pool_fd(d->pool), table_pool_device_fd(d->pool))) &&
 	       store_put_device(d->svc->store, fds, n, d->kept) == 0;
 }
@@ -280,12 +281,21 @@ void persist_device_again(struct device *d, const struct entry_device *e)
 void persist_device(struct device *d)
 {
 	struct entry_device e;
+	const char *why;
 
-	if (!journal_of(d->svc) || !d->tops->adopt || !d->eops->adopt || !adopt_mode_ok(d))
+	if (!journal_of(d->svc))
 		return;
+	why = adopt_why_not(d);
+	if (why) {
+		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
+			  "device %s: %s; should this daemon end or be killed, it is reset and its contexts are lost",
+			  d->config->name, why);
+		return;
+	}
 	d->recorded = true;
 	if (!keep_device(d)) {
-		log_warn("device %s: the fd store has no room for it; should this daemon be killed, its contexts will be lost",
+		log_warn("device %s: the fd store has no room for it; should this daemon be killed, its contexts will "
+			 "be lost",
 			 d->config->name);
 		persist_device_gone(d);
 		return;
@@ -311,6 +321,7 @@ void persist_context_record(const struct ctx *ctx, struct record *rec)
 		.asid = b->asid,
 		.line = b->line + 1,
 		.job = b->ended,
+		.opaque = b->opaque,
 	};
 }
 
@@ -332,6 +343,54 @@ void persist_context(struct ctx *ctx)
 		tables(ctx->dev->svc, ctx->dev->books->index, ctx->books->id, pgtable_root(ctx->pt));
 }
 
+void persist_context_begun(struct ctx *ctx)
+{
+	struct record rec;
+
+	persist_context_record(ctx, &rec);
+	persist_intent(ctx->client, &rec);
+}
+
+void persist_space_entry(const struct ctx *ctx, struct entry_space *e)
+{
+	*e = (struct entry_space){.ctx = ctx->books->id, .window = ctx->window_key};
+	e->saved_size = (uint32_t)ktables_save(ctx->kt, e->saved);
+}
+
+void persist_context_made(struct ctx *ctx)
+{
+	struct entry_space e;
+
+	ctx->recorded = true;
+	if (!ctx->dev->recorded)
+		return;
+	persist_space_entry(ctx, &e);
+	fact(ctx->dev->svc, ENTRY_SPACE, &e, sizeof(e));
+}
+
+bool persist_window(struct ctx *ctx)
+{
+	struct store *store = ctx->dev->svc->store;
+
+	if (!ctx->dev->recorded)
+		return true;
+	ctx->window_key = store_keys(store, VAULT_WINDOW, 2);
+	if (store_keep(store, ctx->window_key, 0, ctx->window.fd) == 0 &&
+	    store_keep(store, ctx->window_key + 1, 0, ctx->window.ro_fd) == 0)
+		return true;
+	persist_window_gone(ctx);
+	return false;
+}
+
+void persist_window_gone(struct ctx *ctx)
+{
+	if (!ctx->window_key)
+		return;
+	store_drop(ctx->dev->svc->store, ctx->window_key);
+	store_drop(ctx->dev->svc->store, ctx->window_key + 1);
+	ctx->window_key = 0;
+}
+
 void persist_shared_tables(const struct device *d)
 {
 	if (d->recorded && d->shared_pt)
@@ -346,12 +405,13 @@ void persist_lost(const struct ctx *ctx)
 		fact(ctx->dev->svc, ENTRY_LOST, &e, sizeof(e));
 }
 
-void persist_cleared(const struct ctx *ctx)
+void persist_cleared(struct ctx *ctx)
 {
 	const struct entry_cleared e = {.ctx = ctx->books->id};
 
-	if (ctx->recorded)
+	if (ctx->recorded && !ctx->clear_recorded)
 		fact(ctx->dev->svc, ENTRY_CLEARED, &e, sizeof(e));
+	ctx->clear_recorded = true;
 }
 
 void persist_context_gone(const struct ctx *ctx)

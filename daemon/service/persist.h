@@ -24,7 +24,8 @@ void persist_commit(struct service_client *c, const struct service_reply *reply)
 /* ---- facts ---- */
 void persist_client(struct service_client *c);
 void persist_client_gone(struct service_client *c);
-bool persist_buffer_fd(struct service *s, struct record *rec, int fd); /* before its intent; false: there is no room for it */
+bool persist_buffer_fd(struct service *s, struct record *rec,
+		       int fd); /* before its intent; false: there is no room for it */
 void persist_buffer_freed(const struct buf *b);
 void persist_buffer_gone(const struct buf *b);
 void persist_device(struct device *d);
@@ -33,9 +34,14 @@ void persist_device_gone(struct device *d);
 void persist_pool(const struct device *d);
 void persist_reset(const struct device *d, enum entry_reset_phase phase);
 void persist_context(struct ctx *ctx); /* as an intent of the request that makes it, and where its tables are */
+void persist_context_begun(struct ctx *ctx); /* the same, where the kernel keeps them: before it is asked, */
+void persist_context_made(struct ctx *ctx); /* and once it has made them */
+bool persist_window(struct ctx *ctx); /* keeps its window memory; false: there is no room for it */
+void persist_window_gone(struct ctx *ctx);
+void persist_space_entry(const struct ctx *ctx, struct entry_space *e);
 void persist_shared_tables(const struct device *d);
 void persist_lost(const struct ctx *ctx);
-void persist_cleared(const struct ctx *ctx);
+void persist_cleared(struct ctx *ctx);
 void persist_context_gone(const struct ctx *ctx);
 void persist_put(const struct ctx *ctx, unsigned int slot, const struct put_job *put);
 void persist_unput(const struct ctx *ctx);

@@ -102,6 +102,7 @@ enum device_state {
 };
 
 struct adoption;
+struct entry_space;
 struct buf;
 /* Buffers that nobody wants any more, to be unmapped once the device has forgotten who could reach them. */
 TAILQ_HEAD(unused, buf);
@@ -183,6 +184,7 @@ struct ctx {
 	struct pgtable *pt; /* own, or the device's shared one; NULL where the kernel keeps the tables */
 	struct ktables *kt; /* that is, here */
 	struct shm window; /* at WINDOW_IOVA of kt */
+	uint64_t window_key; /* of it in the vault; 0: it is not there */
 	struct footprint footprint; /* of kt */
 	struct sched_entity *se;
 	struct pasid_fence_line *line;
@@ -194,9 +196,13 @@ struct ctx {
 	uint32_t n_told;
 	enum ctx_life life;
 	bool recorded; /* the journal has it */
+	bool clear_recorded; /* ... and that its tables are gone, or about to go */
 	/* While it is taken over from another process. */
 	uint64_t root; /* of its tables */
+	struct entry_space *space; /* NULL: they are not the kernel's */
 	bool rebuild; /* they were being changed */
+	struct range *again; /* ... in these ranges, where they are the kernel's */
+	size_t n_again;
 	bool busy; /* a bind is changing its address space: clearing waits */
 	bool free_asked; /* cleared means freed */
 	int slot; /* being stopped; -1: none */
@@ -370,6 +376,7 @@ void verb_finish(struct service_client *c, const void *body, size_t size); /* pe
 void verb_refuse(struct service_client *c, uint32_t reason, uint64_t n1, uint64_t n2);
 enum service_outcome verb_later(struct service_client *c, struct device *d);
 void verb_not_later(struct service_client *c);
+struct transport_memory *buffer_memory(const struct buffer *b); /* ktables_memory */
 enum service_outcome bind_request(struct service_client *c, const void *body, size_t size, struct service_reply *reply);
 /* -ENODEV unless the device can take a change now; *later: it will soon. */
 bool device_usable(const struct device *d, struct refusal *why, bool *later);
@@ -396,13 +403,15 @@ int device_reserve_tables(struct device *d, uint32_t n, struct refusal *why);
 void setup_opened(void *owner); /* transport_events.opened */
 void setup_go_on(struct device *d); /* while SETUP: looks whether something is left to wait for */
 void setup_drop_memory(struct device *d);
+void setup_limit_pasids(struct device *d); /* to what the device and the IOMMU can tell apart */
 void setup_drop_translator(struct device *d);
 struct translator *setup_whole_translator(struct device *d);
 void setup_add_hole(void *device, struct range hole);
 void setup_take_traits(struct device *d); /* what the books have to know of the driver */
 /* Starts the engine with one of the driver's two calls for that; slots: the most to use, 0: all. */
-int setup_start_engine(struct device *d, int (*start)(struct engine **ret, struct engine_device *d,
-						      const struct engine_memory *mem, const struct engine_config *c),
+int setup_start_engine(struct device *d,
+		       int (*start)(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
+				    const struct engine_config *c),
 		       unsigned int slots);
 void setup_begin(struct device *d, const char *why); /* its mode is settled; why: it cannot be had in that */
 /* Maps memory of our own for the device; SETUP waits for the answer. */
@@ -413,14 +422,22 @@ void nest_prepare(struct device *d); /* then setup_begin() */
 int nest_make_memory(struct device *d);
 int nest_map_memory(struct device *d); /* setup_map() */
 void nest_drop_memory(struct device *d);
+uint64_t nest_descriptor_bytes(const struct device *d);
+void nest_lay_table(struct device *d); /* its memory is there */
 int nest_attach(struct device *d); /* then setup_go_on() */
 int nest_translator(struct device *d);
 bool nest_choose_iova(struct device *d);
 uint32_t nest_tables(const struct device *d); /* pages of each context's tables that nest_fill() takes */
 int nest_fill(struct device *d, struct pgtable *pt);
+/* For a successor: is this what nest_fill() maps, and how much is that? */
+bool nest_maps(const struct device *d, const struct pgtable_leaf *l);
+uint64_t nest_bytes(const struct device *d);
+int nest_adopted(struct device *d); /* there are no descriptors but of contexts. 0; -EAGAIN: ask again */
 
 /* ---- run.c ---- */
 void run_schedule(struct device *d);
+struct translator_space run_space(const struct ctx *ctx);
+void *run_window(const struct device *d, const struct ctx *ctx); /* of its jobs; NULL: there is none */
 void run_progress(struct device *d); /* looks at all slots */
 bool run_is_on(const struct device *d, unsigned int slot, uint32_t asid, uint64_t job);
 void run_end_job(struct device *d, unsigned int slot); /* that stalled on a fault; soon, if it is held */
@@ -478,6 +495,7 @@ void ctx_device_gone(struct ctx *ctx);
 void ctx_clear_now(struct ctx *ctx); /* all instalments at once: the daemon ends */
 /* Keeps what runs in the context's address space from running (see run_held_still()), or lets it go on. */
 void ctx_hold(struct ctx *ctx, bool hold);
+void ctx_changed(void *dev); /* ktables' changed */
 void ctx_wake(struct ctx *ctx); /* whoever sleeps on its fence line */
 
 /* ---- buffer.c ---- */

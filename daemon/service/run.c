@@ -49,7 +49,7 @@ void run_jobs_changed(struct ctx *ctx)
 
 /* ---- putting jobs on slots ---- */
 
-static struct translator_space space_of(const struct ctx *ctx)
+struct translator_space run_space(const struct ctx *ctx)
 {
 	return (struct translator_space){
 		.pasid = ctx->books->pasid,
@@ -61,7 +61,7 @@ static struct translator_space space_of(const struct ctx *ctx)
 
 static int switch_to(struct device *d, unsigned int slot, struct ctx *ctx)
 {
-	const struct translator_space space = space_of(ctx);
+	const struct translator_space space = run_space(ctx);
 	int r;
 
 	/* What the last context's work left there. */
@@ -115,6 +115,11 @@ static bool read_commands(struct ctx *ctx, const struct job *job, uint64_t *at)
 	return true;
 }
 
+void *run_window(const struct device *d, const struct ctx *ctx)
+{
+	return device_nested(d) ? d->nest.window.p : ctx->window.p;
+}
+
 /* What only a driver that reads the commands has to be given. A job whose commands are not there faults and is empty. */
 static void prepare_job(struct ctx *ctx, const struct job *job, struct engine_job *ej)
 {
@@ -122,7 +127,7 @@ static void prepare_job(struct ctx *ctx, const struct job *job, struct engine_jo
 
 	ej->fence = 0;
 	ej->commands = ctx->dev->commands;
-	ej->window = device_nested(ctx->dev) ? ctx->dev->nest.window.p : ctx->window.p;
+	ej->window = run_window(ctx->dev, ctx);
 	ej->window_iova = WINDOW_IOVA;
 	if (read_commands(ctx, job, &f.addr))
 		return;
@@ -213,7 +218,7 @@ void run_installed(struct device *d)
 		if (!run->installing)
 			continue;
 		if (run->ctx)
-			space = space_of(run->ctx);
+			space = run_space(run->ctx);
 		r = d->tr->ops->ready(d->tr, s, &space);
 		if (r == 0)
 			continue;

@@ -57,6 +57,11 @@ static void free_buffers(struct service_client *c)
 	buf_unmap_unused(&unused);
 }
 
+void service_client_forget_buffers(struct service_client *c)
+{
+	free_buffers(c);
+}
+
 static void drop_fences(struct service_client *c)
 {
 	struct fence_map *m, *next;

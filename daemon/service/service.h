@@ -111,6 +111,8 @@ pid_t service_client_pid(const struct service_client *c);
 /* What there is of it is not whole: its contexts are lost, and whoever waits for their jobs stops waiting. */
 bool service_client_doomed(const struct service_client *c);
 void service_client_own(struct service_client *c, const struct service_client_ops *ops, void *owner);
+/* Its buffers live only as long as they are mapped: it does not know their ids any more. */
+void service_client_forget_buffers(struct service_client *c);
 /* The session is gone: work is stopped, everything is taken back, in the background. Takes NULL, returns NULL. */
 struct service_client *service_client_close(struct service_client *c);
 int service_client_fence(const struct service_client *c); /* read-only fd; stays the client's */

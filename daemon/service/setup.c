@@ -180,10 +180,12 @@ static bool one_space(const struct device *d)
 	return device_exclusive(d) || (device_nested(d) && (!d->nest.table.bits || d->nest.window.bytes));
 }
 
-int setup_start_engine(struct device *d, int (*start)(struct engine **ret, struct engine_device *d,
-						      const struct engine_memory *mem, const struct engine_config *c),
+int setup_start_engine(struct device *d,
+		       int (*start)(struct engine **ret, struct engine_device *d, const struct engine_memory *mem,
+				    const struct engine_config *c),
 		       unsigned int slots)
 {
+	void *windows[ENGINE_MAX_SLOTS];
 	struct engine_memory mem = {
 		.ro = d->rings.p,
 		.ro_bus = d->layout.engine.first,
@@ -195,9 +197,12 @@ int setup_start_engine(struct device *d, int (*start)(struct engine **ret, struc
 		.slots = slots,
 		.format = device_kernel_tables(d) || device_nested(d) ? NULL : d->config->format,
 		.iova = d->books->traits.iova,
+		.windows = windows,
 	};
 	int r;
 
+	for (unsigned int s = 0; s < ARRAY_SIZE(windows); s++)
+		windows[s] = d->runs[s].ctx ? run_window(d, d->runs[s].ctx) : NULL;
 	d->handle.ops = &handle_ops;
 	r = start(&d->engine, &d->handle, &mem, &config);
 	return r < 0 ? r : take_slots(d, config.slots);
@@ -374,8 +379,7 @@ void setup_take_traits(struct device *d)
 	ids_limit(d->books->asids, traits->asid_bits);
 }
 
-/* To what the device and the IOMMU can tell apart. */
-static void limit_pasids(struct device *d)
+void setup_limit_pasids(struct device *d)
 {
 	unsigned int bits = d->tops->spaces->pasid_bits(d->t);
 
@@ -426,7 +430,7 @@ void setup_begin(struct device *d, const char *why)
 	}
 	setup_take_traits(d);
 	if (d->mode == PASID_MODE_PASID)
-		limit_pasids(d);
+		setup_limit_pasids(d);
 	d->state = DEVICE_SETUP;
 	tell_device(d);
 	d->setup_left = 0;

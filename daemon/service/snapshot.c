@@ -126,17 +126,24 @@ static void say_jobs(struct snapshot *p, const struct context *b)
 	}
 }
 
+/* Its intent is still to come, and says it. */
+static bool is_being_made(const struct ctx *ctx)
+{
+	const struct verb *v = &ctx->client->verb;
+
+	return v->open && v->intent.kind == RECORD_CTX_NEW && v->intent.ctx == ctx->books->id;
+}
+
 static void say_context(struct snapshot *p, const struct ctx *ctx)
 {
 	const struct context *b = ctx->books;
 	const struct entry_tables tables = {b->device->index, b->id, ctx->pt ? pgtable_root(ctx->pt) : 0};
 	const struct entry_lost lost = {b->id, ctx->lost_why, ctx->lost_job};
 	const struct entry_cleared cleared = {.ctx = b->id};
-	const struct entry_counts counts = {
-		.ctx = b->id, .switches = ctx->switches, .faults = b->faults.total};
+	const struct entry_counts counts = {.ctx = b->id, .switches = ctx->switches, .faults = b->faults.total};
 	struct record rec;
 
-	if (!ctx->recorded)
+	if (!ctx->recorded || is_being_made(ctx))
 		return;
 	persist_context_record(ctx, &rec);
 	if (b->lost)
@@ -146,9 +153,15 @@ static void say_context(struct snapshot *p, const struct ctx *ctx)
 	say(p, ENTRY_COUNTS, &counts, sizeof(counts));
 	if (tables.root && !b->device->traits.global)
 		say(p, ENTRY_TABLES, &tables, sizeof(tables));
+	if (ctx->kt && ctx->dev->recorded) {
+		struct entry_space space;
+
+		persist_space_entry(ctx, &space);
+		say(p, ENTRY_SPACE, &space, sizeof(space));
+	}
 	if (ctx->lost_why)
 		say(p, ENTRY_LOST, &lost, sizeof(lost));
-	if (ctx->life >= CTX_CLEARING)
+	if (ctx->clear_recorded)
 		say(p, ENTRY_CLEARED, &cleared, sizeof(cleared));
 }
 
@@ -164,7 +177,7 @@ static void say_mapping(struct snapshot *p, struct books *books, const struct ma
 	const struct context *b = books_any_context(books, m->owner);
 	const struct ctx *ctx = b->tag;
 
-	if (!ctx->recorded || ctx->life >= CTX_CLEARING)
+	if (!ctx->recorded || ctx->clear_recorded)
 		return;
 	if (p->bind->ctx != b->id || p->bind->n_ops == PASID_BIND_MAX)
 		flush(p);

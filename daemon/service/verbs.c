@@ -271,7 +271,7 @@ static void ctx_new_step(struct pending *p)
 	}
 	if (ctx->dev->mode == PASID_MODE_PASID)
 		ids_installed(ctx->dev->books->pasids, ctx->books->pasid);
-	persist_context(ctx);
+	persist_context_made(ctx);
 	out = (struct pasid_ctx_new_reply){
 		.ctx = ctx->books->id,
 		.pasid = ctx->books->pasid,
@@ -331,6 +331,7 @@ static enum service_outcome ctx_new(struct service_client *c, const void *body, 
 		return not_mapped(c, d, r, reply);
 	}
 	if (ctx->kt) {
+		persist_context_begun(ctx);
 		c->verb.ctx = ctx;
 		c->verb.dev = d;
 		verb_wait(c, d, ctx_new_step);

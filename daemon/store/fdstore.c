@@ -200,6 +200,19 @@ static int adopt(struct fdstore *fs, const char *kinds, const char *name)
 	return 1;
 }
 
+/* Before anything is opened that could be taken for one of them. */
+static uint32_t count_open(uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (fcntl(FIRST_FD + (int)i, F_SETFD, FD_CLOEXEC) == 0)
+			continue;
+		log_warn("the service manager says that it handed over %u fds, but fd %u is not open: %u are used", n,
+			 FIRST_FD + i, i);
+		return i;
+	}
+	return n;
+}
+
 int fdstore_take(struct fdstore *fs, const char *kinds, void (*each)(void *arg, const char *name, int fd, bool stored),
 		 void *arg)
 {
@@ -220,9 +233,10 @@ int fdstore_take(struct fdstore *fs, const char *kinds, void (*each)(void *arg, 
 	unsetenv("LISTEN_PIDFDID");
 	unsetenv("LISTEN_FDS");
 	unsetenv("LISTEN_FDNAMES");
+	n = count_open(n);
 	for (int fd = FIRST_FD; fd < FIRST_FD + (int)n; fd++) {
 		const char *name = next_name(&names);
-		int r = fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -errno : adopt(fs, kinds, name);
+		int r = adopt(fs, kinds, name);
 
 		if (r >= 0) {
 			each(arg, name, fd, r == 1);
@@ -230,8 +244,7 @@ int fdstore_take(struct fdstore *fs, const char *kinds, void (*each)(void *arg, 
 		}
 		log_warn("of the %u fds that the service manager handed over, fd %d is not used: %s", n, fd,
 			 r == -EEXIST ? "its name is there twice" : strerror(-r));
-		if (r != -EBADF)
-			closer_close(fd, 0);
+		closer_close(fd, 0);
 	}
 	return (int)n;
 }

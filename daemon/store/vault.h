@@ -21,7 +21,7 @@ struct event_base;
 struct fdstore;
 struct vault;
 
-/* The fd store stays the caller's, who has taken what the manager handed over. Without a store calls say -EOPNOTSUPP. */
+/* The fd store stays the caller's; nothing is put there before the first fd. Without a store calls say -EOPNOTSUPP. */
 int vault_new(struct vault **ret, struct event_base *base, struct fdstore *fs);
 /* What is in the store stays there. Takes NULL, returns NULL. */
 struct vault *vault_free(struct vault *v);

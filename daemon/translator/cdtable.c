@@ -97,6 +97,18 @@ bool cdtable_has(const struct cdtable *t, uint32_t substream, uint32_t asid)
 	       __atomic_load_n(descriptor(t, substream), __ATOMIC_RELAXED) >> CD_ASID_SHIFT == asid;
 }
 
+bool cdtable_get(const struct cdtable *t, uint32_t substream, uint32_t *asid, uint64_t *ttbr0)
+{
+	const uint64_t *top = (const uint64_t *)t->p + (substream >> LEAF_BITS);
+	const uint64_t *cd = descriptor(t, substream);
+
+	if (has_levels(t->bits, t->two_levels) && !(__atomic_load_n(top, __ATOMIC_RELAXED) & L1_VALID))
+		return false;
+	*asid = (uint32_t)(__atomic_load_n(cd, __ATOMIC_ACQUIRE) >> CD_ASID_SHIFT);
+	*ttbr0 = __atomic_load_n(&cd[CD_WORD_TTB0], __ATOMIC_RELAXED);
+	return cdtable_valid(t, substream);
+}
+
 /* SMMU_IDR5.OAS and CD.IPS have the same code. */
 static uint64_t size_code(unsigned int address_bits)
 {

@@ -35,6 +35,8 @@ void cdtable_entry(const struct cdtable *t, uint64_t entry[2]);
 /* Whether the descriptor of a substream (0 where there are none) is valid in memory, and whether it is this ASID's. */
 bool cdtable_valid(const struct cdtable *t, uint32_t substream);
 bool cdtable_has(const struct cdtable *t, uint32_t substream, uint32_t asid);
+/* Whether it is valid, and whose. Of a substream that nobody had there may be no memory yet, and none is taken. */
+bool cdtable_get(const struct cdtable *t, uint32_t substream, uint32_t *asid, uint64_t *ttbr0);
 /* One store, which no later one of ours overtakes. */
 void cdtable_clear(struct cdtable *t, uint32_t substream);
 /* Everything but the first word. The descriptor is not valid, and the SMMU has no copy of it that is. */

@@ -18,6 +18,7 @@ struct domain {
 	struct transport_space *target; /* while it moves */
 	bool moving;
 	bool lost; /* nobody knows where it is */
+	bool elsewhere; /* ... yet, for it is where a predecessor had it */
 };
 
 static struct domain *of_translator(struct translator *t)
@@ -29,7 +30,7 @@ static void on_moved(void *arg, int err)
 {
 	struct domain *d = arg;
 
-	d->moving = false;
+	d->moving = d->elsewhere = false;
 	d->current = err == 0 ? d->target : NULL;
 	d->lost = err == -EIO;
 	d->changed(d->arg);
@@ -43,7 +44,7 @@ static int move(struct domain *d, struct transport_space *to)
 		return -EIO;
 	if (d->moving)
 		return -EAGAIN;
-	if (d->current == to)
+	if (d->current == to && !d->elsewhere)
 		return 0;
 	r = d->transport->ops->spaces->attach(d->transport, to, on_moved, d);
 	if (r < 0)
@@ -96,6 +97,11 @@ int domain_new(struct translator **ret, struct transport *t, void (*changed)(voi
 	*d = (struct domain){.translator.ops = &domain_ops, .transport = t, .changed = changed, .arg = arg};
 	*ret = &d->translator;
 	return 0;
+}
+
+void domain_adopted(struct translator *t)
+{
+	of_translator(t)->elsewhere = true;
 }
 
 struct translator *domain_free(struct translator *t)

@@ -60,6 +60,7 @@ const char *smmu_judge(const struct transport_smmu *smmu, struct smmu_traits *re
 
 #define CMD_CFGI_CD UINT64_C(0x05)
 #define CMD_CFGI_CD_ALL UINT64_C(0x06)
+#define CMD_TLBI_NH_ALL UINT64_C(0x10)
 #define CMD_TLBI_NH_ASID UINT64_C(0x11)
 #define CMD_TLBI_NH_VA UINT64_C(0x12)
 #define CFGI_SUBSTREAM_SHIFT 12
@@ -223,7 +224,7 @@ static uint32_t add_range(const struct smmu *s, uint32_t asid, struct range r, s
 
 static int smmu_invalidate(struct translator *t, uint32_t asid, const struct range *r, size_t n, uint64_t *ticket)
 {
-	const struct transport_smmu_command all = {{CMD_TLBI_NH_ASID | asid_field(asid)}};
+	const struct transport_smmu_command all = {{asid ? CMD_TLBI_NH_ASID | asid_field(asid) : CMD_TLBI_NH_ALL}};
 	struct transport_smmu_command v[VA_COMMANDS];
 	struct smmu *s = of_translator(t);
 	uint32_t count = 0;
@@ -331,10 +332,16 @@ int smmu_new(struct translator **ret, struct transport *t, const struct smmu_tra
 	return 0;
 }
 
-int smmu_adopted(struct translator *t)
+int smmu_adopted(struct translator *t, bool (*right)(void *arg, uint32_t substream, uint32_t asid, uint64_t ttbr0),
+		 void *arg)
 {
 	struct smmu *s = of_translator(t);
+	uint64_t ttbr0;
+	uint32_t asid;
 
+	for (uint32_t n = 0; n < 1u << s->table.bits; n++)
+		if (cdtable_get(&s->table, n, &asid, &ttbr0) && !right(arg, n, asid, ttbr0))
+			cdtable_clear(&s->table, n);
 	s->stale = true;
 	return forget_descriptor(s, 0) < 0 ? -EIO : 0;
 }

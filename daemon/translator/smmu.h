@@ -33,9 +33,10 @@ const char *smmu_judge(const struct transport_smmu *smmu, struct smmu_traits *re
 int smmu_new(struct translator **ret, struct transport *t, const struct smmu_traits *traits,
 	     const struct cdtable *table, struct translator *device);
 /* For a successor, whose table's memory a predecessor has filled: it may have died between a store and the word about it.
- * The SMMU forgets all descriptors that it remembers, and has what is in memory from now on; the TLB is left alone. 0, or
- * -EIO: ask again. */
-int smmu_adopted(struct translator *t);
+ * Descriptors that are not right are cleared, the SMMU forgets all that it remembers, and has what is in memory from now
+ * on; the TLB is left alone. 0, or -EIO: ask again. */
+int smmu_adopted(struct translator *t, bool (*right)(void *arg, uint32_t substream, uint32_t asid, uint64_t ttbr0),
+		 void *arg);
 struct translator *smmu_free(struct translator *t); /* takes NULL, returns NULL */
 
 #endif

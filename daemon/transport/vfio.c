@@ -255,7 +255,7 @@ static size_t vfio_keep(const struct transport *t, int *fds)
 	const struct vfio *v = container_of(t, const struct vfio, transport);
 
 	if (!v->opened) {
-		memcpy(fds, v->left, sizeof(v->left));
+		memcpy(fds, v->kept, sizeof(v->kept));
 		return v->n_left;
 	}
 	fds[0] = v->device.fd;
@@ -283,6 +283,7 @@ static int vfio_adopt(const struct transport_ops *ops, struct transport **ret, s
 	v->saved = s;
 	v->how = s.type1 ? &vfio_iommu_type1 : &vfio_iommu_iommufd;
 	memcpy(v->left, fds, n * sizeof(*fds));
+	memcpy(v->kept, fds, n * sizeof(*fds));
 	v->n_left = (uint32_t)n;
 	r = pci_find("/sys", bdf, &v->at);
 	if (r < 0)

@@ -48,9 +48,9 @@ struct vfio {
 	bool crowded; /* somebody was refused */
 	bool opened, forgotten;
 	int error; /* lost */
-	/* Of a predecessor, until the thread has taken it over; n_left 0: there is none. */
+	/* Of a predecessor, n_left 0: there is none. The thread takes over what is in `left`; the others stay as they were. */
 	struct vfio_saved saved;
-	int left[TRANSPORT_KEEP_MAX];
+	int left[TRANSPORT_KEEP_MAX], kept[TRANSPORT_KEEP_MAX];
 	uint32_t n_left;
 	/* The thread's alone until it has opened the device; from then on each call says who makes it. */
 	struct vfio_iommu *iommu;

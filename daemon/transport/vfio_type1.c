@@ -45,6 +45,7 @@ struct type1 {
 	struct vfio_iommu iommu;
 	int container, group;
 	struct transport_space *current; /* that the device is in */
+	bool inherited; /* what the container maps is a predecessor's, and may be a space that is not in any list */
 	LIST_HEAD(, transport_space) spaces;
 	LIST_HEAD(, transport_memory) held;
 };
@@ -250,6 +251,13 @@ static int unload(struct type1 *t, struct transport_space *s, const struct mappi
 	return r;
 }
 
+static int unload_all(struct type1 *t)
+{
+	struct vfio_iommu_type1_dma_unmap m = {.argsz = sizeof(m), .flags = VFIO_DMA_UNMAP_FLAG_ALL};
+
+	return ioctl(t->container, VFIO_IOMMU_UNMAP_DMA, &m) < 0 ? -EIO : 0;
+}
+
 static int load(struct type1 *t, struct transport_space *s)
 {
 	struct mapping *w;
@@ -268,11 +276,12 @@ static int type1_attach(struct vfio_iommu *m, int device, struct transport_space
 	struct type1 *t = of_iommu(m);
 	int r;
 
-	if (t->current == s)
+	if (t->current == s && !t->inherited)
 		return 0;
-	r = unload(t, t->current, NULL);
+	r = t->inherited ? unload_all(t) : unload(t, t->current, NULL);
 	if (r < 0)
 		return r;
+	t->inherited = false;
 	r = load(t, s);
 	t->current = r < 0 ? m->own : s;
 	return r;
@@ -411,7 +420,7 @@ static int type1_open(struct vfio_iommu **ret, const struct pci_place *at, int *
 /*
  * What is mapped is pinned and stays so when the process and its addresses are gone, and can be unmapped. It counts for the
  * locked memory of nobody then (vfio_iommu_type1.c: vfio_lock_acct()). Of spaces beside the device's own only their process
- * knew what they would map.
+ * knew what they would map, and whether it was in the middle of a move: so the first move of its successor takes all away.
  */
 static bool type1_save(const struct vfio_iommu *m, struct vfio_saved *ret)
 {
@@ -441,6 +450,7 @@ static int type1_adopt(struct vfio_iommu **ret, const struct pci_place *at, cons
 	r = type1_new(&t, why);
 	if (r < 0)
 		return r;
+	t->inherited = true;
 	t->container = util_take_fd(&fds[1]);
 	t->group = util_take_fd(&fds[2]);
 	*device_fd = util_take_fd(&fds[0]);

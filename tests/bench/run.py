@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "system"), str(HERE)]
 import growth_svg  # noqa: E402
 import harness  # noqa: E402
+import supervised  # noqa: E402
 
 MANY = 1 << 50
 LIMITS = {"contexts": 4096, "buffers": 4096, "mappings": MANY, "bytes": MANY, "huge": MANY, "tables": MANY,
@@ -30,12 +31,12 @@ def figures(text):
         yield {"name": name, "value": float(value), "unit": unit, "limit": float(limit), "ratio": float(ratio)}
 
 
-def run(build, name, *args, slots=None, cpu=None):
+def run(build, name, *args, slots=None, cpu=None, stack_of=harness.Stack):
     """A benchmark with a stack of its own; slots None: it needs none. cpu: all on that one."""
     command = [str(build / "tests/bench" / name), *args]
     if slots is None:
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    with harness.Stack([{"slots": slots, "table_pages": 1 << 20}], CONFIG) as stack:
+    with stack_of([{"slots": slots, "table_pages": 1 << 20}], CONFIG) as stack:
         if cpu is not None:
             for process in (stack.daemon, stack.gpus[0]):
                 for task in os.listdir(f"/proc/{process.pid}/task"):
@@ -67,6 +68,7 @@ def benches(build):
     yield "store", lambda: run(build, "bench_store")
     yield "calls", lambda: run(build, "bench_calls", slots=8)
     yield "calls-one-cpu", lambda: run(build, "bench_calls", "-one-cpu", slots=8, cpu=cpu)
+    yield "calls-kept", lambda: run(build, "bench_calls", "-kept", slots=8, cpu=cpu, stack_of=supervised.Stack)
     yield "work", lambda: run(build, "bench_work", slots=8)
     yield "switch", lambda: run(build, "bench_work", "switch", slots=1)
 

@@ -5,7 +5,7 @@
 #
 #   tests/bench/run.sh                 a table: each figure beside its limit, measured in the same rounds
 #   tests/bench/run.sh --json          the same as an array of {name, value, unit, limit, ratio}
-#   tests/bench/run.sh --only NAME     one of pgtable, calls, calls-one-cpu, work, switch
+#   tests/bench/run.sh --only NAME     one of pgtable, store, calls, calls-one-cpu, calls-kept, work, switch
 #   tests/bench/run.sh --growth docs   a million mappings: writes growth.svg and the table of growth.md there
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

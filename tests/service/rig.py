@@ -4,10 +4,11 @@
 import json
 import os
 import shutil
+import subprocess
 import unittest
 from pathlib import Path
 
-from machine import Machine, Tree
+from machine import COMMAND_SECONDS, Machine, Tree
 
 ROOT, INSTALLED, PACKAGES, SUITE = (os.environ[f"SERVICE_{name}"] for name in ("ROOT", "INSTALLED", "PACKAGES", "SUITE"))
 TOP = Path(__file__).resolve().parents[2]
@@ -50,3 +51,24 @@ class Case(unittest.TestCase):
 
     def restarts(self):
         return int(self.machine.show("pasidd", "NRestarts"))
+
+
+class Owner:
+    """A program that owns a context: guest/owner.py."""
+
+    def __init__(self, case, *argv, user="alice"):
+        self.program = case.machine.popen("python3", "/opt/guest/owner.py", *argv, user=user, text=True,
+                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        case.addCleanup(self.end)
+        self.id = int(self.program.stdout.readline())
+        self.path = f"/org/pasidd/context/{self.id}"
+
+    def works(self):
+        self.program.stdin.write("\n")
+        self.program.stdin.flush()
+        return self.program.stdout.readline() == "ok\n"
+
+    def end(self):
+        self.program.stdin.close()
+        self.program.stdout.close()
+        self.program.wait(COMMAND_SECONDS)

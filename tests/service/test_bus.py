@@ -2,7 +2,6 @@
 """The system bus: its policy, and what busctl can do as whom; and a configuration that is read again."""
 
 import json
-import subprocess
 import unittest
 
 import machine
@@ -11,27 +10,6 @@ import rig
 MANAGER = ("org.pasidd", "/org/pasidd", "org.pasidd.Manager1")
 DENIED, LIMIT = "Access denied", 2
 BAD = '{"devices": [{"name": "gpu0", "sepc": "vfio-user:/x"}]}'
-
-
-class Owner:
-    """A program that owns a context: guest/owner.py."""
-
-    def __init__(self, case, *argv, user="alice"):
-        self.program = case.machine.popen("python3", "/opt/guest/owner.py", *argv, user=user, text=True,
-                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        case.addCleanup(self.end)
-        self.id = int(self.program.stdout.readline())
-        self.path = f"/org/pasidd/context/{self.id}"
-
-    def works(self):
-        self.program.stdin.write("\n")
-        self.program.stdin.flush()
-        return self.program.stdout.readline() == "ok\n"
-
-    def end(self):
-        self.program.stdin.close()
-        self.program.stdout.close()
-        self.program.wait(machine.COMMAND_SECONDS)
 
 
 class Bus(rig.Case):
@@ -77,7 +55,7 @@ class Bus(rig.Case):
     def test_a_stranger(self):
         """Who is not in the group looks, and gets nothing."""
         self.ready()
-        owner = Owner(self)
+        owner = rig.Owner(self)
         self.assertNotIn(owner.path, self.busctl("--list", "tree", "org.pasidd", user="eve")[0])
         self.assertIn("/org/pasidd/device/gpu0", self.busctl("--list", "tree", "org.pasidd", user="eve")[0])
         for member in (("OpenConnection",), ("CreateContext", "sa{sv}", "", "0")):
@@ -95,7 +73,7 @@ class Bus(rig.Case):
         """A context is seen by its uid and by root, and closed by root alone."""
         self.ready()
         for where in ((), ("socket",)):
-            owner = Owner(self, *where)
+            owner = rig.Owner(self, *where)
             for user, sees in (("alice", True), (None, True), ("bob", False)):
                 self.assertEqual(owner.path in self.busctl("--list", "tree", "org.pasidd", user=user)[0].split(), sees, user)
             get = ("get-property", "org.pasidd", owner.path, "org.pasidd.Context1")
@@ -143,7 +121,7 @@ class Bus(rig.Case):
     def test_reload(self):
         """New limits hold at once, and who is there stays; a file that is wrong changes nothing."""
         self.ready()
-        pid, owners = self.machine.main_pid("pasidd"), [Owner(self), Owner(self, "socket")]
+        pid, owners = self.machine.main_pid("pasidd"), [rig.Owner(self), rig.Owner(self, "socket")]
         self.configuration(LIMIT + 1)
         self.assertIn("the configuration was read again", self.reload()[-1])
         self.assertEqual(self.client("connection", LIMIT + 1, user="bob").stdout, "ok\n")
@@ -164,7 +142,7 @@ class Bus(rig.Case):
     def test_bus_goes(self):
         """The daemon does without, and its name comes back with the bus."""
         self.ready()
-        owner = Owner(self, "socket")
+        owner = rig.Owner(self, "socket")
         pid = self.machine.main_pid("pasidd")
         self.machine.say("systemctl", "restart", "dbus")
         self.assertTrue(owner.works())

@@ -136,6 +136,16 @@ class Service(rig.Case):
         self.client("fill")
         self.assertGreaterEqual(self.restarts(), before + 10 if before else 10)
 
+    def test_contexts_outlive_it(self):
+        """Killed, restarted, ended by its watchdog's signal: whoever has a context goes on with it."""
+        pid = self.ready()
+        owners = [rig.Owner(self, "socket", user=user) for user in ("alice", "bob")]
+        for end in (("kill", "--kill-whom=main", "--signal=KILL"), ("restart",), ("kill", "--kill-whom=main", "--signal=SEGV")):
+            self.machine.say("systemctl", *end, "pasidd")
+            self.await_another(pid)
+            pid = self.machine.main_pid("pasidd")
+            self.assertTrue(all(owner.works() for owner in owners), end)
+
     def test_restart(self):
         """It goes in no time, and who connects meanwhile waits."""
         pid = self.ready()

@@ -3,10 +3,13 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
 import unittest
 from pathlib import Path
 
+import machine
 import rig
 
 # What any package or any boot changes, but for what has our name.
@@ -43,6 +46,11 @@ class Packages(rig.Case):
         found = (line.split(" ", 1) for line in said.stdout.splitlines())
         return {(path, what) for path, what in found
                 if "pasid" in path or not what.startswith("d ") and not path.startswith(OTHERS)}
+
+    def kept(self):
+        """How many memfds process 1 holds."""
+        links = self.machine.say("find", "/proc/1/fd", "-type", "l", "-printf", "%l\n").splitlines()
+        return sum(link.startswith("/memfd:") for link in links)
 
     def assert_left(self, *allowed):
         """What is there now and was not before, or is another file, or is gone."""
@@ -81,12 +89,16 @@ class Packages(rig.Case):
         self.client("devices")
 
     def test_4_remove(self):
-        """Everything ends, and but for the configuration everything goes."""
+        """Everything ends, what the daemon left with process 1 too, and but for the configuration everything goes."""
+        self.client("devices")
+        self.assertGreater(int(self.machine.show("pasidd", "NFileDescriptorStore")), 0)
+        self.assertGreater(self.kept(), 0)
         self.machine.say("systemctl", "start", "pasid-refgpu")
         names = [os.path.basename(path).split("_")[0] for path in self.debs]
         self.machine.say("dpkg", "--remove", *names)
         for unit in ("pasidd.socket", "pasidd", "pasid-refgpu"):
             self.assertEqual(self.machine.state(unit), "inactive")
+        self.assertEqual(self.kept(), 0)
         self.assertFalse(self.machine.path(rig.SOCKET).exists())
         self.assertEqual(self.machine.processes("pasid"), [])
         self.assert_left(*CONFIGURATION)
@@ -98,6 +110,70 @@ class Packages(rig.Case):
         self.machine.say("systemctl", "daemon-reload")
         self.assertEqual(self.machine.say("systemctl", "list-units", "--all", "--plain", "--no-legend", "*pasid*"), "")
         self.assertEqual(self.machine.say("systemctl", "--failed", "--plain", "--no-legend"), "")
+
+
+class Upgrade(rig.Case):
+    """To a later version and back, while clients come and go. Who has a context keeps it."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.configure(devices=[rig.GPU])
+        cls.start_gpu()
+        cls.client(cls, "devices", "1")
+        cls.now = cls.packages()
+        cls.later = [cls.made_later(path) for path in cls.now]
+
+    @classmethod
+    def packages(cls):
+        """Where they lie in the machine."""
+        names = []
+        for path in Path(rig.PACKAGES).glob("*.deb"):
+            if re.match("(pasidd|libpasid0)_", path.name):
+                shutil.copy(path, cls.machine.path("/opt"))
+                names.append(f"/opt/{path.name}")
+        return names
+
+    @classmethod
+    def made_later(cls, package):
+        """The same package with a later version."""
+        content, made = f"{package}.d", f"{package}.later.deb"
+        cls.machine.say("dpkg-deb", "--raw-extract", package, content)
+        control = cls.machine.path(f"{content}/DEBIAN/control")
+        text = control.read_text()
+        version = re.search(r"(?m)^Version: (.*)$", text).group(1)
+        control.write_text(re.sub(rf"((?:^Version:|=) {re.escape(version)})", r"\1+later", text, flags=re.M))
+        cls.machine.say("dpkg-deb", "--build", content, made)
+        return made
+
+    def version(self):
+        return self.machine.say("dpkg-query", "--show", "--showformat=${Version}", "pasidd")
+
+    def test_upgrade_and_downgrade(self):
+        before, socket = self.version(), self.machine.show("pasidd.socket", "ActiveEnterTimestampMonotonic")
+        owner = rig.Owner(self, "socket", user="bob")
+        visitors = self.machine.popen("python3", "/opt/guest/visitors.py", user="alice", text=True, stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.addCleanup(visitors.stdout.close)
+        self.assertEqual(visitors.stdout.readline(), "begun\n")
+        for packages, version in ((self.later, f"{before}+later"), (self.now, before)) * 2:
+            daemon = self.machine.main_pid("pasidd")
+            self.machine.say("dpkg", "--install", *packages)
+            self.assertEqual(self.version(), version)
+            self.assertNotIn(self.machine.main_pid("pasidd"), (0, daemon))
+            self.client("devices", "1")
+            self.client("fill")
+            self.assertTrue(owner.works(), version)
+        visitors.stdin.close()
+        said = visitors.stdout.read()
+        self.assertEqual(visitors.wait(machine.COMMAND_SECONDS), 0, said)
+        said = json.loads(said)
+        self.assertGreater(said["served"], 0)
+        self.assertEqual(said["cut"], 0)
+        self.assertEqual(self.machine.show("pasidd.socket", "ActiveEnterTimestampMonotonic"), socket)
+        self.assertEqual(self.machine.show("pasidd", "Result"), "success")
+        print(f"figure: while packages were exchanged four times, {said['served']} clients were served, {said['cut']} cut off",
+              flush=True)
 
 
 if __name__ == "__main__":

@@ -247,7 +247,7 @@ static void renew_context(void)
 
 static void step(void)
 {
-	static void (*const steps_of[])(struct buf *b) = {toggle, toggle, toggle, fill, fill, copy, replace, remake};
+	static void (*const steps_of[])(struct buf * b) = {toggle, toggle, toggle, fill, fill, copy, replace, remake};
 	uint64_t begun = now_ns();
 	uint32_t us;
 

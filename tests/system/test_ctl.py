@@ -26,7 +26,7 @@ import pasid_client as pc  # noqa: E402
 from ctl import CtlTest  # noqa: E402
 from dbus_stack import OWNER, STRANGER  # noqa: E402
 from timeline import Timeline  # noqa: E402
-from work import FILL, HANG, HANG_OBEYS_STOP, PAGE, await_loss, command  # noqa: E402
+from work import FILL, HANG, HANG_OBEYS_STOP, PAGE, await_loss, command, settled  # noqa: E402
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -173,7 +173,7 @@ class Spaces(CtlTest):
     def tearDown(self):
         if self.before is None:
             self.doCleanups()
-            self.before = self.look()
+            self.before = settled(self.look)
         super().tearDown()
 
     def test_addresses_are_for_root(self):
@@ -338,7 +338,7 @@ class Nobody(CtlTest):
 
     def tearDown(self):
         self.doCleanups()
-        self.before = self.look()
+        self.before = settled(self.look)
         super().tearDown()
 
 

@@ -14,21 +14,11 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
-from dbus_stack import DbusTest, FRIEND, OWNER, STRANGER  # noqa: E402
+from dbus_stack import DbusTest, socket_client, FRIEND, OWNER, STRANGER  # noqa: E402
 from work import PAGE, page_of, settled  # noqa: E402
 
 ROOT, DEVICES, CONTEXTS = "/org/pasidd", "/org/pasidd/device", "/org/pasidd/context"
 GPU = DEVICES + "/gpu0"
-
-
-def socket_client(fd):
-    """A client of the socket protocol on a connection that is there already."""
-    client = pc.Client.__new__(pc.Client)
-    client.sock = socket.socket(fileno=fd)
-    client.sock.settimeout(30)
-    client.serial, client.events, client.lines, client.fences = 1, [], {}, None
-    client.hello()
-    return client
 
 
 class Seeing(DbusTest):

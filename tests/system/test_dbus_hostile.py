@@ -3,7 +3,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -153,11 +155,11 @@ class NotReading(DbusTest):
         bad.get(ROOT, "Version")
         for _ in range(100):  # its socket is full after these
             bad.bus.send("org.pasidd", GPU, "org.freedesktop.DBus.Introspectable", "Introspect")
-        for i in range(100):
-            bad.bus.send("org.pasidd", ROOT, "org.pasidd.Manager1", "CreateContext", "sa{sv}", "", {})
-            self.assertTrue(space.wait(space.submit(space.fill(1, i))))
+        for _ in range(100):
+            bad.bus.send("org.pasidd", ROOT, "org.pasidd.Manager1", "OpenConnection")
         said = "the bus has taken nothing for 5 s"
         harness.wait_until(lambda: (self.asked(other), said in self.stack.log_tail())[1], "a bus that stands still", 30)
+        self.assertTrue(space.wait(space.submit(space.fill(1, 3))))
         harness.wait_until(lambda: self.asked(other), "an answer to somebody else", 30)
         self.await_name()
         self.assertEqual(maker.get(work.path, "State"), "ok")
@@ -221,6 +223,29 @@ class Buses(DbusTest):
         start()
         with dbus_client.Bus(stack.bus_socket) as bus:
             harness.wait_until(lambda: bus.call(*dbus_client.DRIVER, "NameHasOwner", "s", "org.pasidd"), "the name")
+
+
+    def test_no_such_bus(self):
+        for where in ("nowhere", "tcp:host=localhost,port=1", "unix:tmpdir=/tmp"):
+            done = subprocess.run([harness.program("PASIDD"), "--device", "vfio-user:/nowhere", "--socket",
+                                   os.path.join(self.stack.dir, "other"), "--bus", where], stdin=subprocess.DEVNULL,
+                                  stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(f'bus: found "{where}"; allowed is "system"', done.stderr)
+
+
+class Rate(DbusTest):
+    config = {"limits": {"connection": {"rate": 40}}}
+
+    def test_calls_wait_for_their_turn(self):
+        p = self.pasidd()
+        work = self.work(p)
+        begin = time.monotonic()
+        for _ in range(100):  # 40 at once, the others at 40 a second
+            self.refused("NotMapped", p.unmap, work.path, work.iova + work.size, PAGE)
+        self.assertGreater(time.monotonic() - begin, 1.2)
+        for _ in range(200):  # to look costs none of it
+            p.get(work.path, "State")
 
 
 class Reload(DbusTest):

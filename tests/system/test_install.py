@@ -127,6 +127,8 @@ class Install(unittest.TestCase):
         unit = (build / "systemd/pasidd.service").read_text()
         self.assertRegex(unit, r"(?m)^Type=notify$")
         self.assertNotRegex(unit, r"(?m)^FileDescriptorStorePreserve=")
+        fds = re.search(r"(?m)^FileDescriptorStoreMax=(\d+)$", unit).group(1)
+        self.assertIn(f"\nEnvironment=FDSTORE={fds}\n", unit)
         files = set(json.loads(output("meson", "introspect", "--installed", build)).values())
         where = output("pkg-config", "--variable=systemdsystemunitdir", "systemd").strip()
         self.assertIn(f"{where}/pasidd.service", files)

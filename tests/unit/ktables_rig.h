@@ -47,6 +47,7 @@ struct transport_memory {
 
 struct transport_space {
 	struct page page[PAGES];
+	unsigned int life; /* of the last process that had it */
 	LIST_ENTRY(transport_space) link; /* in kernel.spaces */
 };
 
@@ -61,7 +62,10 @@ struct answer {
 static struct kernel {
 	LIST_HEAD(, transport_space) spaces;
 	LIST_HEAD(, transport_memory) memories;
+	LIST_HEAD(, transport_memory) pinned; /* of processes that have died */
+	unsigned int life; /* processes that have */
 	unsigned int n_spaces, n_memories;
+	void (*moment)(void); /* the process may die now; NULL: it does not */
 	bool many; /* changes at a time: nothing is known of the order between them */
 	bool counts; /* requests only: they are of more than it knows */
 	uint64_t maps, unmaps;
@@ -113,6 +117,8 @@ static int tell(int err)
 /* Counts the request. Whoever takes back has waited until nothing is out any more of what is taken back. */
 static bool kernel_fails(void)
 {
+	if (kernel.moment)
+		kernel.moment();
 	kernel.asked++;
 	for (size_t i = 0; kernel.told && !kernel.many && i < kernel.n_answers; i++)
 		assert_true(kernel.answers[i].undo);
@@ -164,6 +170,7 @@ static int kernel_make(struct transport *t, struct transport_space **ret, transp
 		return kernel_answers(done, arg, true, 0);
 	s = calloc(1, sizeof(*s));
 	assert_non_null(s);
+	s->life = kernel.life;
 	LIST_INSERT_HEAD(&kernel.spaces, s, link);
 	kernel.n_spaces++;
 	return kernel_gives(done, arg, s, ret);
@@ -238,6 +245,10 @@ static inline void kernel_close(void)
 		kernel_drop_space(s);
 	while ((m = LIST_FIRST(&kernel.memories)))
 		kernel_drop_memory(m);
+	while ((m = LIST_FIRST(&kernel.pinned))) {
+		kernel.n_memories++;
+		kernel_drop_memory(m);
+	}
 }
 
 /* What a kernel refuses by itself. It only comes to that behind a request that failed: others were on their way by then. */
@@ -347,6 +358,87 @@ static int kernel_detach_pasid(struct transport *t, uint32_t pasid, transport_do
 	return kernel_answers(done, arg, failed, 0);
 }
 
+/* ---- for a successor ---- */
+
+/* The process dies: what it held is pinned where it is mapped. */
+static inline void kernel_die(void)
+{
+	struct transport_memory *m;
+
+	kernel.n_answers = 0;
+	kernel.life++;
+	while ((m = LIST_FIRST(&kernel.memories))) {
+		LIST_REMOVE(m, link);
+		kernel.n_memories--;
+		LIST_INSERT_HEAD(&kernel.pinned, m, link);
+	}
+}
+
+static bool kernel_lasts(const struct transport *t)
+{
+	return true;
+}
+
+static size_t kernel_save(const struct transport *t, const struct transport_space *s, void *buf)
+{
+	memcpy(buf, &s, sizeof(s));
+	return sizeof(s);
+}
+
+static int kernel_adopt(struct transport *t, struct transport_space **ret, const void *saved, size_t size,
+			transport_done done, void *arg)
+{
+	struct transport_space *s, *was;
+
+	assert_int_equal(size, sizeof(was));
+	memcpy(&was, saved, sizeof(was));
+	if (kernel_busy())
+		return -EBUSY;
+	(void)kernel_fails();
+	LIST_FOREACH (s, &kernel.spaces, link)
+		if (s == was)
+			break;
+	assert_non_null(s);
+	assert_true(s->life < kernel.life); /* once */
+	s->life = kernel.life;
+	return kernel_gives(done, arg, s, ret);
+}
+
+/* Whole mappings only, as many as there are. */
+static int kernel_clear(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len,
+			transport_done done, void *arg)
+{
+	size_t first = iova / PAGE, n = len / PAGE;
+
+	if (kernel_busy_for_lists())
+		return -EBUSY;
+	(void)kernel_fails();
+	assert_true(n > 0 && first + n <= PAGES);
+	assert_true(first == 0 || !s->page[first].mapping || s->page[first - 1].mapping != s->page[first].mapping);
+	assert_true(first + n == PAGES || !s->page[first + n].mapping ||
+		    s->page[first + n - 1].mapping != s->page[first + n].mapping);
+	memset(&s->page[first], 0, n * sizeof(s->page[0]));
+	return kernel_answers(done, arg, false, 0);
+}
+
+/* What nobody has taken over goes. */
+static int kernel_adopted(struct transport *t, transport_done done, void *arg)
+{
+	struct transport_space *s, *next;
+
+	if (kernel_busy())
+		return -EBUSY;
+	(void)kernel_fails();
+	for (s = LIST_FIRST(&kernel.spaces); s; s = next) {
+		next = LIST_NEXT(s, link);
+		if (s->life == kernel.life)
+			continue;
+		assert_ptr_not_equal(s, kernel.current);
+		kernel_drop_space(s);
+	}
+	return kernel_answers(done, arg, false, 0);
+}
+
 static const struct transport_space_ops kernel_spaces = {
 	.make = kernel_make,
 	.free = kernel_free,
@@ -357,6 +449,11 @@ static const struct transport_space_ops kernel_spaces = {
 	.attach = kernel_attach,
 	.attach_pasid = kernel_attach_pasid,
 	.detach_pasid = kernel_detach_pasid,
+	.lasts = kernel_lasts,
+	.save = kernel_save,
+	.adopt = kernel_adopt,
+	.clear = kernel_clear,
+	.adopted = kernel_adopted,
 };
 static const struct transport_ops kernel_ops = {.spaces = &kernel_spaces};
 static struct transport kernel_transport = {.ops = &kernel_ops};

@@ -101,6 +101,7 @@ struct remembered {
 static struct smmu_rig {
 	struct transport_smmu says;
 	bool asked, attached;
+	unsigned int life; /* of the last process that attached it */
 	uint64_t ste[2];
 	bool has_cd; /* ... a copy, valid or not */
 	uint64_t cd[CD_WORDS];
@@ -463,6 +464,8 @@ static void transfer_done(void)
 
 static int nested_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
 {
+	if (kernel.moment)
+		kernel.moment();
 	memcpy(edu.regs + off, &value, width);
 	if (off != REG_DMA_CMD)
 		return 0;
@@ -470,6 +473,8 @@ static int nested_write(struct transport *t, uint32_t region, uint64_t off, uint
 	smmu.in_transfer = true;
 	if (!smmu.slow)
 		transfer_done();
+	if (kernel.moment)
+		kernel.moment();
 	return 0;
 }
 
@@ -477,6 +482,7 @@ static int nested_write(struct transport *t, uint32_t region, uint64_t off, uint
 
 #define CMD_CFGI_CD 0x05u
 #define CMD_CFGI_CD_ALL 0x06u
+#define CMD_TLBI_NH_ALL 0x10u
 #define CMD_TLBI_NH_ASID 0x11u
 #define CMD_TLBI_NH_VA 0x12u
 
@@ -516,6 +522,9 @@ static void carry_out(const struct transport_smmu_command *c)
 		assert_int_equal(BITS(c->word[0], 12, 20), 0); /* there are no substreams */
 		assert_int_equal(c->word[0] >> 32, TRANSPORT_SMMU_STREAM);
 		smmu.has_cd = false;
+		break;
+	case CMD_TLBI_NH_ALL:
+		memset(smmu.known, 0, sizeof(smmu.known));
 		break;
 	case CMD_TLBI_NH_ASID:
 		assert_true(asid != 0);
@@ -557,6 +566,8 @@ static int nested_invalidate(struct transport *t, const struct transport_smmu_co
 {
 	bool fails = smmu_fails(v);
 
+	if (kernel.moment)
+		kernel.moment();
 	assert_true(smmu.attached && n > 0 && n <= TRANSPORT_SMMU_COMMANDS);
 	smmu.calls++;
 	speculate();
@@ -566,6 +577,8 @@ static int nested_invalidate(struct transport *t, const struct transport_smmu_co
 		for (uint32_t i = 0; i < n; i++)
 			carry_out(&v[i]);
 	speculate();
+	if (kernel.moment)
+		kernel.moment();
 	return fails ? -EIO : 0;
 }
 
@@ -580,7 +593,7 @@ static void on_prepared(void *arg, int err)
 
 static int nested_prepare(struct transport *t, struct transport_smmu *ret, transport_done done, void *arg)
 {
-	assert_int_equal(stage2.n, 0);
+	assert_true(stage2.n == 0 || smmu.attached); /* a predecessor's */
 	smmu.n_prepared++;
 	if (smmu.refuses)
 		return smmu.refuses;
@@ -608,8 +621,14 @@ static int nested_attach(struct transport *t, const uint64_t entry[2], transport
 {
 	bool failed = kernel_fails();
 
-	assert_false(smmu.asked); /* once */
 	judge_ste(entry);
+	/* Once, and by each successor, with the same words. */
+	assert_int_equal(smmu.asked, smmu.attached);
+	if (smmu.attached) {
+		assert_true(smmu.life < kernel.life);
+		assert_memory_equal(entry, smmu.ste, sizeof(smmu.ste));
+	}
+	smmu.life = kernel.life;
 	smmu.asked = !failed || !kernel.fail_in_call;
 	smmu.n_attached++;
 	memcpy(smmu.ste, entry, sizeof(smmu.ste));
@@ -664,6 +683,8 @@ static int nested_unmap(struct transport *t, uint64_t bus, uint64_t len, transpo
 
 	if (kernel_busy())
 		return -EBUSY;
+	if (kernel.moment)
+		kernel.moment();
 	assert_true(m && m->bus.first == bus && range_len(m->bus) == len);
 	speculate();
 	judge_forgotten(m->bus);
@@ -678,6 +699,27 @@ static int nested_usable(struct transport *t, struct range *v, size_t *n)
 	v[0] = bus_usable;
 	*n = 1;
 	return 0;
+}
+
+/* Also what is not there, or is not known to be. */
+static int nested_clear(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
+{
+	const struct range r = {bus, bus + len - 1};
+	struct bus_map *m, *next;
+
+	if (kernel_busy())
+		return -EBUSY;
+	(void)kernel_fails();
+	speculate();
+	for (m = LIST_FIRST(&stage2.maps); m; m = next) {
+		next = LIST_NEXT(m, link);
+		if (!range_overlaps(m->bus, r))
+			continue;
+		assert_true(range_contains(r, m->bus));
+		judge_forgotten(m->bus);
+		stage2_drop(m);
+	}
+	return kernel_answers(done, arg, false, 0);
 }
 
 static struct transport *nested_close(struct transport *t)
@@ -700,6 +742,10 @@ static const struct transport_ops nested_ops = {
 	.usable = nested_usable,
 	.dma_map = nested_map,
 	.dma_unmap = nested_unmap,
+	.dma_clear = nested_clear,
+	.save = edu_save,
+	.keep = edu_keep,
+	.adopt = edu_adopt,
 	.region_write = nested_write,
 	.region_read = edu_read,
 	.reset = edu_reset,
@@ -712,12 +758,14 @@ static const struct transport_ops nested_ops = {
 /* The file that records are read from can be read until they are. */
 static void nested_poll(void)
 {
+	if (edu.slow && smmu.in_transfer)
+		transfer_done();
 	if ((smmu.count || smmu.lost || smmu.nonsense) && !smmu.late)
 		edu.events->irq(edu.owner, TRANSPORT_IRQ_IOMMU);
 }
 
 /* A middling SMMU: 16 bits of ASIDs, ranges, 44 bits out. What a test that failed has left is nobody's any more. */
-static void nested_reset(void)
+static inline void nested_reset(void)
 {
 	nested_close(NULL);
 	memset(apps, 0, sizeof(apps));
@@ -748,7 +796,7 @@ static void nested_open(void)
 #define OWN_MAPS 3u
 
 /* Every app ends; of none is anything mapped, remembered, or in tables. */
-static void nested_end(void)
+static inline void nested_end(void)
 {
 	smmu.fail_times = 0;
 	smmu.slow = smmu.late = smmu.nonsense = false;

@@ -29,6 +29,8 @@ static struct edu_device {
 	const struct transport_events *events;
 	void *owner;
 	bool opening, open, irq;
+	bool slow; /* a transfer is done in the next turn of the loop */
+	int kept; /* the fd that outlives a process */
 	unsigned int opened; /* how often */
 	void (*poll)(void); /* what else has something to tell; NULL: nothing */
 	_Alignas(8) uint8_t regs[PAGE];
@@ -110,12 +112,18 @@ static void edu_carry_out(void (*transfer)(uint64_t iova, size_t inside, size_t 
 
 static int edu_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
 {
+	if (kernel.moment)
+		kernel.moment();
 	memcpy(edu.regs + off, &value, width);
 	if (off != REG_DMA_CMD)
 		return 0;
 	assert_non_null(kernel.current);
-	edu_carry_out(edu_transfer);
-	edu.irq = true;
+	if (!edu.slow) {
+		edu_carry_out(edu_transfer);
+		edu.irq = true;
+	}
+	if (kernel.moment)
+		kernel.moment();
 	return 0;
 }
 
@@ -123,6 +131,33 @@ static int edu_read(struct transport *t, uint32_t region, uint64_t off, uint32_t
 {
 	*value = 0;
 	memcpy(value, edu.regs + off, width);
+	return 0;
+}
+
+static size_t edu_save(const struct transport *t, void *buf)
+{
+	memcpy(buf, "edu", 4);
+	return 4;
+}
+
+static size_t edu_keep(const struct transport *t, int *fds)
+{
+	fds[0] = edu.kept;
+	return 1;
+}
+
+/* It goes on as it is. */
+static int edu_adopt(struct transport **ret, struct event_base *base, const char *address, uint32_t irqs,
+		     uint32_t deadline_ms, const void *saved, size_t size, const int *fds, size_t n,
+		     const struct transport_events *events, void *owner)
+{
+	assert_int_equal(size, 4);
+	assert_int_equal(n, 1);
+	close(fds[0]);
+	edu.events = events;
+	edu.owner = owner;
+	edu.opening = true;
+	*ret = &kernel_transport;
 	return 0;
 }
 
@@ -141,6 +176,9 @@ static const struct transport_ops edu_ops = {
 	.region_write = edu_write,
 	.region_read = edu_read,
 	.reset = edu_reset,
+	.save = edu_save,
+	.keep = edu_keep,
+	.adopt = edu_adopt,
 	.spaces = &kernel_spaces,
 };
 
@@ -183,6 +221,7 @@ struct app {
 
 static struct app apps[APPS];
 static struct service *service;
+static struct store *store; /* NULL: nothing outlives the service */
 static struct event_base *base;
 
 static void app_reply(void *owner, const struct service_reply *reply)
@@ -281,7 +320,11 @@ static void pump(void)
 			edu.opened++;
 			edu.events->opened(edu.owner);
 		}
-		if (edu.irq) {
+		if (edu.slow && !edu.poll && (edu_reg(REG_DMA_CMD) & 1)) {
+			edu_carry_out(edu_transfer);
+			edu.irq = true;
+		}
+		if (edu.irq && edu.open) {
 			edu.irq = false;
 			edu.events->irq(edu.owner, 0);
 		}
@@ -335,6 +378,8 @@ static void app_begin(struct app *a)
 	memset(a, 0, sizeof(*a));
 	a->fd = -1;
 	assert_int_equal(service_client_new(service, 1000 + (uid_t)(a - apps), 1, &app_ops, a, &a->client, &why), 0);
+	if (store)
+		assert_true(service_client_keep(a->client, "app"));
 	assert_int_equal(app_call(a, PASID_OP_HELLO, &hello, sizeof(hello), -1), 0);
 }
 
@@ -347,7 +392,7 @@ static void app_end(struct app *a)
 }
 
 /* A buffer of so many bytes; *fd is the app's own. */
-static uint32_t app_import(struct app *a, uint64_t bytes, int *fd)
+static inline uint32_t app_import(struct app *a, uint64_t bytes, int *fd)
 {
 	const struct pasid_buf_import in = {0};
 
@@ -427,7 +472,7 @@ static void await_ready(void)
 		event_base_loop(base, EVLOOP_ONCE);
 }
 
-static void lose_device(void)
+static inline void lose_device(void)
 {
 	edu.events->lost(edu.owner, -EIO, "the test has it lost");
 }
@@ -445,11 +490,12 @@ static struct device_config device_config = {
 	.table_pages = 64,
 };
 
+static struct service_config config;
+static char why_not[256]; /* the journal cannot be believed */
+
 /* The device is on its way. */
 static void service_open(uint64_t tables)
 {
-	static struct service_config config;
-
 	config = (struct service_config){.devices = &device_config, .n_devices = 1, .drivers = drivers};
 	for (size_t i = 0; i < PASID_RES_COUNT; i++)
 		config.limits.connection.v[i] = config.limits.uid.v[i] = UINT64_MAX;
@@ -461,10 +507,11 @@ static void service_open(uint64_t tables)
 	kernel.room = MOST_ANSWERS;
 	kernel_transport.ops = device_ops;
 	memset(&edu, 0, sizeof(edu));
+	edu.kept = STDERR_FILENO;
 	log_set_level(LOG_ERROR - 1); /* the losses are meant */
 	base = event_base_new();
 	assert_non_null(base);
-	assert_int_equal(service_new(&service, base, &config, NULL, NULL), 0);
+	assert_int_equal(service_new(&service, base, &config, store, why_not), 0);
 }
 
 static inline void service_begin(uint64_t tables)

@@ -26,7 +26,17 @@
 static uint8_t memory[MEMORY];
 static uint8_t inside[4096];
 static _Alignas(8) uint8_t regs[0x1000];
+static _Alignas(8) uint8_t keep[1u << 16]; /* what outlives a process */
+static const struct engine_memory own = {.keep = keep};
 static unsigned int transfers;
+static unsigned int writes, die_at; /* to registers; 0: it lives */
+static jmp_buf death;
+
+static void moment(void)
+{
+	if (++writes == die_at)
+		longjmp(death, 1);
+}
 
 static uint64_t reg64(unsigned int at)
 {
@@ -38,12 +48,14 @@ static uint64_t reg64(unsigned int at)
 
 static void region_write(struct engine_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
 {
+	moment();
 	assert_int_equal(region, 0);
 	if (off == 0x98) {
 		assert_true(value & 1);
 		assert_false(reg64(0x98) & 1); /* one at a time */
 	}
 	memcpy(regs + off, &value, width);
+	moment();
 }
 
 static int region_read(struct engine_device *d, uint32_t region, uint64_t off, uint32_t width, uint64_t *value)
@@ -57,8 +69,8 @@ static int region_read(struct engine_device *d, uint32_t region, uint64_t off, u
 static const struct engine_device_ops ops = {.region_write = region_write, .region_read = region_read};
 static struct engine_device device = {.ops = &ops};
 
-/* The transfer that was begun ends. False: there is none. */
-static bool transfer_ends(struct engine *e)
+/* The transfer that was begun ends, and nobody hears of it. False: there is none. */
+static bool transfer_over(void)
 {
 	uint64_t src = reg64(0x80), dst = reg64(0x88), len = reg64(0x90), cmd = reg64(0x98);
 	uint32_t status = 0x100;
@@ -79,6 +91,13 @@ static bool transfer_ends(struct engine *e)
 	cmd &= ~1ull;
 	memcpy(regs + 0x98, &cmd, sizeof(cmd));
 	memcpy(regs + 0x24, &status, sizeof(status));
+	return true;
+}
+
+static bool transfer_ends(struct engine *e)
+{
+	if (!transfer_over())
+		return false;
 	e->ops->interrupt(e);
 	return true;
 }
@@ -97,9 +116,10 @@ static int setup(void **state)
 	memset(regs, 0, sizeof(regs));
 	memset(memory, 0, sizeof(memory));
 	memset(inside, 0, sizeof(inside));
+	memset(keep, 0, sizeof(keep));
 	memcpy(regs, &id, sizeof(id));
-	transfers = 0;
-	return edu_driver.engine->attach((struct engine **)state, &device, NULL, &config);
+	transfers = writes = die_at = 0;
+	return edu_driver.engine->attach((struct engine **)state, &device, &own, &config);
 }
 
 static int teardown(void **state)
@@ -272,7 +292,7 @@ static void test_another_device(void **state)
 	struct engine *e;
 
 	regs[0] = 0xee;
-	assert_int_equal(edu_driver.engine->attach(&e, &device, NULL, &config), -ENODEV);
+	assert_int_equal(edu_driver.engine->attach(&e, &device, &own, &config), -ENODEV);
 }
 
 /* A transfer of whoever had the device before: registers written now would be lost. */
@@ -285,7 +305,114 @@ static void test_a_transfer_from_before(void **state)
 	memset(regs, 0, sizeof(regs));
 	memcpy(regs, &id, sizeof(id));
 	regs[0x98] = 1;
-	assert_int_equal(edu_driver.engine->attach(&e, &device, NULL, &config), -EBUSY);
+	assert_int_equal(edu_driver.engine->attach(&e, &device, &own, &config), -EBUSY);
+	assert_null(e);
+}
+
+/* ---- successors ---- */
+
+static void take_over(void **state)
+{
+	void *const windows[] = {memory + WINDOW};
+	const struct engine_config config = {.iova = {IOVA_FIRST, MEMORY - 1}, .windows = windows};
+	struct engine *e;
+
+	assert_int_equal(edu_driver.engine->adopt(&e, &device, &own, &config), 0);
+	edu_driver.engine->detach(*state); /* which touches nothing */
+	*state = e;
+	e->ops->control(e, 0, ENGINE_RESUME);
+}
+
+/* A job that was put and not told of is forgotten; its mark is given out again. */
+static void test_successor_knows_what_was_told(void **state)
+{
+	const struct pasid_edu_cmd cmd = {.op = PASID_EDU_FILL, .value = 0x55555555, .dst = 0x20000, .len = 64};
+	uint64_t told = put(*state, &cmd, 1), untold;
+
+	((struct engine *)*state)->ops->kick(*state, 0);
+	untold = put(*state, &cmd, 1);
+	take_over(state);
+	assert_int_equal(look(*state).told, told);
+	run(*state);
+	assert_int_equal(look(*state).done, told);
+	assert_int_equal(put(*state, &cmd, 1), untold);
+}
+
+/* It dies before or after the n-th write to a register, and so does its successor; a transfer that runs goes on. */
+static bool work_with_deaths(void **state, unsigned int n)
+{
+	static const uint8_t nothing[4096];
+	const struct pasid_edu_cmd one[] = {
+		{.op = PASID_EDU_FILL, .value = 0x04030201, .dst = 0x40000, .len = 9001},
+		{.op = PASID_EDU_COPY, .dst = 0x30003, .src = 0x40000, .len = 8193},
+	};
+	const struct pasid_edu_cmd two = {.op = PASID_EDU_COPY, .dst = 0x50000, .src = 0x30003, .len = 8193};
+	static uint64_t mark;
+	static unsigned int deaths;
+
+	setup(state);
+	memset(inside, 0xaa, sizeof(inside));
+	((struct engine *)*state)->ops->scrub(*state, 0);
+	put(*state, one, 2);
+	mark = put(*state, &two, 1);
+	deaths = writes = 0;
+	die_at = n;
+	if (setjmp(death)) {
+		writes = 0;
+		die_at = ++deaths == 1 ? 2 : 0;
+		if (n % 3 == 0)
+			transfer_over();
+		take_over(state);
+	}
+	if (look(*state).told < mark)
+		((struct engine *)*state)->ops->kick(*state, 0);
+	run(*state);
+	if (look(*state).done < mark)
+		fail_msg("death %u: done %llu of %llu", n, (unsigned long long)look(*state).done,
+			 (unsigned long long)mark);
+	for (size_t i = 0; i < 8193; i++)
+		assert_int_equal(memory[0x50000 + i], 1 + i % 4);
+	assert_memory_equal(memory + 0x50000 + 8193, nothing, 64);
+	assert_memory_equal(memory + 0x40000 + 9001, nothing, 64);
+	die_at = 0;
+	teardown(state);
+	return deaths > 0;
+}
+
+static void test_successor_goes_on(void **state)
+{
+	unsigned int n = 0;
+
+	while (work_with_deaths(state, ++n))
+		;
+	assert_true(n > 100);
+}
+
+/* It was dropping jobs. */
+static void test_successor_of_one_that_stopped(void **state)
+{
+	const struct pasid_edu_cmd cmd = {.op = PASID_EDU_FILL, .value = 0x55555555, .dst = 0x20000, .len = 64};
+	uint64_t mark = put(*state, &cmd, 1), *kept = (uint64_t *)(void *)keep;
+
+	((struct engine *)*state)->ops->kick(*state, 0);
+	assert_true(transfer_ends(*state));
+	assert_int_equal(kept[0], mark); /* told */
+	kept[1] = mark + 1; /* done: another one that was never told of is dropped, too */
+	take_over(state);
+	run(*state);
+	assert_int_equal(look(*state).done, mark + 1);
+	assert_int_equal(look(*state).told, mark + 1);
+}
+
+static void test_no_window(void **state)
+{
+	const struct pasid_edu_cmd cmd = {.op = PASID_EDU_FILL, .value = 0x55555555, .dst = 0x20000, .len = 64};
+	const struct engine_config config = {.iova = {IOVA_FIRST, MEMORY - 1}};
+	struct engine *e = NULL;
+
+	put(*state, &cmd, 1);
+	((struct engine *)*state)->ops->kick(*state, 0);
+	assert_int_equal(edu_driver.engine->adopt(&e, &device, &own, &config), -ENODEV);
 	assert_null(e);
 }
 
@@ -298,6 +425,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_verbs, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_successor_knows_what_was_told, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_successor_of_one_that_stopped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_no_window, setup, teardown),
+		cmocka_unit_test(test_successor_goes_on),
 		cmocka_unit_test(test_another_device),
 		cmocka_unit_test(test_a_transfer_from_before),
 	};

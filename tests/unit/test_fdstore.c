@@ -396,8 +396,8 @@ static int taken(void)
 	setenv("LISTEN_PID", pid, 1);
 	setenv("LISTEN_FDS", "9", 1);
 	setenv("LISTEN_FDNAMES", "gpu0:a000:+001:pasidd.socket:a000:a00-:", 1);
-	expect(fdstore_take(fs, "a+", take, &h) == 9);
-	expect(h.n == 6); /* not the second a000, and there are no 8 and 9 */
+	expect(fdstore_take(fs, "a+", take, &h) == 7); /* fds 10 and 11 are not there */
+	expect(h.n == 6); /* not the second a000 */
 	expect(!strcmp(h.names[0], "gpu0") && !h.stored[0] && !strcmp(h.names[1], "a000") && h.stored[1]);
 	expect(!strcmp(h.names[2], "+001") && h.stored[2] && !strcmp(h.names[3], "pasidd.socket") && !h.stored[3]);
 	expect(!strcmp(h.names[4], "a00-") && !h.stored[4] && !strcmp(h.names[5], "unknown") && !h.stored[5]);

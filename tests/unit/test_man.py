@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: MIT
 """The manual pages: they are well formed, and every option, key and call is in them; and the completion knows what --help says.
 
-    test_man.py SOURCE PASIDD PASIDCTL
+    test_man.py SOURCE
+
+The programs are $PASIDD and $PASIDCTL.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +15,8 @@ import sys
 import unittest
 from pathlib import Path
 
-TOP, PASIDD, PASIDCTL = (Path(word) for word in sys.argv[1:4])
+TOP = Path(sys.argv[1])
+PASIDD, PASIDCTL = os.environ["PASIDD"], os.environ["PASIDCTL"]
 MAN = TOP / "docs/man"
 PAGES = sorted(path for path in MAN.iterdir() if re.fullmatch(r"\.[1-8]", path.suffix))
 

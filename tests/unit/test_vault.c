@@ -34,6 +34,7 @@ static struct fdstore *fs;
 static struct vault *vault;
 static unsigned int fds_before;
 static bool lives[KEYS];
+static uint64_t deadline_ns; /* of a test */
 
 /* ---- a process's end, before some message ---- */
 
@@ -124,6 +125,14 @@ static void go_on(void)
 	manager_hear(&manager);
 }
 
+/* Until something happens; what never does fails the test. */
+static void wait_a_turn(void)
+{
+	assert_true(util_now_ns() < deadline_ns);
+	event_base_loop(base, EVLOOP_ONCE);
+	manager_hear(&manager);
+}
+
 static void put(uint64_t key, uint64_t bytes)
 {
 	AUTO_CLOSE int fd = memory(key);
@@ -175,10 +184,8 @@ static void die_and_begin(void)
 
 static void clean(void)
 {
-	while (vault_dead_bytes(vault)) {
-		event_base_loop(base, EVLOOP_ONCE);
-		manager_hear(&manager);
-	}
+	while (vault_dead_bytes(vault))
+		wait_a_turn();
 	go_on();
 	go_on();
 }
@@ -187,6 +194,7 @@ static int setup(void **state)
 {
 	memset(lives, 0, sizeof(lives));
 	fds_before = count_fds();
+	deadline_ns = util_now_ns() + 30000000000ull;
 	manager_init(&manager);
 	begin();
 	return 0;
@@ -273,7 +281,7 @@ static void test_what_is_dropped_is_closed(void **state)
 		began = util_now_ns();
 		assert_int_equal(vault_drop(vault, 8000 + n), 0);
 		while (read(p[0], &byte, 1) < 0)
-			go_on();
+			wait_a_turn();
 		ms = (util_now_ns() - began) / 1000000;
 		assert_true(n == 0 || ms >= (n == 1 ? 100 : 1000));
 		close(p[0]);
@@ -296,14 +304,11 @@ static void test_shelves_come_and_go(void **state)
 	for (uint32_t key = 0; key < 3000; key++)
 		drop(key);
 	clean();
-	while (manager.n > 3) {
-		event_base_loop(base, EVLOOP_ONCE);
-		manager_hear(&manager);
-	}
+	while (manager.n > 3)
+		wait_a_turn();
 	die_and_begin();
 	while (fdstore_count(fs) > 1 || manager.n > 1) { /* that is for what comes */
-		event_base_loop(base, EVLOOP_ONCE);
-		manager_hear(&manager);
+		wait_a_turn();
 	}
 }
 
@@ -320,10 +325,8 @@ static void test_many_lives(void **state)
 		go_on();
 	}
 	put(300, 1);
-	while (manager.n > 6) {
-		event_base_loop(base, EVLOOP_ONCE);
-		manager_hear(&manager);
-	}
+	while (manager.n > 6)
+		wait_a_turn();
 	check_all();
 }
 
@@ -381,10 +384,8 @@ static void test_eight_thousand(void **state)
 	vault_forget_others(vault, is_known, NULL);
 	assert_in_range(count_fds(), before - 100, before + 100);
 	assert_int_equal(vault_count(vault), 1);
-	while (manager.n > 2) {
-		event_base_loop(base, EVLOOP_ONCE);
-		manager_hear(&manager);
-	}
+	while (manager.n > 2)
+		wait_a_turn();
 	assert_int_equal(vault_count(vault), 1);
 	/* The first put of a life is certain, if the manager was heard of. */
 	assert_int_equal(vault_put(vault, 6, 1, fd), 0);
@@ -407,10 +408,8 @@ static void test_not_moved_to_where_it_could_be_lost(void **state)
 	begin();
 	check_all();
 	vault_forget_others(vault, is_known, NULL);
-	while (manager.n > 1) {
-		event_base_loop(base, EVLOOP_ONCE);
-		manager_hear(&manager);
-	}
+	while (manager.n > 1)
+		wait_a_turn();
 	check_all();
 }
 

@@ -116,6 +116,11 @@ static int look_at_leaf(void *arg, const struct pgtable_leaf *l)
 	return l->bus - MEMORY_BUS == l->iova.first - IN_OWN ? 0 : -EBADMSG;
 }
 
+static bool is_right(void *arg, uint32_t substream, uint32_t asid, uint64_t ttbr0)
+{
+	return asid == ASID && ttbr0 == journal->root;
+}
+
 static void adopt_tables(const int *fds)
 {
 	uint64_t bytes = 0, ticket;
@@ -125,7 +130,7 @@ static void adopt_tables(const int *fds)
 	CHECK(pgtable_adopt(&pt, &pgtable_vmsa64, pool, journal->root, look_at_leaf, &bytes) == 0);
 	CHECK(bytes == PAGES / 2 * PAGE);
 	attach();
-	CHECK(smmu_adopted(tr) == 0);
+	CHECK(smmu_adopted(tr, is_right, NULL) == 0);
 	CHECK(tr->ops->invalidate(tr, ASID, NULL, 0, &ticket) == 0);
 	pgtable_reclaim(pt);
 	table_pool_adopted(pool);

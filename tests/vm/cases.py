@@ -150,6 +150,13 @@ CASES = [
       for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
     *(Case(f"adopt-intx-{way}", kernel, "adopt.sh", f"adopt_device {way}", devices=[EDU], virtual_time=True,
            cmdline="pci=nomsi") for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
+    Case("survive-type1", "stock", "survive.py", "Type1 type1", devices=[EDU], python=True, virtual_time=True, timeout=300),
+    Case("survive-iommufd", "iommufd", "survive.py", "Edu iommufd", devices=[EDU], python=True, virtual_time=True,
+         timeout=300),
+    Case("survive-unplug", "iommufd", "survive.py", "Unplugged iommufd", devices=[ROOT_PORT, f"{EDU},bus=port0"],
+         spares=EDU_SPARE, python=True, virtual_time=True, timeout=300),
+    Case("survive-pasid", "iommufd", "survive.py", "Pasid iommufd pasid", iommu=VTD_USER, devices=[refgpu()], python=True,
+         companions={"refgpu0": refgpu_companion()}, timeout=300),
     *(Case(f"handed-{way}", kernel, "handed.py", way, devices=[EDU], python=True, virtual_time=True)
       for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
     *(Case(f"intx-{way}", kernel, "interrupts.py", f"{way} vfio-intx", devices=[EDU], python=True, virtual_time=True,
@@ -185,6 +192,8 @@ CASES = [
            allowed=[SMMU_FAULT]),
     *(on_arm(f"nested-{name.lower()}", "nested.py", name, nested=True, python=True, virtual_time=True)
       for name in ("Switches", "Random", "Failing")),
+    on_arm("survive-nested", "survive.py", "Edu iommufd nested", nested=True, python=True, virtual_time=True,
+           timeout=300),
     on_arm("fallback-arm64", "fallback.py", "CANWBS", python=True, virtual_time=True),
     Case("fallback-amd64", "iommufd", "fallback.py", "SMMUv3", devices=[EDU], python=True, virtual_time=True),
     on_arm("theft-nested", "theft.py", nested=True, python=True, virtual_time=True),

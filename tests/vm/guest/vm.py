@@ -266,9 +266,12 @@ class Daemon:
         if user:
             shutil.chown(self.directory, user)
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen([*prefix, os.environ["PASIDD"], "--config", config], user=user, stderr=log,
-                                            **(popen or {}))
+            self.process = self.begin([*prefix, os.environ["PASIDD"], "--config", config], log, user=user,
+                                      **(popen or {}))
         self.await_log("listening at")  # its socket is there a moment before that
+
+    def begin(self, argv, log, **options):
+        return subprocess.Popen(argv, stderr=log, **options)
 
     def await_log(self, *parts):
         """Waits for a line with all of these in it."""
