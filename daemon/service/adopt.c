@@ -102,6 +102,12 @@ static bool whole_record(const void *p, size_t size)
 	       size == sizeof(*rec) + rec->n_ops * sizeof(rec->ops[0]);
 }
 
+/* Those that hold from the moment when they were written; the others are made again. */
+static bool holds_at_once(uint32_t kind)
+{
+	return kind == RECORD_SUBMIT || kind == RECORD_BUF_FREE || kind == RECORD_CTX_FREE;
+}
+
 static int look_first(void *arg, uint32_t type, const void *p, size_t size)
 {
 	struct reading *r = arg;
@@ -109,6 +115,10 @@ static int look_first(void *arg, uint32_t type, const void *p, size_t size)
 
 	r->at++;
 	if (type == ENTRY_INTENT && whole_record(p, size)) {
+		o = open_of(r, ((const struct record *)p)->client);
+		/* It was open when an earlier process died, and this one is the same request, made again. */
+		if (o && !holds_at_once(o->rec->kind) && note_skip(r, o->rec) < 0)
+			return -ENOMEM;
 		no_longer_open(r, ((const struct record *)p)->client);
 		return note_open(r, p);
 	}
@@ -121,12 +131,6 @@ static int look_first(void *arg, uint32_t type, const void *p, size_t size)
 		no_longer_open(r, ((const struct entry_undone *)p)->client);
 	}
 	return 0;
-}
-
-/* Those that hold from the moment when they were written; the others are made again. */
-static bool holds_at_once(uint32_t kind)
-{
-	return kind == RECORD_SUBMIT || kind == RECORD_BUF_FREE || kind == RECORD_CTX_FREE;
 }
 
 static int by_address(const void *a, const void *b)
@@ -255,8 +259,8 @@ static int apply_record(struct reading *r, const void *p, size_t size, bool inte
 		e = 0;
 	else if (e == 0)
 		e = come(r, rec);
-	if (e < 0)
-		bad(r, "a record that does not fit what came before it: kind, error", rec->kind, (uint64_t)-e);
+	if (e < 0 && e != -ENOMEM)
+		e = bad(r, "a record that does not fit what came before it: kind, error", rec->kind, (uint64_t)-e);
 	free(rec);
 	return e;
 }
