@@ -101,7 +101,8 @@ class Worker(threading.Thread):
         self.late[:] = bytes(4 * PAGE)
         self.client.map(space.ctx, self.late_buf, 0, 4 * PAGE, pc.READ | pc.WRITE | pc.FIXED, LATE)
         self.client.unmap(space.ctx, LATE + PAGE, PAGE)
-        space.run(command(FILL, word, DATA + PAGE, 0, 2 * PAGE), command(COPY, 0, LATE + 2 * PAGE, DATA + PAGE, 2 * PAGE))
+        space.run(command(FILL, word, DATA + PAGE, 0, 2 * PAGE),
+                  command(COPY, 0, LATE + 2 * PAGE, DATA + PAGE, 2 * PAGE))
         self.client.unmap(space.ctx, LATE, PAGE)
         self.client.unmap(space.ctx, LATE + 2 * PAGE, 2 * PAGE)
         pattern = struct.pack("<I", word) * (PAGE // 2)
@@ -133,7 +134,7 @@ class Worker(threading.Thread):
 
 class Edu(Case):
     def expect_tables(self, space):
-        """The device is in its context's address space, which maps what the client asked for, and the driver's window."""
+        """The device is in the context's address space, which maps what its client asked for, and the window."""
         if not DEBUG.exists() or MODE != "exclusive":
             return
         space.run(command(FILL, 1, DATA, 0, PAGE))
@@ -196,7 +197,7 @@ class Type1(Case):
 
 class Unplugged(Case):
     def test_while_it_is_dead(self):
-        """The kernel waits for whoever has the device's file, which is the service manager; the successor gives it back."""
+        """The kernel waits for who has the device's file, which is the service manager; the successor gives it back."""
         client = pc.Client(self.daemon.socket)
         space = Space(client)
         space.run(command(FILL, 0x07070707, DATA, 0, PAGE))
