@@ -6,6 +6,8 @@
  */
 #include "survive_rig.h"
 
+#include <sys/resource.h>
+
 #include "service/persist.h"
 
 #define AT 0x800000ull
@@ -239,6 +241,10 @@ static void every_death(void)
 		life_with_deaths(dying = at, 0, 1, at % 2);
 	for (unsigned int at = 1; at <= n; at += 3)
 		life_with_deaths(dying = at, 1 + at % 40, 4, at % 2);
+	life.no_snapshots = true;
+	for (unsigned int at = 1; at <= n; at += 5)
+		life_with_deaths(dying = at, 10 + at % 60, 4, at % 2);
+	life.no_snapshots = false;
 }
 
 static void test_exclusive(void **state)
@@ -262,5 +268,12 @@ int main(void)
 		cmocka_unit_test(test_nested),
 	};
 
+	struct rlimit fds;
+
+	/* Those of the dead stay open. */
+	if (getrlimit(RLIMIT_NOFILE, &fds) == 0) {
+		fds.rlim_cur = fds.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &fds);
+	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
