@@ -191,15 +191,16 @@ static struct engine *edu_detach(struct engine *e)
 static int new_edu(struct edu **ret, struct engine_device *device, const struct engine_memory *mem,
 		   const struct engine_config *config)
 {
-	struct edu *d = calloc(1, sizeof(*d));
+	struct edu *d;
 
+	acknowledge(device); /* a transfer from before */
+	d = calloc(1, sizeof(*d));
 	if (!d)
 		return -ENOMEM;
 	d->device = device;
 	d->iova = config->iova;
 	d->kept = mem->keep;
 	d->engine.ops = &edu_ops;
-	acknowledge(device); /* a transfer from before */
 	*ret = d;
 	return 0;
 }

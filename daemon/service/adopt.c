@@ -287,19 +287,20 @@ static int apply_record(struct reading *r, const void *p, size_t size, bool inte
 static int apply_client(struct reading *r, const void *p)
 {
 	const struct entry_client *e = p;
-	struct client *b = books_client(r->s->books, e->open.client);
-	struct record rec = e->open;
+	struct client *b = books_client(r->s->books, e->client);
+	struct record rec = {
+		.kind = RECORD_CLIENT_OPEN, .client = e->client, .uid = e->uid, .pid = e->pid, .size = e->lines};
 	struct service_client *c;
 	int err = 0;
 
 	if (!b) {
 		err = books_replay(r->s->books, RECORD_INTENT, &rec);
-		b = books_client(r->s->books, e->open.client);
+		b = books_client(r->s->books, e->client);
 		if (err == 0)
 			err = client_adopt(r->s, b, e->fence);
 	}
 	if (err < 0)
-		return bad(r, "a client that cannot be: id, error", e->open.client, (uint64_t)-err);
+		return bad(r, "a client that cannot be: id, error", e->client, (uint64_t)-err);
 	c = b->tag;
 	c->serial = e->serial;
 	c->hello = e->flags & ENTRY_CLIENT_HELLO;

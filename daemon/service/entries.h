@@ -52,7 +52,9 @@ struct entry_head {
 #define ENTRY_CLIENT_HELLO 1u
 
 struct entry_client {
-	struct record open; /* RECORD_CLIENT_OPEN */
+	uint32_t client, uid; /* as in RECORD_CLIENT_OPEN */
+	int32_t pid;
+	uint32_t lines; /* of fence memory */
 	uint64_t serial; /* of its last request that was committed */
 	uint64_t fence; /* key of its fence memory */
 	uint32_t flags;

@@ -70,8 +70,8 @@ void persist_intent(struct service_client *c, const struct record *rec)
 {
 	if (!journal_of(c->svc))
 		return;
-	c->verb.intent = *rec;
-	c->verb.intent.n_ops = 0;
+	*verb_intent(c) = *rec;
+	verb_intent(c)->n_ops = 0;
 	c->verb.open = true;
 	c->svc->open_binds += rec->kind == RECORD_BIND;
 	fact(c->svc, ENTRY_INTENT, rec, sizeof(*rec) + rec->n_ops * sizeof(rec->ops[0]));
@@ -86,7 +86,7 @@ void persist_commit(struct service_client *c, const struct service_reply *reply)
 
 	if (c->verb.open && ((const struct pasid_reply *)reply->data)->code)
 		fact(c->svc, ENTRY_UNDONE, &undone, sizeof(undone));
-	if (c->verb.open && c->verb.intent.kind == RECORD_BIND)
+	if (c->verb.open && verb_intent(c)->kind == RECORD_BIND)
 		c->svc->open_binds--;
 	c->verb.open = false;
 	persist_append(c->svc, ENTRY_COMMIT, v, 2);
@@ -99,7 +99,10 @@ void persist_client_entry(const struct service_client *c, struct entry_client *e
 	const struct client *b = c->books;
 
 	*e = (struct entry_client){
-		.open = {.kind = RECORD_CLIENT_OPEN, .client = b->id, .uid = b->uid, .pid = b->pid, .size = b->n_lines},
+		.client = b->id,
+		.uid = b->uid,
+		.pid = b->pid,
+		.lines = b->n_lines,
 		.serial = c->serial,
 		.fence = c->fence_key,
 		.flags = c->hello ? ENTRY_CLIENT_HELLO : 0,

@@ -254,7 +254,7 @@ struct verb { /* the request being carried out; one at a time for each client */
 	struct pasid_msg msg;
 	bool open; /* the journal has its intent, and no more */
 	bool kept; /* ... and its reply, which is the one that will be given */
-	struct record intent; /* that; without operations */
+	_Alignas(struct record) uint8_t intent[sizeof(struct record)]; /* that; without operations */
 	struct ctx *ctx;
 	struct buf *buf;
 	struct device *dev;
@@ -331,6 +331,11 @@ struct service {
 		uint8_t bytes[sizeof(struct record) + PASID_BIND_MAX * sizeof(struct record_op)];
 	} request;
 };
+
+static inline struct record *verb_intent(struct service_client *c)
+{
+	return (struct record *)(void *)c->verb.intent;
+}
 
 static inline bool device_exclusive(const struct device *d)
 {

@@ -83,9 +83,9 @@ static void say_client(struct snapshot *p, struct service_client *c)
 	}
 }
 
-static bool is_being_freed(const struct service_client *c, uint32_t buf)
+static bool is_being_freed(struct service_client *c, uint32_t buf)
 {
-	return c->verb.open && c->verb.intent.kind == RECORD_BUF_FREE && c->verb.intent.buf == buf;
+	return c->verb.open && verb_intent(c)->kind == RECORD_BUF_FREE && verb_intent(c)->buf == buf;
 }
 
 /* What clients have given back, and what they have begun. */
@@ -107,7 +107,7 @@ static void say_rest_of_client(struct snapshot *p, struct service_client *c)
 			say_record(p, ENTRY_DONE, &rec);
 	}
 	if (c->verb.open)
-		say_record(p, ENTRY_INTENT, &c->verb.intent);
+		say_record(p, ENTRY_INTENT, verb_intent(c));
 }
 
 /* ---- contexts ---- */
@@ -129,9 +129,9 @@ static void say_jobs(struct snapshot *p, const struct context *b)
 /* Its intent is still to come, and says it. */
 static bool is_being_made(const struct ctx *ctx)
 {
-	const struct verb *v = &ctx->client->verb;
+	const struct record *intent = verb_intent(ctx->client);
 
-	return v->open && v->intent.kind == RECORD_CTX_NEW && v->intent.ctx == ctx->books->id;
+	return ctx->client->verb.open && intent->kind == RECORD_CTX_NEW && intent->ctx == ctx->books->id;
 }
 
 static void say_context(struct snapshot *p, const struct ctx *ctx)

@@ -285,6 +285,9 @@ int iommufd_adopt(struct iommufd *i, uint32_t store)
 /* An upper bound of their ids, which the kernel gives away from below: a device can have 65,536 spaces, of two each, and
  * frees some while it makes others. */
 #define MAX_ID (1u << 18)
+/* Ids are given away from below: behind so many that are nobody's there is nothing, unless thousands of spaces went at once.
+ * Asking for each that there could be would take longer than all the rest of a device's taking over. */
+#define MAX_MISSES 8192u
 
 static bool is_known(const struct iommufd *i, uint32_t id, const uint32_t *known, size_t n)
 {
@@ -304,11 +307,21 @@ static void mark(uint8_t *bits, uint32_t id)
 static bool sweep_once(const struct iommufd *i, const uint8_t *ours, const uint32_t *known, size_t n)
 {
 	struct kabi_iommu_destroy m = {.size = sizeof(m)};
+	uint32_t misses = 0;
 	bool any = false;
+	int r;
 
-	for (m.id = 1; m.id < MAX_ID; m.id++)
-		if (!(ours[m.id / 8] >> m.id % 8 & 1) && !is_known(i, m.id, known, n))
-			any |= ioctl(i->fd, KABI_IOMMU_DESTROY, &m) == 0;
+	for (m.id = 1; m.id < MAX_ID && misses < MAX_MISSES; m.id++) {
+		misses++;
+		if ((ours[m.id / 8] >> m.id % 8 & 1) || is_known(i, m.id, known, n)) {
+			misses = 0;
+			continue;
+		}
+		r = ioctl(i->fd, KABI_IOMMU_DESTROY, &m);
+		any |= r == 0;
+		if (r == 0 || errno != ENOENT)
+			misses = 0;
+	}
 	return any;
 }
 

@@ -23,12 +23,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
-#include <sys/signalfd.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/ptrace.h>
+
+#define TICK_US 2000
 
 enum mode { AT_CALL, AT_EXIT, AT_STEP };
 
@@ -76,16 +78,34 @@ static uint8_t look(struct tracing *t)
 	return info.op;
 }
 
-/* The signal to go on with; -1: it is dead. */
-static int await_stop(const struct tracing *t, int *status)
+/* The signal to go on with; or what follows. */
+#define DEAD (-1)
+#define TICK (-2) /* nothing has happened for a while */
+
+static int next_stop(const struct tracing *t, int *status)
 {
-	if (waitpid(t->pid, status, __WALL) != t->pid)
+	if (waitpid(t->pid, status, __WALL) != t->pid) {
+		if (errno == EINTR)
+			return TICK;
 		die("it cannot be waited for");
+	}
 	if (!WIFSTOPPED(*status))
-		return -1;
+		return DEAD;
 	if (WSTOPSIG(*status) == (SIGTRAP | 0x80) || WSTOPSIG(*status) == SIGTRAP || *status >> 16 == PTRACE_EVENT_STOP)
 		return 0;
 	return WSTOPSIG(*status);
+}
+
+static int await_stop(const struct tracing *t, int *status)
+{
+	int signal;
+
+	do
+		signal = next_stop(t, status);
+	while (signal == TICK);
+	if (signal == DEAD)
+		die("it died");
+	return signal;
 }
 
 static bool kill_now(const struct tracing *t, FILE *out)
@@ -93,7 +113,7 @@ static bool kill_now(const struct tracing *t, FILE *out)
 	int status;
 
 	kill(t->pid, SIGKILL);
-	while (waitpid(t->pid, &status, __WALL) == t->pid && WIFSTOPPED(status))
+	while (next_stop(t, &status) != DEAD)
 		;
 	fprintf(out, "killed %llu\n", (unsigned long long)t->last);
 	fflush(out);
@@ -138,8 +158,6 @@ static void hold(struct tracing *t)
 		die("it cannot be stopped");
 	for (;;) {
 		signal = await_stop(t, &status);
-		if (signal < 0)
-			die("it died");
 		if (WSTOPSIG(status) == (SIGTRAP | 0x80) && look(t) == PTRACE_SYSCALL_INFO_ENTRY && waits(t->last))
 			return;
 		go(&by_call, signal);
@@ -171,8 +189,7 @@ static bool stop_where_it_waits(struct tracing *t)
 		return false;
 	if (ptrace(PTRACE_INTERRUPT, t->pid, NULL, NULL) < 0)
 		die("it cannot be stopped");
-	if (await_stop(t, &status) < 0)
-		die("it died");
+	await_stop(t, &status);
 	return true;
 }
 
@@ -186,56 +203,47 @@ static bool line_came(void)
 	exit(0); /* nobody is interested any more */
 }
 
-/* True: it was killed. */
-static bool one_stop(struct tracing *t, FILE *out)
+static void on_tick(int sig)
 {
-	int status, signal = await_stop(t, &status);
-
-	if (signal < 0)
-		die("it died");
-	if (judge(t, status, out))
-		return true;
-	go(t, signal);
-	return false;
 }
 
-static bool stopped(const struct tracing *t)
+/* Waiting is interrupted now and then. */
+static void start_ticks(void)
 {
-	siginfo_t info = {0};
+	const struct sigaction sa = {.sa_handler = on_tick};
+	const struct itimerval every = {{0, TICK_US}, {0, TICK_US}};
 
-	return waitid(P_PID, (id_t)t->pid, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid;
+	if (sigaction(SIGALRM, &sa, NULL) < 0 || setitimer(ITIMER_REAL, &every, NULL) < 0)
+		die("a timer cannot be set");
 }
 
-static int block_sigchld(void)
+/* A line came on stdin or, if there is a path, that is there. */
+static bool is_over(const char *path)
 {
-	sigset_t set;
-	int fd;
+	struct pollfd in = {.fd = 0, .events = POLLIN};
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		die("signalfd");
-	return fd;
+	return path ? access(path, F_OK) == 0 : poll(&in, 1, 0) > 0 && line_came();
 }
 
-/* Until it is killed, or waits and all is over: a line came on stdin or, if there is a path, that is there. */
-static int follow(struct tracing *t, int signals, const char *path, FILE *out)
+/* Until it is killed, or waits and all is over. */
+static int follow(struct tracing *t, const char *path, FILE *out)
 {
-	struct pollfd fds[2] = {{.fd = signals, .events = POLLIN}, {.fd = path ? -1 : 0, .events = POLLIN}};
-	struct signalfd_siginfo info;
 	bool over = false;
+	int status;
 
+	start_ticks();
 	for (;;) {
-		poll(fds, over ? 1 : 2, over || path ? 1 : -1);
-		if (!over)
-			over = path ? access(path, F_OK) == 0 : fds[1].revents && line_came();
-		if (read(signals, &info, sizeof(info)) < 0 && errno != EAGAIN)
-			die("signals cannot be read");
-		while (stopped(t))
-			if (one_stop(t, out))
+		int signal = next_stop(t, &status);
+
+		if (signal == DEAD)
+			die("it died");
+		if (signal != TICK) {
+			if (judge(t, status, out))
 				return 0;
+			go(t, signal);
+			continue;
+		}
+		over = over || is_over(path);
 		if (over && stop_where_it_waits(t)) {
 			let_go(t, out);
 			return 0;
@@ -245,14 +253,12 @@ static int follow(struct tracing *t, int signals, const char *path, FILE *out)
 
 static int attach(struct tracing *t)
 {
-	int signals = block_sigchld();
-
 	hold(t);
 	printf("ready\n");
 	fflush(stdout);
 	line_came();
 	go(t, 0);
-	return follow(t, signals, NULL, stdout);
+	return follow(t, NULL, stdout);
 }
 
 /* ---- one that begins ---- */
@@ -292,12 +298,11 @@ static void close_all_but(int fd)
 /* From the end of its execve(2) on. */
 static int follow_start(struct tracing *t, const char *path, int begun)
 {
-	int signals, status, signal;
+	int status, signal;
 	char said[4096];
 	FILE *out;
 
 	close_all_but(begun);
-	signals = block_sigchld();
 	snprintf(said, sizeof(said), "%s.said", path);
 	out = fopen(said, "we");
 	if (!out || unlink(path) < 0)
@@ -307,13 +312,11 @@ static int follow_start(struct tracing *t, const char *path, int begun)
 	close(begun);
 	do {
 		signal = await_stop(t, &status);
-		if (signal < 0)
-			die("it died");
 		if (status >> 8 == (SIGTRAP | PTRACE_EVENT_EXEC << 8))
 			break;
 	} while (ptrace(PTRACE_CONT, t->pid, NULL, (void *)(intptr_t)signal) == 0);
 	go(t, 0);
-	return follow(t, signals, path, out);
+	return follow(t, path, out);
 }
 
 /* The tracer is nobody's child, so that the program has only those that it makes. */

@@ -3,8 +3,10 @@
 (sd_listen_fds(3)), notes that it is ready and that its loop turns (sd_notify(3)). tests/service has the real one."""
 
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -128,6 +130,19 @@ class ServiceManager(unittest.TestCase):
                 stack.await_log('"pasidd.socket"', "not a Unix socket of type SOCK_SEQPACKET that listens; it is closed")
                 with pc.Client(stack.socket) as client:
                     stack.await_device(client)
+
+    def test_nobody_is_greeted_before_he_is_kept(self):
+        """The manager keeps a connection once it has got to a note about it, and not before."""
+        with Manager([("pasidd.socket", self.listener())], {"FDSTORE": "100"}) as stack:
+            with self.enterContext(pc.Client(self.path, hello=False)) as client:
+                serial = client.send(pc.HELLO, struct.pack("<IIQ", 0x44534150, 1, 0))
+                client.sock.settimeout(0.5)
+                with self.assertRaises(TimeoutError):
+                    client.receive_raw()
+                client.sock.settimeout(30)
+                while client.sock not in select.select([client.sock, stack.notes], [], [], harness.DEADLINE)[0]:
+                    stack.notes.recv(4096)  # the fds that came with it are closed
+                os.close(client.reply(serial)[1][0])
 
     def test_watchdog(self):
         """The loop says that it turns, for as long as it does, twice in the time that is given."""

@@ -26,6 +26,7 @@ from work import PAGE, page_of  # noqa: E402
 ALL = bool(os.environ.get("PASID_EVERY_MOMENT"))
 SECONDS = 7 * harness.SLOWNESS  # for one request, unless all moments are tried
 RECOVERY_SECONDS = 25 * harness.SLOWNESS
+STEP_SECONDS = 5 * harness.SLOWNESS
 NEVER = 1 << 40
 BLOCK = 2 << 20
 AT = 0x40000000  # where buffers are mapped that want a certain place
@@ -84,19 +85,25 @@ class Rig:
         fd, view = pc.memfd(size)
         return self.client.buf_import(fd)[0], fd, view
 
-    def run(self, *commands, space=None):
-        """Carries out commands, in a context that is not lost."""
-        space = space or self.space
-        before = self.client.fence(space.ctx)[2]
-        if not space.wait(space.submit(*commands)):
-            raise AssertionError(f"context {space.ctx} is lost")
-        return self.client.fence(space.ctx)[2] - before
+    def run(self, *commands):
+        """Carries out commands, in a context that is not lost. Were faults told of them? Of earlier jobs they may be told
+        once more by a successor."""
+        job = self.space.submit(*commands)
+        if not self.space.wait(job):
+            raise AssertionError(f"context {self.space.ctx} is lost")
+        return any(told[0] == job for told in self.told())
+
+    def told(self):
+        """Faults, of all events that are there."""
+        events = iter(self.client.next_event, None)
+        return [fault for opcode, body in list(events) if opcode == pc.EV_FAULT
+                for fault in struct.iter_unpack(pc.FAULT.format, body[16:])]
 
     def fill(self, iova, view, offset=0, pages=1):
         """The GPU's writes to that address arrive in that memory."""
         self.value += 1
         if self.run(work.command(work.FILL, self.value, iova, length=pages * PAGE)):
-            raise AssertionError(f"0x{iova:x} is not mapped: {self.client.next_event(1)}")
+            raise AssertionError(f"0x{iova:x} is not mapped")
         if view[offset:offset + pages * PAGE] != page_of(self.value) * pages:
             raise AssertionError(f"what the GPU wrote to 0x{iova:x} is not where it should be")
 
@@ -104,11 +111,6 @@ class Rig:
         """The GPU cannot write there."""
         if not self.run(work.command(work.FILL, 0xbad, iova, length=PAGE)):
             raise AssertionError(f"0x{iova:x} is still mapped")
-        self.forget_events()
-
-    def forget_events(self):
-        while self.client.next_event():
-            pass
 
     def prove(self):
         """The context is what it should be."""
@@ -117,7 +119,6 @@ class Rig:
         info = self.client.ctx_info(self.space.ctx)
         if info["mapped_bytes"] != self.mapped or info["state"]:
             raise AssertionError(f"mapped are {info}, not {self.mapped} bytes")
-        self.forget_events()
 
 
 # ---- requests, each with what comes before it and what has to be so after it ----
@@ -257,11 +258,31 @@ class Submit(Request):
     def body(self):
         return struct.pack("<IIQQ", self.ctx, 0, self.rig.space.cmd_iova, 64)
 
-    def check(self, reply):
+    def await_end(self, sent):
+        """Until the job has ended, too."""
+        reply = super().await_end(sent)
         job, = struct.unpack("<Q", reply)
         assert job == self.before + 1, (job, self.before)
         assert self.rig.space.wait(job)
+        return job
+
+    def check(self, job):
         assert self.rig.space.counter == self.counter + 1, "the job did not run once"
+
+
+class Fault(Submit):
+    """A job that faults: it ends, and its owner is told, once more perhaps by a successor."""
+
+    def prepare(self):
+        super().prepare()
+        self.rig.space.cmd[0:64] = work.command(work.FILL, 1, AT, length=PAGE)
+        self.disrupted = self.client.fence(self.ctx)[2]
+
+    def check(self, job):
+        assert self.client.fence(self.ctx)[2] > self.disrupted, "a job that faulted ended as if it had not"
+        assert not self.client.fence(self.ctx)[1], "the context is lost"
+        told = self.rig.told()
+        assert told and all(fault[:2] == (job, AT) for fault in told), told
 
 
 class Bind(Request):
@@ -302,6 +323,10 @@ class Map(Bind):
         self.check_addresses(reply)
         self.rig.fill(AT, self.view, 0, self.pages)
         self.client.unmap(self.ctx, AT, self.size)
+
+
+class MapPage(Map):
+    pages = 1
 
 
 class Unmap(Bind):
@@ -364,7 +389,7 @@ class List(Bind):
 
 class Sliced(Bind):
     """More page tables than are filled in one go: no entry of them is a block."""
-    pages = 600 * 512
+    pages = 3200 * 512
 
     def ops(self):
         return [self.map(PAGE, AT, self.size - PAGE)]
@@ -397,7 +422,6 @@ class Split(Bind):
         self.client.bind(self.ctx, [self.map()])
         self.view[BLOCK:BLOCK + 64 * PAGE] = os.urandom(PAGE) * 64
         self.view[BLOCK + 400 * PAGE:BLOCK + 400 * PAGE + 8] = bytes(8)
-        self.disrupted = self.client.fence(self.ctx)[2]
         self.job = self.rig.space.submit(*self.commands(self.times))
 
     def ops(self):
@@ -406,7 +430,7 @@ class Split(Bind):
     def check(self, reply):
         self.check_addresses(reply)
         assert self.rig.space.wait(self.job)
-        assert self.client.fence(self.ctx)[2] == self.disrupted, f"the job faulted: {self.client.next_event(1)}"
+        assert not [fault for fault in self.rig.told() if fault[0] == self.job], "the job faulted"
         assert self.view[BLOCK + 256 * PAGE:BLOCK + 320 * PAGE] == self.view[BLOCK:BLOCK + 64 * PAGE]
         assert self.view[BLOCK + 400 * PAGE] == 1, "the job did not run once"
         self.rig.faults(AT + self.hole)
@@ -459,7 +483,7 @@ class Close(Request):
         harness.wait_until(lambda: self.rig.stack.gpu_counts()[1:3] == self.before[1:3], "a client that left is gone")
 
 
-REQUESTS = [Hello, CtxInfo, CtxNew, CtxFree, BufImport, BufFree, Submit, Map, Unmap, Replace, List, Sliced, Split, Close]
+REQUESTS = [Hello, CtxInfo, CtxNew, CtxFree, BufImport, BufFree, Submit, Fault, Map, Unmap, Replace, List, Sliced, Split, Close]
 
 
 @unittest.skipUnless(can_trace(), "only root may trace a process that is no descendant of its own")
@@ -504,9 +528,28 @@ class EveryCall(unittest.TestCase):
             self.random.shuffle(moments)
         return moments
 
+    def test_between_instructions(self):
+        """Where no system call is: some instructions of the requests that are made most often."""
+        for kind in (Submit, MapPage, CtxNew):
+            request = kind(self.rig)
+            request.begin()
+            _, count = self.once(request, "step", NEVER)
+            end = time.monotonic() + STEP_SECONDS
+            tried = 0
+            while time.monotonic() < end:
+                n = self.random.randrange(count)
+                try:
+                    self.once(request, "step", n)
+                except (AssertionError, pc.Refused) as error:
+                    raise AssertionError(f"{kind.__name__}, killed after {n} instructions: {error!r}\n"
+                                         f"{self.stack.log_tail()}") from error
+                tried += 1
+            request.end()
+            print(f"# {kind.__name__}: {tried} moments, of {count} instructions")
+
     def test_taking_over(self):
         """Killed in the middle of a request, and then its successor while it takes over, at every system call of that."""
-        requests = [kind(self.rig) for kind in (CtxNew, BufImport, Submit, Map, Replace, List, Split, CtxFree, BufFree)]
+        requests = [kind(self.rig) for kind in (CtxNew, BufImport, Submit, Fault, Map, Replace, List, Split, CtxFree, BufFree)]
         for request in requests:
             request.begin()
         count = self.once_and_again(requests[0], "call", NEVER)[1]

@@ -311,14 +311,6 @@ static void test_a_transfer_from_before(void **state)
 
 /* ---- successors ---- */
 
-/* What is left in the middle of a call nobody frees. */
-__attribute__((visibility("default"))) const char *__asan_default_options(void);
-
-const char *__asan_default_options(void)
-{
-	return "detect_leaks=0";
-}
-
 static void take_over(void **state)
 {
 	void *const windows[] = {memory + WINDOW};
