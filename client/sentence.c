@@ -72,6 +72,9 @@ static const struct sentence sentences[] = {
 	{PASID_WHY_QUOTA_MEMORY, "pasidd has no memory left; free something and try again"},
 	{PASID_WHY_QUOTA_KERNEL,
 	 "the kernel or the device would not take it (errno %" PRIu64 "); unmap something, or use larger mappings"},
+	{PASID_WHY_QUOTA_STORE,
+	 "the service manager keeps %" PRIu64 " fds for pasidd, and has no connection beyond %" PRIu64
+	 "; try again when others have left, or raise FileDescriptorStoreMax= of pasidd.service"},
 	{LOCAL_HANGUP, "pasidd is gone or has dropped this connection, and its contexts with it; connect anew"},
 	{LOCAL_GARBLED, "the other side sent a message (operation %" PRIu64 ", %" PRIu64
 			" bytes) that is not of this protocol; the connection was ended"},

@@ -64,6 +64,7 @@ int refusal_code(uint32_t reason)
 	case PASID_WHY_QUOTA_TABLES:
 	case PASID_WHY_QUOTA_MEMORY:
 	case PASID_WHY_QUOTA_KERNEL:
+	case PASID_WHY_QUOTA_STORE:
 		return -EDQUOT;
 	default:
 		return quota_code(reason);

@@ -539,6 +539,27 @@ static int session_begin(struct session *s)
 	return 0;
 }
 
+/* A quarter of the store is for devices and for shelves of the vault: who is connected goes on when nobody else may come. */
+static int check_store(const struct session *s, struct refusal *why)
+{
+	const struct fdstore *fds = s->host->store ? s->host->store->fds : NULL;
+	uint32_t kept, max;
+
+	if (!fds)
+		return 0;
+	kept = fdstore_count(fds);
+	max = kept + fdstore_left(fds);
+	max -= max / 4;
+	if (kept < max)
+		return 0;
+	log_limited(
+		&limit, LOG_WARN,
+		"connection of pid %d, uid %u refused: the service manager keeps %u fds, and connections get no more "
+		"than %u; raise FileDescriptorStoreMax=, or lower the limits on connections",
+		s->pid, s->uid, kept, max);
+	return refuse(why, PASID_WHY_QUOTA_STORE, kept, max);
+}
+
 int session_new(struct session_host *host, int fd, uid_t uid, pid_t pid)
 {
 	struct session *s = session_alloc(host, fd, uid, pid);
@@ -546,7 +567,9 @@ int session_new(struct session_host *host, int fd, uid_t uid, pid_t pid)
 
 	if (!s)
 		return -ENOMEM;
-	r = service_client_new(host->service, uid, pid, &session_ops, s, &s->client, &s->refused);
+	r = check_store(s, &s->refused);
+	if (r == 0)
+		r = service_client_new(host->service, uid, pid, &session_ops, s, &s->client, &s->refused);
 	if (r < 0 && (r != -EDQUOT || n_refused == REFUSED_MAX)) {
 		free(s);
 		return r;

@@ -160,8 +160,8 @@ struct pasid_event {
 /*
  * Connects to the daemon at `path`; NULL means $PASIDD_SOCKET, and /run/pasidd/socket without it. Takes a few ms at
  * most while the daemon is alive. -ENOENT, -ECONNREFUSED, -EACCES from connect(2); -EOPNOTSUPP if the daemon speaks
- * another version; -EDQUOT if this uid has too many connections. -ECONNRESET if the connection ended before it was greeted,
- * five times in a row: a daemon that dies takes such connections along, so it is tried again. The caller owns *ret.
+ * another version; -EDQUOT if this uid, or all together, have too many connections. -ECONNRESET if the connection ended before it was
+ * greeted, five times in a row: a daemon that dies takes such connections along, so it is tried again. The caller owns *ret.
  */
 int pasid_connect(struct pasid **ret, const char *path);
 

@@ -112,6 +112,7 @@ enum pasid_reason {
 	PASID_WHY_QUOTA_TABLES = 132, /* the device's pool of table pages */
 	PASID_WHY_QUOTA_MEMORY = 133, /* the daemon has no memory */
 	PASID_WHY_QUOTA_KERNEL = 134, /* n1 the errno with which the kernel, or the device, refused memory */
+	PASID_WHY_QUOTA_STORE = 135, /* fds that the service manager keeps; connections get no more than n2 of them */
 };
 
 /* What is limited; see PASID_WHY_QUOTA_*. */

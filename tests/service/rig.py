@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import unittest
@@ -48,6 +49,28 @@ class Case(unittest.TestCase):
     @classmethod
     def start_gpu(cls):
         cls.machine.say("systemctl", "start", "pasid-refgpu")
+
+    @classmethod
+    def packages(cls):
+        """Daemon and library, as paths in the machine: as they are, and with a later version."""
+        now = []
+        for path in Path(PACKAGES).glob("*.deb"):
+            if re.match("(pasidd|libpasid0)_", path.name):
+                shutil.copy(path, cls.machine.path("/opt"))
+                now.append(f"/opt/{path.name}")
+        return now, [cls.made_later(path) for path in now]
+
+    @classmethod
+    def made_later(cls, package):
+        """The same package with a later version."""
+        content, made = f"{package}.d", f"{package}.later.deb"
+        cls.machine.say("dpkg-deb", "--raw-extract", package, content)
+        control = cls.machine.path(f"{content}/DEBIAN/control")
+        text = control.read_text()
+        version = re.search(r"(?m)^Version: (.*)$", text).group(1)
+        control.write_text(re.sub(rf"((?:^Version:|=) {re.escape(version)})", r"\1+later", text, flags=re.M))
+        cls.machine.say("dpkg-deb", "--build", content, made)
+        return made
 
     def restarts(self):
         return int(self.machine.show("pasidd", "NRestarts"))

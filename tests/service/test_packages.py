@@ -121,30 +121,7 @@ class Upgrade(rig.Case):
         cls.configure(devices=[rig.GPU])
         cls.start_gpu()
         cls.client(cls, "devices", "1")
-        cls.now = cls.packages()
-        cls.later = [cls.made_later(path) for path in cls.now]
-
-    @classmethod
-    def packages(cls):
-        """Where they lie in the machine."""
-        names = []
-        for path in Path(rig.PACKAGES).glob("*.deb"):
-            if re.match("(pasidd|libpasid0)_", path.name):
-                shutil.copy(path, cls.machine.path("/opt"))
-                names.append(f"/opt/{path.name}")
-        return names
-
-    @classmethod
-    def made_later(cls, package):
-        """The same package with a later version."""
-        content, made = f"{package}.d", f"{package}.later.deb"
-        cls.machine.say("dpkg-deb", "--raw-extract", package, content)
-        control = cls.machine.path(f"{content}/DEBIAN/control")
-        text = control.read_text()
-        version = re.search(r"(?m)^Version: (.*)$", text).group(1)
-        control.write_text(re.sub(rf"((?:^Version:|=) {re.escape(version)})", r"\1+later", text, flags=re.M))
-        cls.machine.say("dpkg-deb", "--build", content, made)
-        return made
+        cls.now, cls.later = cls.packages()
 
     def version(self):
         return self.machine.say("dpkg-query", "--show", "--showformat=${Version}", "pasidd")

@@ -67,7 +67,7 @@ static uint64_t now_ns(void)
 __attribute__((noreturn)) static void die(const char *what)
 {
 	fprintf(stderr, "worker %d, step %llu: %s: %s\n", (int)getpid(), (unsigned long long)steps, what,
-		p ? pasid_error(p) : "");
+		pasid_error(p));
 	exit(1);
 }
 

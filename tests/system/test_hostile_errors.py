@@ -28,6 +28,7 @@ IMPOSSIBLE = {
     131: "QUOTA_IDS takes 65535 live contexts on one device; tests/unit/test_books.c meets it",
     73: "NO_PASID takes mode pasid, hence a kernel; tests/vm/guest/pasid.py meets it",
     134: "QUOTA_KERNEL takes a kernel that refuses a mapping; tests/vm/guest/exclusive.py meets it",
+    135: "QUOTA_STORE takes a service manager that keeps fds; tests/service/test_survival.py meets it",
     UID + RATE: "the rate is backpressure and no error",
     CONNECTION + RATE: "the rate is backpressure and no error",
     CONNECTION + CONNECTIONS: "a connection is one connection: it has no limit on them",

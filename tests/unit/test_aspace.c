@@ -754,7 +754,7 @@ static void test_refusals(void **state)
 		assert_int_equal(refusal_code(PASID_WHY_QUOTA_UID + i), -EDQUOT);
 		assert_int_equal(refusal_code(PASID_WHY_QUOTA_CONNECTION + i), -EDQUOT);
 	}
-	for (uint32_t i = PASID_WHY_QUOTA_TOTAL; i <= PASID_WHY_QUOTA_MEMORY; i++)
+	for (uint32_t i = PASID_WHY_QUOTA_TOTAL; i <= PASID_WHY_QUOTA_STORE; i++)
 		assert_int_equal(refusal_code(i), -EDQUOT);
 	assert_int_equal(refusal_code(PASID_WHY_QUOTA_UID + PASID_RES_COUNT), -EINVAL);
 	assert_int_equal(refusal_code(12345), -EINVAL);
