@@ -397,6 +397,12 @@ static bool work_once(struct session *s)
 		put_back_fds(s);
 		return false;
 	}
+	/* What the last process was about to answer holds once the devices are taken over, and not before. */
+	if (repeat && service_client_waits(s->client)) {
+		put_back_fds(s);
+		event_del(s->readable);
+		return false;
+	}
 	if (repeat)
 		return answer(s, message.head.serial) && !s->owed;
 	return carry_out(s, (size_t)n);

@@ -21,6 +21,7 @@ enum adoption_phase {
 	ADOPT_RESTORING, /* changes that were under way are made good, */
 	ADOPT_SWEEPING, /* and what belongs to nobody goes */
 	ADOPT_CLEARING, /* what the device may have mapped for nobody goes */
+	ADOPT_RESETTING, /* the last process was about to, or a slot does not obey */
 	ADOPT_STILL, /* slots are held whose tables have to be made again */
 	ADOPT_INVALIDATING, /* the device forgets everything that it knows of tables */
 };

@@ -70,6 +70,8 @@ void adopt_device(struct device *d)
 	struct adoption *a = d->adoption;
 	const char *why = changed(d, &a->e);
 	int fds[TRANSPORT_KEEP_MAX];
+	size_t n = d->adoption->e.n_kept;
+	bool taken;
 	int r;
 
 	d->state = DEVICE_OPENING;
@@ -79,11 +81,14 @@ void adopt_device(struct device *d)
 	memcpy(d->kept, a->e.kept, sizeof(d->kept));
 	a->phase = ADOPT_OPENING;
 	r = why ? -EINVAL : store_take_device(d->svc->store, d->kept, d->n_kept, fds);
+	taken = r == 0;
 	if (r == 0)
 		r = d->tops->adopt(&d->t, d->svc->base, d->address, engine_irqs(&d->svc->config->drivers),
 				   d->config->answer_ms, a->e.saved, a->e.saved_size, fds, d->n_kept, &device_events,
 				   d);
 	if (r < 0) {
+		while (taken && n)
+			close(fds[--n]);
 		d->t = NULL;
 		device_fail(d, why ? why : "what the last process left of it is not whole");
 		return;
@@ -408,6 +413,7 @@ void adopt_on_cleared(void *arg, int err)
 	if (err == -ENODEV || !d->adoption)
 		return; /* lost follows */
 	d->adoption->clearing--;
+	d->adoption->since = util_now_ns();
 	if (err < 0)
 		device_fail(d, "it does not say that it has forgotten memory");
 	else
@@ -487,8 +493,6 @@ static void give_back_lost(struct device *d)
 
 static void adopted(struct device *d)
 {
-	bool was_reset = d->adoption->reset;
-
 	drop_unused(d);
 	d->adoption = adoption_free(d->adoption);
 	d->state = DEVICE_READY;
@@ -497,9 +501,7 @@ static void adopted(struct device *d)
 		 d->books->n_contexts, d->eops->name);
 	adopt_over(d->svc);
 	give_back_lost(d);
-	if (was_reset)
-		device_reset(d, "the last process was about to");
-	else
+	if (d->state == DEVICE_READY)
 		run_go_on(d);
 	device_poke(d);
 }
@@ -514,10 +516,61 @@ static bool invalidate_all(struct device *d)
 	return d->state == DEVICE_SETUP && a->ticket <= d->ticket_done;
 }
 
+static void enter(struct device *d, enum adoption_phase phase)
+{
+	d->adoption->phase = phase;
+	d->adoption->since = util_now_ns();
+}
+
+/* Nothing is on its slots any more, and it knows no tables. */
+static void on_adopted_reset(void *arg, int err)
+{
+	struct device *d = arg;
+
+	if (err == -ENODEV || !d->adoption)
+		return; /* gone: lost follows */
+	if (err < 0) {
+		device_fail(d, "it cannot be reset");
+		return;
+	}
+	run_after_reset(d);
+	if (d->state != DEVICE_RESETTING)
+		return;
+	d->state = DEVICE_SETUP;
+	d->adoption->reset = 0;
+	enter(d, ADOPT_STILL);
+	device_poke(d);
+}
+
+/* Before anybody's tables are touched: what does not obey may go on walking them until then. */
+static void reset_first(struct device *d)
+{
+	enter(d, ADOPT_RESETTING);
+	d->state = DEVICE_RESETTING;
+	if (!d->adoption->reset)
+		persist_reset(d, RESET_ASKED);
+	if (d->tops->reset(d->t, on_adopted_reset, d) < 0)
+		device_fail(d, "it cannot be reset");
+}
+
+/* Whoever does not stand still is guilty, and the device is reset; otherwise it is the device that does not answer. */
 static void over_time(struct device *d)
 {
-	if (util_now_ns() - d->adoption->since > d->config->answer_ms * 1000000ull)
+	struct context *b;
+
+	if (util_now_ns() - d->adoption->since <= d->config->answer_ms * 1000000ull)
+		return;
+	if (d->adoption->phase != ADOPT_STILL || device_kernel_tables(d)) {
 		device_fail(d, "it does not answer the process that takes it over");
+		return;
+	}
+	TAILQ_FOREACH (b, &d->books->contexts, in_device) {
+		struct ctx *ctx = b->tag;
+
+		if (rebuilds(d, ctx) && !run_held_still(d, ctx))
+			ctx->lost_why = PASID_LOST_HANG;
+	}
+	reset_first(d);
 }
 
 static bool still_phase(struct device *d)
@@ -525,16 +578,15 @@ static bool still_phase(struct device *d)
 	if (device_nested(d) && !d->adoption->asked && nest_adopted(d) < 0)
 		return false;
 	d->adoption->asked = true;
-	if (!d->adoption->reset && !all_still(d))
+	if (!all_still(d))
 		return false;
 	empty_tables(d);
 	return true;
 }
 
-/* A reset makes it forget, too. */
 static bool invalidate_phase(struct device *d)
 {
-	if (!d->adoption->reset && !invalidate_all(d))
+	if (!invalidate_all(d))
 		return false;
 	reclaim(d);
 	table_pool_adopted(d->pool);
@@ -556,8 +608,12 @@ static void adopt_running(struct device *d)
 		device_fail(d, NOT_TRUSTED);
 		return;
 	}
-	a->phase = device_kernel_tables(d) ? ADOPT_SPACES : ADOPT_STILL;
-	if (!a->reset && !device_kernel_tables(d))
+	if (a->reset) {
+		reset_first(d);
+		return;
+	}
+	enter(d, device_kernel_tables(d) ? ADOPT_SPACES : ADOPT_STILL);
+	if (!device_kernel_tables(d))
 		hold_those(d);
 }
 
@@ -570,9 +626,11 @@ void adopt_go_on(struct device *d)
 	if (d->state == DEVICE_SETUP && device_kernel_tables(d))
 		adopt_kernel_go_on(d);
 	if (d->state == DEVICE_SETUP && a->phase == ADOPT_STILL && still_phase(d))
-		a->phase = ADOPT_INVALIDATING;
+		enter(d, ADOPT_INVALIDATING);
 	if (d->state == DEVICE_SETUP && a->phase == ADOPT_INVALIDATING && invalidate_phase(d))
-		a->phase = ADOPT_CLEARING;
+		enter(d, ADOPT_CLEARING);
+	if (d->state == DEVICE_RESETTING && d->adoption)
+		over_time(d);
 	if (d->state != DEVICE_SETUP)
 		return;
 	if (a->phase == ADOPT_CLEARING && clear_some(d))

@@ -457,6 +457,10 @@ void ctx_device_gone(struct ctx *ctx)
 	if (ctx->life == CTX_CLEARED || ctx->life == CTX_CLEARING)
 		return;
 	device_unwait(&ctx->pending);
+	/* Also for one that was being stopped and was not told yet: a device that does not answer hangs by itself. */
+	ctx->lost_why = PASID_LOST_DEVICE;
+	ctx->lost_job = 0;
+	persist_lost(ctx);
 	persist_cleared(ctx);
 	ctx->slot = -1;
 	ctx->busy = false;
@@ -465,10 +469,6 @@ void ctx_device_gone(struct ctx *ctx)
 	ctx->pt = NULL;
 	ctx->kt = ktables_free(ctx->kt);
 	drop_window(ctx);
-	/* Also for one that was being stopped and was not told yet: a device that does not answer hangs by itself. */
-	ctx->lost_why = PASID_LOST_DEVICE;
-	ctx->lost_job = 0;
-	persist_lost(ctx);
 	trace_lost(ctx);
 	books_ctx_lost(d->svc->books, ctx->books);
 	tell_changed(ctx, SERVICE_STATE);

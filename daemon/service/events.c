@@ -179,6 +179,8 @@ size_t service_next_event(struct service_client *c, void *buf)
 	struct ctx *ctx;
 	size_t n;
 
+	if (c->resumed && !c->hello)
+		c->resumed = false; /* no event before HELLO is answered */
 	if (c->resumed) {
 		c->resumed = false;
 		memcpy(buf, &resumed, sizeof(resumed));

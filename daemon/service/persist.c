@@ -9,6 +9,9 @@
 
 #include "base/util.h"
 
+/* Then new lists wait until those that are under way are over, and a snapshot can be made. */
+#define OVERDUE_TIMES 4
+#define OVERDUE_BYTES (16u << 20)
 #define ROOM_MORE (64u << 10) /* for the facts that a request causes at once: those of a whole turn of jobs, and more */
 
 static struct journal *journal_of(const struct service *s)
@@ -58,6 +61,13 @@ static void done(struct service *s, const struct record *rec)
 
 /* ---- requests ---- */
 
+bool persist_overdue(const struct service *s)
+{
+	const struct journal *j = journal_of(s);
+
+	return j && s->open_binds && journal_bytes(j) > OVERDUE_TIMES * journal_snapshot_bytes(j) + OVERDUE_BYTES;
+}
+
 bool persist_room(struct service *s, size_t bytes)
 {
 	struct journal *j = journal_of(s);
@@ -68,7 +78,7 @@ bool persist_room(struct service *s, size_t bytes)
 
 void persist_intent(struct service_client *c, const struct record *rec)
 {
-	if (!journal_of(c->svc))
+	if (!journal_of(c->svc) || !c->recorded)
 		return;
 	*verb_intent(c) = *rec;
 	verb_intent(c)->n_ops = 0;
@@ -89,7 +99,8 @@ void persist_commit(struct service_client *c, const struct service_reply *reply)
 	if (c->verb.open && verb_intent(c)->kind == RECORD_BIND)
 		c->svc->open_binds--;
 	c->verb.open = false;
-	persist_append(c->svc, ENTRY_COMMIT, v, 2);
+	if (c->recorded)
+		persist_append(c->svc, ENTRY_COMMIT, v, 2);
 }
 
 /* ---- clients and their memory ---- */
@@ -174,6 +185,8 @@ void persist_fence(const struct fence_map *m)
 {
 	struct entry_fence e;
 
+	if (!m->client->recorded)
+		return;
 	persist_fence_entry(m, &e);
 	fact(m->dev->svc, ENTRY_FENCE, &e, sizeof(e));
 }
@@ -182,7 +195,8 @@ void persist_fence_gone(const struct fence_map *m)
 {
 	const struct entry_fence e = {.client = m->client->books->id, .index = m->dev->books->index};
 
-	fact(m->dev->svc, ENTRY_FENCE_GONE, &e, sizeof(e));
+	if (m->client->recorded)
+		fact(m->dev->svc, ENTRY_FENCE_GONE, &e, sizeof(e));
 }
 
 /* ---- devices ---- */
@@ -367,8 +381,8 @@ void persist_context(struct ctx *ctx)
 
 	persist_context_record(ctx, &rec);
 	persist_intent(ctx->client, &rec);
-	ctx->recorded = true;
-	if (ctx->pt && !ctx->dev->books->traits.global)
+	ctx->recorded = ctx->client->recorded;
+	if (ctx->recorded && ctx->pt && !ctx->dev->books->traits.global)
 		tables(ctx->dev->svc, ctx->dev->books->index, ctx->books->id, pgtable_root(ctx->pt));
 }
 
@@ -390,8 +404,8 @@ void persist_context_made(struct ctx *ctx)
 {
 	struct entry_space e;
 
-	ctx->recorded = true;
-	if (!ctx->dev->recorded)
+	ctx->recorded = ctx->client->recorded;
+	if (!ctx->dev->recorded || !ctx->recorded)
 		return;
 	persist_space_entry(ctx, &e);
 	fact(ctx->dev->svc, ENTRY_SPACE, &e, sizeof(e));
@@ -466,14 +480,16 @@ void persist_put(const struct ctx *ctx, unsigned int slot, const struct put_job 
 {
 	const struct entry_put e = {ctx->books->id, slot, put->number, put->mark};
 
-	fact(ctx->dev->svc, ENTRY_PUT, &e, sizeof(e));
+	if (ctx->recorded)
+		fact(ctx->dev->svc, ENTRY_PUT, &e, sizeof(e));
 }
 
 void persist_unput(const struct ctx *ctx)
 {
 	const struct entry_unput e = {.ctx = ctx->books->id, .job = ctx->put};
 
-	fact(ctx->dev->svc, ENTRY_UNPUT, &e, sizeof(e));
+	if (ctx->recorded)
+		fact(ctx->dev->svc, ENTRY_UNPUT, &e, sizeof(e));
 }
 
 void persist_jobs_done(const struct ctx *ctx, uint64_t job)
@@ -481,5 +497,6 @@ void persist_jobs_done(const struct ctx *ctx, uint64_t job)
 	const struct record rec = {
 		.kind = RECORD_JOBS_DONE, .client = ctx->books->client->id, .ctx = ctx->books->id, .job = job};
 
-	done(ctx->dev->svc, &rec);
+	if (ctx->recorded)
+		done(ctx->dev->svc, &rec);
 }

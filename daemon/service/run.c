@@ -557,7 +557,7 @@ int run_adopt(struct device *d)
 	struct engine_slot look;
 	struct context *b;
 
-	for (unsigned int s = 0; s < d->n_slots; s++) {
+	for (unsigned int s = 0; s < d->n_slots && d->adoption->reset != RESET_SORTED; s++) {
 		struct run *run = &d->runs[s];
 
 		if (d->eops->look(d->engine, s, &look) < 0)
@@ -645,9 +645,15 @@ static void forget_stopping(struct device *d)
 	}
 }
 
+static bool was_sorted_out(const struct device *d)
+{
+	return d->adoption && d->adoption->reset == RESET_SORTED;
+}
+
 void run_after_reset(struct device *d)
 {
-	for (unsigned int s = 0; s < d->n_slots && d->state == DEVICE_RESETTING; s++)
+	/* Once that is written down, marks may be those of before or of after the restart. */
+	for (unsigned int s = 0; s < d->n_slots && d->state == DEVICE_RESETTING && !was_sorted_out(d); s++)
 		sort_out(d, s);
 	if (d->state != DEVICE_RESETTING)
 		return;

@@ -114,6 +114,10 @@ struct service_client *service_client_close(struct service_client *c)
 		return NULL;
 	c->owner = NULL;
 	verb_not_later(c);
+	/* Its name is somebody else's soon. */
+	c->name[0] = '\0';
+	if (c->recorded)
+		persist_client(c);
 	c->closing = true;
 	c->svc->lingering++;
 	service_client_reap(c);
@@ -185,8 +189,10 @@ bool service_client_keep(struct service_client *c, const char *name)
 	snprintf(c->name, sizeof(c->name), "%s", name);
 	c->fence_key = store_keys(store, VAULT_FENCE, 2);
 	if (store_keep(store, c->fence_key, 0, c->fence.fd) < 0 ||
-	    store_keep(store, c->fence_key + 1, 0, c->fence.ro_fd) < 0)
+	    store_keep(store, c->fence_key + 1, 0, c->fence.ro_fd) < 0) {
+		store_drop(store, c->fence_key);
 		return false;
+	}
 	persist_client(c);
 	return true;
 }
@@ -342,6 +348,19 @@ static void forget_all(struct service *s)
 }
 
 /* What the last process left on a device that was gone when it ended, or whose loss it was about to tell. */
+/* The last process had cleared them and did not come to say it. */
+static void tell_losses(struct device *d)
+{
+	struct context *b;
+
+	TAILQ_FOREACH (b, &d->books->contexts, in_device) {
+		struct ctx *ctx = b->tag;
+
+		if (ctx->life == CTX_CLEARED && ctx->lost_why && ctx->line->state != PASID_CTX_LOST)
+			event_lost(ctx);
+	}
+}
+
 static void lose_what_is_on(struct device *d)
 {
 	struct context *ctx, *next_ctx;
@@ -361,6 +380,7 @@ static void begin(struct service *s)
 			s->last_opening = s->devices[i].opening;
 	}
 	for (size_t i = 0; i < s->n_devices; i++) {
+		tell_losses(&s->devices[i]);
 		if (!s->devices[i].adoption)
 			lose_what_is_on(&s->devices[i]);
 		device_begin(&s->devices[i]);
@@ -475,8 +495,24 @@ void service_close_context(struct service *s, uint32_t id)
 	struct context *books = books_any_context(s->books, id);
 	struct ctx *ctx = books ? books->tag : NULL;
 
-	if (ctx && !ctx->free_asked && !books->lost)
+	if (!ctx || ctx->free_asked || books->lost)
+		return;
+	if (!s->adopting) {
 		ctx_lose(ctx, PASID_LOST_CLOSED, 0);
+		return;
+	}
+	/* Once its device is taken over: what it runs there may not lose its tables before it is stopped. */
+	ctx->lost_why = PASID_LOST_CLOSED;
+	ctx->lost_job = 0;
+	persist_lost(ctx);
+}
+
+bool service_client_waits(struct service_client *c)
+{
+	if (!c->svc->adopting)
+		return false;
+	verb_later(c, adopt_first(c->svc));
+	return true;
 }
 
 int service_reset_device(struct service *s, uint32_t device)

@@ -110,6 +110,8 @@ uid_t service_client_uid(const struct service_client *c);
 pid_t service_client_pid(const struct service_client *c);
 /* What there is of it is not whole: its contexts are lost, and whoever waits for their jobs stops waiting. */
 bool service_client_doomed(const struct service_client *c);
+/* Its requests, and what was answered to them, have to wait: retry() is called. */
+bool service_client_waits(struct service_client *c);
 void service_client_own(struct service_client *c, const struct service_client_ops *ops, void *owner);
 /* Its buffers live only as long as they are mapped: it does not know their ids any more. */
 void service_client_forget_buffers(struct service_client *c);

@@ -311,6 +311,8 @@ static void on_snapshot(evutil_socket_t fd, short what, void *arg)
 		store_believed(s->store);
 	}
 	snapshot_now(s);
+	for (size_t i = 0; i < s->n_devices; i++)
+		device_poke(&s->devices[i]); /* whoever waited for that */
 }
 
 int snapshot_init(struct service *s)

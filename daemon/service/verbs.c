@@ -458,7 +458,8 @@ static void import_step(struct pending *p)
 		device_wait(b->dev, p);
 		return;
 	}
-	if (b->state != BUF_MAPPED || c->closing) {
+	/* Of a client that is gone it is freed like any other. */
+	if (b->state != BUF_MAPPED) {
 		int error = b->state == BUF_REFUSED ? b->error : -ENODEV;
 
 		c->verb.buf = NULL;
@@ -466,7 +467,7 @@ static void import_step(struct pending *p)
 		refuse_error(c, error);
 		return;
 	}
-	b->recorded = true;
+	b->recorded = c->recorded;
 	out = (struct pasid_buf_import_reply){
 		.size = b->books->buffer.size,
 		.buf = b->books->buffer.id,

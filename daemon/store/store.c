@@ -250,7 +250,7 @@ static void drop_found(struct store *s)
 
 void store_believed(struct store *s)
 {
-	if (!s)
+	if (!s || !s->journal)
 		return;
 	*s->tries = (struct store_tries){0};
 	drop_found(s);
