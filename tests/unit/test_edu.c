@@ -420,7 +420,7 @@ static void test_successor_between_two_jobs(void **state)
 	assert_int_equal(look(*state).done, mark - 1);
 	assert_true(kept[2] != last);
 	kept[2] = last;
-	assert_true(transfer_over());
+	memset(regs + 0x98, 0, 8); /* nor was its first transfer begun */
 	take_over(state);
 	run(*state);
 	assert_int_equal(look(*state).done, mark);
