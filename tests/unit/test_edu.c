@@ -404,6 +404,29 @@ static void test_successor_of_one_that_stopped(void **state)
 	assert_int_equal(look(*state).told, mark + 1);
 }
 
+/* It died when one job was done, and before it noted where the next one begins. */
+static void test_successor_between_two_jobs(void **state)
+{
+	const struct pasid_edu_cmd one = {.op = PASID_EDU_FILL, .value = 0x55555555, .dst = 0x20000, .len = 64},
+				   two = {.op = PASID_EDU_FILL, .value = 0x66666666, .dst = 0x30000, .len = 64};
+	uint64_t mark, last, *kept = (uint64_t *)(void *)keep;
+
+	put(*state, &one, 1);
+	mark = put(*state, &two, 1);
+	((struct engine *)*state)->ops->kick(*state, 0);
+	assert_true(transfer_ends(*state));
+	last = kept[2];
+	assert_true(transfer_ends(*state));
+	assert_int_equal(look(*state).done, mark - 1);
+	assert_true(kept[2] != last);
+	kept[2] = last;
+	memset(regs + 0x98, 0, 8); /* nor was its first transfer begun */
+	take_over(state);
+	run(*state);
+	assert_int_equal(look(*state).done, mark);
+	assert_int_equal(memory[0x30000], 0x66);
+}
+
 static void test_no_window(void **state)
 {
 	const struct pasid_edu_cmd cmd = {.op = PASID_EDU_FILL, .value = 0x55555555, .dst = 0x20000, .len = 64};
@@ -427,6 +450,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_verbs, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_successor_knows_what_was_told, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_successor_of_one_that_stopped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_successor_between_two_jobs, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_window, setup, teardown),
 		cmocka_unit_test(test_successor_goes_on),
 		cmocka_unit_test(test_another_device),
