@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The parts of util.h that are not inline: mappings and the clock. */
+/* The parts of util.h that are not inline: mappings, arrays and the clock. */
 #include "base/util.h"
 
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -23,4 +24,17 @@ uint64_t util_now_ns(void)
 	/* CLOCK_MONOTONIC and a valid pointer: there is no error to handle. */
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+void *util_grow(void *v, size_t n, size_t *max, size_t size)
+{
+	size_t more = *max ? 2 * *max : 64;
+	void *p;
+
+	if (n < *max)
+		return v;
+	p = realloc(v, more * size);
+	if (p)
+		*max = more;
+	return p;
 }

@@ -53,4 +53,7 @@ void *util_map_shared(size_t len, int prot, int fd, off_t off);
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t util_now_ns(void);
 
+/* Room for one more element of `size` bytes behind the n that v has room *max for: v, moved perhaps, or NULL and v as it was. */
+void *util_grow(void *v, size_t n, size_t *max, size_t size);
+
 #endif

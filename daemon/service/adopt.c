@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "service/absent.h"
 #include "service/persist.h"
 
 struct open_intent { /* of one client; they are few: a client has one request at a time */
@@ -32,7 +33,8 @@ struct reading {
 	size_t n_open, max_open;
 	const struct record **skip; /* in the order of their addresses, once all are known */
 	size_t n_skip, max_skip, next_skip;
-	struct device *device_of[64]; /* by the index of records */
+	struct device *device_of[ABSENT_DEVICES]; /* by the index of records */
+	struct absent absent;
 };
 
 static int bad(struct reading *r, const char *what, uint64_t n1, uint64_t n2)
@@ -42,19 +44,6 @@ static int bad(struct reading *r, const char *what, uint64_t n1, uint64_t n2)
 }
 
 /* ---- the first time ---- */
-
-static void *grow(void *v, size_t n, size_t *max, size_t size)
-{
-	size_t more = *max ? 2 * *max : 64;
-	void *p = v;
-
-	if (n < *max)
-		return v;
-	p = realloc(v, more * size);
-	if (p)
-		*max = more;
-	return p;
-}
 
 static struct open_intent *open_of(struct reading *r, uint32_t client)
 {
@@ -66,7 +55,7 @@ static struct open_intent *open_of(struct reading *r, uint32_t client)
 
 static int note_open(struct reading *r, const struct record *rec)
 {
-	struct open_intent *v = grow(r->open, r->n_open, &r->max_open, sizeof(*v));
+	struct open_intent *v = util_grow(r->open, r->n_open, &r->max_open, sizeof(*v));
 
 	if (!v)
 		return -ENOMEM;
@@ -77,7 +66,7 @@ static int note_open(struct reading *r, const struct record *rec)
 
 static int note_skip(struct reading *r, const struct record *rec)
 {
-	const struct record **v = grow(r->skip, r->n_skip, &r->max_skip, sizeof(*v));
+	const struct record **v = util_grow(r->skip, r->n_skip, &r->max_skip, sizeof(*v));
 
 	if (!v)
 		return -ENOMEM;
@@ -250,6 +239,7 @@ static int apply_record(struct reading *r, const void *p, size_t size, bool inte
 {
 	struct record *rec;
 	struct device *d;
+	bool absent;
 	int e;
 
 	if (!whole_record(p, size))
@@ -265,6 +255,11 @@ static int apply_record(struct reading *r, const void *p, size_t size, bool inte
 	if (!rec)
 		return -ENOMEM;
 	memcpy(rec, p, size);
+	e = absent_record(&r->absent, rec, &absent);
+	if (e < 0 || absent) {
+		free(rec);
+		return e < 0 && e != -ENOMEM ? bad(r, "a record of a device that is not there", (uint64_t)-e, 0) : e;
+	}
 	d = device_of(r, rec->device);
 	if (names_a_device(rec) && d)
 		rec->device = d->books->index;
@@ -349,10 +344,17 @@ static int apply_fence_gone(struct reading *r, const void *p)
 
 /* ---- devices ---- */
 
+/* One that is configured to be another one, or in another mode, is not the one that was there. */
+static bool is_same(const struct device_config *c, const struct entry_device *e)
+{
+	return !strncmp(c->name, e->name, sizeof(e->name)) && !strncmp(c->spec, e->spec, sizeof(e->spec)) &&
+	       (c->mode == e->mode || (c->fallback && c->fallback == e->mode));
+}
+
 static struct device *configured(struct service *s, const struct entry_device *e)
 {
 	for (size_t i = 0; i < s->n_devices; i++)
-		if (!strncmp(s->devices[i].config->name, e->name, sizeof(e->name)))
+		if (is_same(s->devices[i].config, e))
 			return &s->devices[i];
 	return NULL;
 }
@@ -380,9 +382,15 @@ static int apply_device(struct reading *r, const void *p)
 	const struct entry_device *e = p;
 	struct device *d = configured(r->s, e);
 
-	if (e->index >= ARRAY_SIZE(r->device_of) || !d)
-		return bad(r, "a device that is not configured any more: index", e->index, 0);
+	if (e->index >= ARRAY_SIZE(r->device_of))
+		return bad(r, "a device that cannot be: index", e->index, 0);
+	if (!d && !r->absent.device[e->index])
+		log_warn("device %.*s is not configured as it was: what was on it is lost", (int)sizeof(e->name),
+			 e->name);
+	r->absent.device[e->index] = !d;
 	r->device_of[e->index] = d;
+	if (!d)
+		return 0;
 	/* The same opening: it was taken over once before. */
 	if (d->adoption && d->adoption->e.opening == e->opening) {
 		d->adoption->e = *e;
@@ -610,7 +618,7 @@ static int apply(void *arg, uint32_t type, const void *p, size_t size)
 		return bad(r, "an entry of an unknown type: type, bytes", type, size);
 	if (size != facts[type].size)
 		return bad(r, "an entry of a wrong size: type, bytes", type, size);
-	return facts[type].apply(r, p);
+	return absent_fact(&r->absent, type, p) ? 0 : facts[type].apply(r, p);
 }
 
 /* ---- what was under way ---- */
@@ -634,7 +642,7 @@ static void answer_open(struct reading *r, struct service_client *c, const struc
 
 int adoption_clear_later(struct adoption *a, struct range bus)
 {
-	struct range *v = grow(a->clear, a->n_clear, &a->max_clear, sizeof(*v));
+	struct range *v = util_grow(a->clear, a->n_clear, &a->max_clear, sizeof(*v));
 
 	if (!v)
 		return -ENOMEM;
@@ -645,7 +653,7 @@ int adoption_clear_later(struct adoption *a, struct range bus)
 
 int adoption_detach_later(struct adoption *a, uint32_t pasid)
 {
-	uint32_t *v = grow(a->pasids, a->n_pasids, &a->max_pasids, sizeof(*v));
+	uint32_t *v = util_grow(a->pasids, a->n_pasids, &a->max_pasids, sizeof(*v));
 
 	if (!v)
 		return -ENOMEM;
@@ -749,111 +757,13 @@ int adopt_journal(struct service *s, char why[ADOPT_WHY_MAX])
 		e = settle_fences(&r);
 	if (e == 0)
 		find_fds(s);
+	if (e == 0)
+		absent_tell(&r.absent, s->books);
+	absent_fini(&r.absent);
 	ledger_lenient(books_ledger(s->books), false);
 	free(r.open);
 	free(r.skip);
 	return e;
-}
-
-/* ---- what is kept and spoken of by nobody, or not to be believed ---- */
-
-struct keys {
-	uint64_t *v;
-	size_t n, max;
-};
-
-static void add_key(struct keys *k, uint64_t key)
-{
-	uint64_t *v = grow(k->v, k->n, &k->max, sizeof(*v));
-
-	if (!v)
-		return;
-	k->v = v;
-	v[k->n++] = key;
-}
-
-static int by_number(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static bool is_known(void *arg, uint64_t key)
-{
-	const struct keys *k = arg;
-
-	return k->n && bsearch(&key, k->v, k->n, sizeof(key), by_number);
-}
-
-static void client_keys(struct keys *k, const struct client *c)
-{
-	const struct buffer_entry *e;
-	const struct context *ctx;
-
-	add_key(k, ((const struct service_client *)c->tag)->fence_key);
-	add_key(k, ((const struct service_client *)c->tag)->fence_key + 1);
-	TAILQ_FOREACH (e, &c->all_buffers, in_client)
-		add_key(k, ((const struct buf *)e->tag)->key);
-	TAILQ_FOREACH (ctx, &c->contexts, in_client)
-		for (uint64_t key = ((const struct ctx *)ctx->tag)->window_key, n = 0; key && n < 2; n++)
-			add_key(k, key + n);
-}
-
-void adopt_forget_unknown(struct service *s)
-{
-	struct keys k = {0};
-	struct client *c = NULL;
-
-	while ((c = books_next_client(s->books, c)))
-		client_keys(&k, c);
-	for (size_t i = 0; i < s->n_devices; i++)
-		for (uint32_t m = 0; m < 2 * VAULT_MEMORIES && s->devices[i].recorded; m++)
-			add_key(&k, s->devices[i].memory_key + m);
-	if (k.n)
-		qsort(k.v, k.n, sizeof(*k.v), by_number);
-	vault_forget_others(s->store->vault, is_known, &k);
-	free(k.v);
-}
-
-static void lose_lines(int fd)
-{
-	struct pasid_fence_line *line;
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return;
-	line = util_map_shared((size_t)st.st_size, PROT_READ | PROT_WRITE, fd, 0);
-	for (size_t i = 0; line && i < (size_t)st.st_size / sizeof(*line); i++) {
-		__atomic_add_fetch(&line[i].disrupted, 1, __ATOMIC_RELEASE);
-		__atomic_store_n(&line[i].state, PASID_CTX_LOST, __ATOMIC_RELEASE);
-		syscall(SYS_futex, &line[i].done, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-	}
-	if (line)
-		munmap(line, (size_t)st.st_size);
-}
-
-static void note_fence(void *arg, uint64_t key)
-{
-	if (key >> 60 == VAULT_FENCE)
-		add_key(arg, key);
-}
-
-void service_lose(struct store *store, const char *why)
-{
-	struct keys k = {0};
-
-	log_error("what the last pasidd left cannot be believed: %s; all its contexts are lost", why);
-	vault_each(store->vault, note_fence, &k);
-	for (size_t i = 0; i < k.n; i++) {
-		int fd = vault_get(store->vault, k.v[i]);
-
-		if (fd >= 0)
-			lose_lines(fd);
-		util_closep(&fd);
-	}
-	log_warn("%zu clients were told so", k.n / 2);
-	free(k.v);
 }
 
 struct adoption *adoption_free(struct adoption *a)

@@ -524,6 +524,7 @@ void event_lost(struct ctx *ctx);
 void event_reset(struct ctx *ctx, uint64_t job);
 void event_device_back(struct device *d);
 void event_forget(struct ctx *ctx);
+void fence_line_lose(struct pasid_fence_line *line); /* and whoever waits at it is woken */
 /* For the observer, as in service.h. */
 void tell_made(struct ctx *ctx);
 void tell_changed(struct ctx *ctx, uint32_t what);
