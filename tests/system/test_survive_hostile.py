@@ -168,6 +168,7 @@ class Hostile(unittest.TestCase):
             while (event := client.next_event(end - time.monotonic())) and event[0] != 0x8002:
                 pass
             self.assertTrue(event, f"loss {n} as an event")
+            stack.await_device(client)
             client.close()
 
 
