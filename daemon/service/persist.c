@@ -275,12 +275,36 @@ void persist_device_entry(const struct device *d, struct entry_device *e)
 	e->saved_size = (uint32_t)d->tops->save(d->t, e->saved);
 }
 
+void persist_device_without(const struct device *d, struct entry_device *e)
+{
+	*e = (struct entry_device){
+		.index = d->books->index,
+		.opening = d->opening,
+		.mode = d->mode,
+		.n_slots = d->n_slots ? d->n_slots : 1,
+		.iova = d->books->traits.iova,
+		.layout = d->layout,
+	};
+	strncpy(e->name, d->config->name, sizeof(e->name) - 1);
+	strncpy(e->spec, d->config->spec, sizeof(e->spec) - 1);
+}
+
+static void say_without(const struct device *d)
+{
+	const struct entry_device_gone gone = {.index = d->books->index};
+	struct entry_device e;
+
+	persist_device_without(d, &e);
+	fact(d->svc, ENTRY_DEVICE, &e, sizeof(e));
+	fact(d->svc, ENTRY_DEVICE_GONE, &gone, sizeof(gone));
+}
+
 void persist_device_again(struct device *d, const struct entry_device *e)
 {
 	fact(d->svc, ENTRY_DEVICE, e, sizeof(*e));
 }
 
-/* A device that cannot outlive this process is not spoken of: its contexts will be found without one, and lost. */
+/* Of a device that cannot outlive this process a successor hears that it is gone: its contexts are lost. */
 void persist_device(struct device *d)
 {
 	struct entry_device e;
@@ -293,6 +317,7 @@ void persist_device(struct device *d)
 		log_about(&(struct log_about){.device = d->config->name}, &d->came_and_went, LOG_WARN,
 			  "device %s: %s; should this daemon end or be killed, it is reset and its contexts are lost",
 			  d->config->name, why);
+		say_without(d);
 		return;
 	}
 	d->recorded = true;
@@ -301,6 +326,7 @@ void persist_device(struct device *d)
 			 "be lost",
 			 d->config->name);
 		persist_device_gone(d);
+		say_without(d);
 		return;
 	}
 	persist_device_entry(d, &e);

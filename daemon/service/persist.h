@@ -56,6 +56,8 @@ void persist_append(struct service *s, uint32_t type, const struct iovec *v, int
 void persist_client_entry(const struct service_client *c, struct entry_client *e);
 void persist_fence_entry(const struct fence_map *m, struct entry_fence *e);
 void persist_device_entry(const struct device *d, struct entry_device *e);
+/* As much of one that will not be taken over as the records of its contexts and buffers take; it is gone after that. */
+void persist_device_without(const struct device *d, struct entry_device *e);
 void persist_context_record(const struct ctx *ctx, struct record *rec);
 
 int snapshot_init(struct service *s);

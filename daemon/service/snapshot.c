@@ -205,10 +205,17 @@ static void say_mappings(struct snapshot *p, struct aspace *as)
 static void say_device(struct snapshot *p, const struct device *d)
 {
 	const struct entry_tables shared = {d->books->index, 0, d->shared_pt ? pgtable_root(d->shared_pt) : 0};
+	const struct entry_device_gone gone = {.index = d->books->index};
 	struct entry_device e;
 
-	if (!d->recorded)
+	if (!d->layout.n_usable)
+		return; /* nobody has anything there */
+	if (!d->recorded) {
+		persist_device_without(d, &e);
+		say(p, ENTRY_DEVICE, &e, sizeof(e));
+		say(p, ENTRY_DEVICE_GONE, &gone, sizeof(gone));
 		return;
+	}
 	persist_device_entry(d, &e);
 	say(p, ENTRY_DEVICE, &e, sizeof(e));
 	if (shared.root)

@@ -40,7 +40,6 @@ struct tracing {
 	unsigned long n;
 	unsigned long count; /* of what is counted, so far */
 	uint64_t last; /* system call */
-	bool inside; /* of a system call */
 };
 
 __attribute__((noreturn)) static void die(const char *what)
@@ -130,8 +129,7 @@ static bool judge(struct tracing *t, int status, FILE *out)
 	if (WSTOPSIG(status) != (SIGTRAP | 0x80))
 		return false;
 	op = look(t);
-	t->inside = op == PTRACE_SYSCALL_INFO_ENTRY;
-	t->count += t->inside;
+	t->count += op == PTRACE_SYSCALL_INFO_ENTRY;
 	return t->count == t->n && op == (t->mode == AT_CALL ? PTRACE_SYSCALL_INFO_ENTRY : PTRACE_SYSCALL_INFO_EXIT) &&
 	       kill_now(t, out);
 }

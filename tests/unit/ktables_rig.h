@@ -65,6 +65,7 @@ static struct kernel {
 	LIST_HEAD(, transport_memory) pinned; /* of processes that have died */
 	unsigned int life; /* processes that have */
 	unsigned int n_spaces, n_memories;
+	bool ends; /* with the process: there is no successor */
 	void (*moment)(void); /* the process may die now; NULL: it does not */
 	bool many; /* changes at a time: nothing is known of the order between them */
 	bool counts; /* requests only: they are of more than it knows */
@@ -376,7 +377,7 @@ static inline void kernel_die(void)
 
 static bool kernel_lasts(const struct transport *t)
 {
-	return true;
+	return !kernel.ends;
 }
 
 static size_t kernel_save(const struct transport *t, const struct transport_space *s, void *buf)

@@ -128,6 +128,7 @@ static struct {
 	jmp_buf at;
 	unsigned int moments, die_at; /* 0: it lives */
 	int fd; /* what apps import */
+	bool no_snapshots; /* a journal goes on as it is, through any number of lives */
 	/* Where the sanitizers find them. */
 	void *dead[MOST_DEAD];
 	size_t n_dead;
@@ -170,7 +171,7 @@ static void store_end(void)
 {
 	/* What ends leaves its devices to a successor, and no client is left. */
 	for (size_t i = 0; i < MOST_KEPT; i++) {
-		if (kept.v[i].key && kept.v[i].key >> 60 != VAULT_DEVICE)
+		if (kept.v[i].key && kept.v[i].key >> 60 != VAULT_DEVICE && !life.no_snapshots)
 			fail_msg("kept for nobody: %#llx", (unsigned long long)kept.v[i].key);
 		store_drop(store, kept.v[i].key);
 	}
@@ -219,6 +220,10 @@ static void successor(unsigned int die_at)
 	base = event_base_new();
 	if (service_new(&service, base, &config, store, why_not) < 0)
 		fail_msg("%s", why_not);
+	if (life.no_snapshots) {
+		event_free(service->snapshot);
+		service->snapshot = NULL;
+	}
 	for (size_t i = 0; i < APPS; i++)
 		apps[i].client = NULL;
 	for (next = service_adopted(service, NULL); (c = next);) {

@@ -6,6 +6,8 @@
  */
 #include "survive_rig.h"
 
+#include <sys/resource.h>
+
 #include "service/persist.h"
 
 #define AT 0x800000ull
@@ -239,6 +241,10 @@ static void every_death(void)
 		life_with_deaths(dying = at, 0, 1, at % 2);
 	for (unsigned int at = 1; at <= n; at += 3)
 		life_with_deaths(dying = at, 1 + at % 40, 4, at % 2);
+	life.no_snapshots = true;
+	for (unsigned int at = 1; at <= n; at += 5)
+		life_with_deaths(dying = at, 10 + at % 60, 4, at % 2);
+	life.no_snapshots = false;
 }
 
 static void test_exclusive(void **state)
@@ -255,12 +261,63 @@ static void test_nested(void **state)
 	every_death();
 }
 
+/* A device that cannot be taken over: what was there is lost, and its client is told so, keeps its buffer, and goes on. */
+static void lost_with_the_daemon(bool snapshots)
+{
+	const struct pasid_ctx_query query = {.ctx = 1};
+	struct app *a = &apps[0];
+	uint32_t buf, ctx;
+	int fd;
+
+	life.no_snapshots = !snapshots;
+	device_ops = &edu_ops;
+	device_config.mode = PASID_MODE_EXCLUSIVE;
+	store_begin();
+	service_open(UINT64_MAX);
+	kernel.life = 1;
+	kernel.ends = true;
+	await_ready();
+	app_begin(a);
+	buf = app_import(a, BYTES, &fd);
+	ctx = app_ctx(a);
+	assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, AT, AREA)), 0);
+	for (unsigned int n = 0; n < 3; n++) {
+		kernel_close(); /* the device goes with its process */
+		memset(edu.regs + REG_DMA_CMD, 0, 8);
+		successor(0);
+		assert_non_null(a->client);
+		await_ready();
+		assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, AT + AREA, PAGE)), PASID_WHY_CONTEXT_LOST);
+	}
+	assert_int_equal(app_call(a, PASID_OP_CTX_FREE, &query, sizeof(query), -1), 0);
+	ctx = app_ctx(a);
+	assert_int_equal(app_bind(a, ctx, wire_map(buf, 0, AT, AREA)), 0);
+	close(fd);
+	service_end();
+	store_end();
+	life.no_snapshots = false;
+}
+
+static void test_lost_with_the_daemon(void **state)
+{
+	lost_with_the_daemon(true);
+	lost_with_the_daemon(false);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_lost_with_the_daemon),
 		cmocka_unit_test(test_exclusive),
 		cmocka_unit_test(test_nested),
 	};
 
+	struct rlimit fds;
+
+	/* Those of the dead stay open. */
+	if (getrlimit(RLIMIT_NOFILE, &fds) == 0) {
+		fds.rlim_cur = fds.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &fds);
+	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
