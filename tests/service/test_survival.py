@@ -261,31 +261,45 @@ class Pauses(Survival):
     def active_since(self, unit):
         return int(self.machine.show(unit, "ActiveEnterTimestampMonotonic")) / 1e6
 
-    def kill_it(self, unit):
-        os.kill(self.outside(unit), signal.SIGKILL)
+    def kill_it(self, _, outside):
+        os.kill(outside, signal.SIGKILL)
 
-    def restart_it(self, unit):
+    def restart_it(self, unit, _):
         self.machine.say("systemctl", "restart", unit)
 
+    def await_bare(self, group, before):
+        """Waits until the service that does nothing has said that it is ready, without asking process 1."""
+        def sleeps():
+            try:
+                found = self.machine.path(f"/sys/fs/cgroup{group}/cgroup.procs").read_text(encoding="ascii").split()
+                return any(int(pid) != before and Path(f"/proc/{pid}/comm").read_text(encoding="utf-8") == "sleep\n"
+                           for pid in found)
+            except OSError:
+                return False
+
+        machine.wait_until(sleeps, "the service that does nothing")
+
     def again(self, end, unit):
-        """Ends it, and waits. Seconds until it was active again, and what the client saw of that if it is our daemon."""
-        is_ours, since = unit == "pasidd", self.active_since(unit)
+        """Ends it, and waits. ms until it was active again; what process 1 ran meanwhile; what the client saw of that if it is
+        our daemon."""
+        is_ours, since, outside = unit == "pasidd", self.active_since(unit), self.outside(unit)
+        group = self.machine.show(unit, "ControlGroup")
         if is_ours:
             self.probe.stdin.write("\n")
             self.probe.stdin.flush()
             self.assertEqual(self.probe.stdout.readline(), "looking\n")
-        begun = time.monotonic()
-        end(unit)
-        seen = float(self.probe.stdout.readline()) if is_ours else 0
+        cpu, begun = self.cpu(), time.monotonic()
+        end(unit, outside)
+        seen = float(self.probe.stdout.readline()) if is_ours else self.await_bare(group, outside) or 0
+        cpu = self.cpu() - cpu
         machine.wait_until(lambda: self.active_since(unit) not in (0, since), "another one")
-        return self.active_since(unit) - begun, seen
+        return 1000 * (self.active_since(unit) - begun), cpu / 1e6, 1000 * seen
 
     def test_pauses(self):
         for end, how in ((self.kill_it, "killed"), (self.restart_it, "restarted")):
             for unit in ("bare", "pasidd"):
-                all_of_them = [self.again(end, unit) for _ in range(self.TIMES)]
-                active, seen = ([1000 * one[i] for one in all_of_them] for i in (0, 1))
-                line = f"figure: {unit} {how} {self.TIMES} times: active again after {self.of(active)}"
+                active, cpu, seen = zip(*(self.again(end, unit) for _ in range(self.TIMES)))
+                line = f"figure: {unit} {how} {self.TIMES} times: active again after {self.of(active)}; process 1 ran {self.of(cpu)}"
                 print(line + (f"; a client waited {self.of(seen)}" if unit == "pasidd" else ""), flush=True)
 
     @staticmethod
