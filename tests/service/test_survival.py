@@ -229,7 +229,8 @@ class Exchange(Survival):
         for packages in (later, now) * 2:
             pid = self.machine.main_pid("pasidd")
             self.machine.say("dpkg", "--install", *packages)
-            self.assertNotIn(self.machine.main_pid("pasidd"), (0, pid))
+            found = self.machine.main_pid("pasidd")
+            self.assertNotIn(found, (0, pid), self.machine.journal("pasidd") if not found else "")
         ends = self.end(workers)
         self.assert_rest(before)
         print(f"figure: 3 restarts, 3 reloads, 2 upgrades and 2 downgrades under load: the longest step "
