@@ -175,6 +175,9 @@ case $what in
 arm64 | all) timed "tests, arm64" run_arm64 ;;
 esac
 case $what in
+all) export SERVICE_KILLS=${SERVICE_KILLS:-100} ;;
+esac
+case $what in
 service | all) timed "a real service manager" run_service ;;
 esac
 case $what in

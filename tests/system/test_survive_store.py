@@ -2,6 +2,7 @@
 """What a successor finds is not what was left: fds are missing, or there twice, or something else; the journal is cut, damaged,
 empty, or written by a newer daemon. Nobody's memory is ever mapped wrong: contexts are kept, or declared lost to their owners."""
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -23,6 +24,7 @@ HEAD_BYTES = 4096
 AREA_BYTES = 4 << 30
 PUBLISHED = 64  # in the head: which area counts, and how far
 FLIPS = 12
+QUOTA_STORE = 135  # protocol.h
 
 
 def crc32c(data):
@@ -239,6 +241,19 @@ class Hostile(unittest.TestCase):
         self.assertEqual(rig.fate(), "kept")
 
     # ---- crashes ----
+
+    def test_no_room_for_connections(self):
+        """A quarter of the store is not theirs. Who comes too late is told so, and those that are there go on."""
+        self.store.maximum = room = 24
+        self.stack.kill_daemon()
+        first = self.rig()
+        with contextlib.ExitStack() as clients, self.assertRaises(pc.Refused) as refused:
+            for _ in range(room):
+                clients.enter_context(self.stack.connect())
+        self.assertEqual((refused.exception.reason, refused.exception.n2), (QUOTA_STORE, room - room // 4))
+        self.assertEqual(self.stack.said("raise FileDescriptorStoreMax=")[0].count(f"keeps {room - room // 4} fds"), 1)
+        self.stack.kill_daemon()
+        self.assertEqual(first.fate(), "kept")
 
     def test_three_crashes_in_a_row(self):
         """Of processes that do not get to the end of taking over."""
