@@ -157,6 +157,7 @@ static struct client *client_free(struct client *c)
 		return NULL;
 	account_close(c->account);
 	idmap_fini(&c->buffers);
+	idmap_fini(&c->every_buffer);
 	free(c->lines);
 	free(c);
 	return NULL;

@@ -60,6 +60,7 @@ struct client {
 	pid_t pid;
 	struct account *account;
 	struct idmap buffers; /* named ones, by id */
+	struct idmap every_buffer; /* all_buffers, by id */
 	uint32_t last_buf;
 	uint32_t n_lines; /* fence lines */
 	uint64_t *lines; /* bitmap */
@@ -141,6 +142,7 @@ struct client *books_next_client(struct books *b, struct client *c); /* NULL: th
 struct context *books_context(struct client *c, uint32_t id, struct books *b, struct refusal *why);
 struct context *books_any_context(struct books *b, uint32_t id);
 struct buffer_entry *books_buffer(struct client *c, uint32_t id, struct refusal *why);
+struct buffer_entry *books_any_buffer(const struct client *c, uint32_t id); /* named or not; NULL: there is none */
 
 int books_ctx_new(struct books *b, struct record *rec, struct refusal *why, struct context **ret);
 /* Its mappings and jobs are dropped; gone() (may be NULL) is told each range. Idempotent. */

@@ -17,6 +17,11 @@ struct buffer_entry *books_buffer(struct client *c, uint32_t id, struct refusal 
 	return e;
 }
 
+struct buffer_entry *books_any_buffer(const struct client *c, uint32_t id)
+{
+	return idmap_find(&c->every_buffer, id);
+}
+
 /* Aligned like the largest block that could map the buffer, so that tables may use it. */
 static bool bus_choose(struct device_books *d, uint64_t size, uint64_t *bus)
 {
@@ -79,6 +84,11 @@ int books_import(struct books *b, struct record *rec, struct refusal *why, struc
 		r = refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
 		goto fail;
 	}
+	if (idmap_add(&c->every_buffer, e->buffer.id, e) < 0) {
+		idmap_remove(&c->buffers, e->buffer.id);
+		r = refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
+		goto fail;
+	}
 	books_id_taken(&c->last_buf, e->buffer.id);
 	rec->buf = e->buffer.id;
 	e->bus_node.first = e->buffer.bus;
@@ -121,6 +131,7 @@ void books_buf_gone(struct books *b, struct buffer_entry *e)
 {
 	assert(!e->buffer.named && !e->buffer.uses);
 	itree_erase(&e->device->bus, &e->bus_node);
+	idmap_remove(&e->client->every_buffer, e->buffer.id);
 	TAILQ_REMOVE(&e->client->all_buffers, e, in_client);
 	TAILQ_REMOVE(&e->device->buffers, e, in_device);
 	entry_free(e);

@@ -20,11 +20,9 @@ static bool bus_is_free(const struct device_books *d, const struct record *rec)
 
 static int judge_import(const struct client *c, const struct device_books *d, const struct record *rec)
 {
-	struct refusal why;
-
 	if (!d || !rec->buf || !rec->bus)
 		return -EINVAL;
-	return books_buffer((struct client *)(uintptr_t)c, rec->buf, &why) || !bus_is_free(d, rec) ? -EEXIST : 0;
+	return books_any_buffer(c, rec->buf) || !bus_is_free(d, rec) ? -EEXIST : 0;
 }
 
 static int judge_ctx_new(struct books *b, const struct device_books *d, const struct record *rec)
@@ -82,14 +80,12 @@ static int replay_bind(struct books *b, struct context *ctx, struct record *rec)
 
 static int replay_buf_gone(struct books *b, const struct record *rec)
 {
-	struct buffer_entry *e;
+	struct buffer_entry *e = books_any_buffer(books_client(b, rec->client), rec->buf);
 
-	TAILQ_FOREACH (e, &books_client(b, rec->client)->all_buffers, in_client)
-		if (e->buffer.id == rec->buf && !e->buffer.named && !e->buffer.uses) {
-			books_buf_gone(b, e);
-			return 0;
-		}
-	return -ENOENT;
+	if (!e || e->buffer.named || e->buffer.uses)
+		return -ENOENT;
+	books_buf_gone(b, e);
+	return 0;
 }
 
 static int replay_intent(struct books *b, struct record *rec)

@@ -176,14 +176,9 @@ static struct ctx *ctx_of(const struct reading *r, uint32_t id)
 static struct buf *buf_of(const struct reading *r, const struct record *rec)
 {
 	struct client *c = books_client(r->s->books, rec->client);
-	struct buffer_entry *e;
+	struct buffer_entry *e = c ? books_any_buffer(c, rec->buf) : NULL;
 
-	if (!c)
-		return NULL;
-	TAILQ_FOREACH (e, &c->all_buffers, in_client)
-		if (e->buffer.id == rec->buf)
-			return e->tag;
-	return NULL;
+	return e ? e->tag : NULL;
 }
 
 /* Of jobs on slots: those up to `job` are done, or the context is gone. */

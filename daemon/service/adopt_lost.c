@@ -23,14 +23,17 @@ void fence_line_lose(struct pasid_fence_line *line)
 struct keys {
 	uint64_t *v;
 	size_t n, max;
+	bool missing; /* there was no memory for some: then all are known */
 };
 
 static void add_key(struct keys *k, uint64_t key)
 {
 	uint64_t *v = util_grow(k->v, k->n, &k->max, sizeof(*v));
 
-	if (!v)
+	if (!v) {
+		k->missing = true;
 		return;
+	}
 	k->v = v;
 	v[k->n++] = key;
 }
@@ -46,7 +49,7 @@ static bool is_known(void *arg, uint64_t key)
 {
 	const struct keys *k = arg;
 
-	return k->n && bsearch(&key, k->v, k->n, sizeof(key), by_number);
+	return k->missing || (k->n && bsearch(&key, k->v, k->n, sizeof(key), by_number));
 }
 
 static void client_keys(struct keys *k, const struct client *c)
