@@ -370,6 +370,8 @@ int main(int argc, char **argv)
 		return r;
 	if (load_config(&options, config_load, &daemon.config, error) < 0) {
 		fprintf(stderr, "pasidd: %s\n", error);
+		if (!options.check)
+			manager_failed();
 		return 1;
 	}
 	if (options.check) {
@@ -386,6 +388,8 @@ int main(int argc, char **argv)
 		manager_ready();
 		event_base_dispatch(daemon.base);
 		manager_stopping();
+	} else {
+		manager_failed();
 	}
 	/* What outlives us is left as a crash would leave it. */
 	if (daemon.store)

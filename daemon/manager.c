@@ -20,6 +20,7 @@
 
 /* What pasidd.socket calls its fd. No device has such a name, for it has a dot. */
 #define LISTENER_NAME "pasidd.socket"
+#define FAILED_PAUSE_US 100000
 
 /* What such an fd is said to be for: a device by its name, or a file that is no device's. */
 static const char *find_use(const struct service_config *c, const char *name)
@@ -97,6 +98,12 @@ int manager_watch(struct event **ret, struct event_base *base)
 	half = (struct timeval){.tv_sec = (time_t)(us / 2000000), .tv_usec = (suseconds_t)(us / 2 % 1000000)};
 	*ret = event_new(base, -1, EV_PERSIST, on_watchdog, NULL);
 	return *ret && event_add(*ret, &half) == 0 ? 0 : -ENOMEM;
+}
+
+void manager_failed(void)
+{
+	if (getenv("NOTIFY_SOCKET"))
+		usleep(FAILED_PAUSE_US);
 }
 
 void manager_ready(void)

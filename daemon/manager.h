@@ -27,6 +27,8 @@ void manager_says(const char *status);
 int manager_watch(struct event **ret, struct event_base *base);
 
 void manager_ready(void);
+/* We could not begin. It starts us again at once, whatever the reason is: takes the pause that it does not. */
+void manager_failed(void);
 /* Between these two we are reading the configuration again; error: what came of it, NULL if nothing is wrong. */
 void manager_reloading(void);
 void manager_reloaded(const char *error);
