@@ -123,7 +123,7 @@ class Install(unittest.TestCase):
         for line in ("Type=notify-reload", "FileDescriptorStorePreserve=yes"):
             self.assertRegex(unit, rf"(?m)^{line}")
         output("meson", "configure", build, "-Dsystemd_version=252", *(f"-D{name}=" for name in chosen))
-        output("meson", "setup", "--reconfigure", build)
+        output("meson", "setup", "--reconfigure", build, TOP)
         unit = (build / "systemd/pasidd.service").read_text()
         self.assertRegex(unit, r"(?m)^Type=notify$")
         self.assertNotRegex(unit, r"(?m)^FileDescriptorStorePreserve=")
