@@ -109,6 +109,7 @@ class DbusTest(StackTest):
             for i in range(len(cls.devices)):
                 cls.stack.await_device(c, f"gpu{i}")
         cls.await_name()
+        cls.stack.await_rest()  # the connection above is being closed
 
     @classmethod
     def await_name(cls):
