@@ -480,40 +480,29 @@ static int vfu_dma_map(struct transport *t, uint64_t bus, uint64_t len, int fd, 
 			   sizeof(m), &fd, 1);
 }
 
-static int unmap(struct vfu *v, const struct vfu_pending *p)
+static int unmap(struct vfu *v, uint64_t bus, uint64_t len, bool clear, transport_done done, void *arg)
 {
-	struct vfio_user_dma_unmap m = {.argsz = sizeof(m), .address = p->bus, .size = p->len};
+	const struct vfu_pending p = {
+		.command = VFIO_USER_DMA_UNMAP, .done = done, .arg = arg, .bus = bus, .len = len, .clear = clear};
+	struct vfio_user_dma_unmap m = {.argsz = sizeof(m), .address = bus, .size = len};
 	int r = check_open(v);
 
 	if (r < 0)
 		return r;
-	if (!range_is_pages(p->bus, p->len) || !p->done)
+	if (!range_is_pages(bus, len) || !done)
 		return -EINVAL;
-	return vfu_request(v, p, &m, sizeof(m), NULL, 0);
+	return vfu_request(v, &p, &m, sizeof(m), NULL, 0);
 }
 
 static int vfu_dma_unmap(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
 {
-	return unmap(vfu_of(t), &(struct vfu_pending){
-					.command = VFIO_USER_DMA_UNMAP,
-					.done = done,
-					.arg = arg,
-					.bus = bus,
-					.len = len,
-				});
+	return unmap(vfu_of(t), bus, len, false, done, arg);
 }
 
 /* Where there was nothing, libvfio-user says -ENOENT; others, and pasid-refgpu, say that it is gone. */
 static int vfu_dma_clear(struct transport *t, uint64_t bus, uint64_t len, transport_done done, void *arg)
 {
-	return unmap(vfu_of(t), &(struct vfu_pending){
-					.command = VFIO_USER_DMA_UNMAP,
-					.done = done,
-					.arg = arg,
-					.bus = bus,
-					.len = len,
-					.clear = true,
-				});
+	return unmap(vfu_of(t), bus, len, true, done, arg);
 }
 
 static int vfu_region_write(struct transport *t, uint32_t region, uint64_t off, uint32_t width, uint64_t value)
