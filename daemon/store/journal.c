@@ -86,7 +86,6 @@ struct journal {
 	unsigned int current; /* the area that counts */
 	bool snapshot; /* appends go to the other one */
 	uint32_t version; /* the caller's */
-	uint64_t held;
 };
 
 static struct area_head *area_head(const struct area *a)
@@ -234,7 +233,7 @@ void journal_append(struct journal *j, uint32_t type, const struct iovec *v, int
 	for (int i = 0; i < n; i++)
 		size += v[i].iov_len;
 	whole = journal_entry_bytes(size);
-	assert(size <= JOURNAL_ENTRY_MAX && whole <= a->taken - a->end && j->held <= a->taken - a->end - whole);
+	assert(size <= JOURNAL_ENTRY_MAX && whole <= a->taken - a->end);
 	assert(j->snapshot || area_head(a)->version == j->version);
 	memset((uint8_t *)e + whole - 8, 0, 8);
 	for (int i = 0; i < n; p += v[i++].iov_len)
@@ -252,22 +251,7 @@ void journal_append(struct journal *j, uint32_t type, const struct iovec *v, int
 
 int journal_room(struct journal *j, uint64_t bytes)
 {
-	return bytes > AREA_BYTES ? -ENOSPC : area_take(j, writing(j), j->held + bytes);
-}
-
-int journal_hold(struct journal *j, uint64_t bytes)
-{
-	int r = journal_room(j, bytes);
-
-	if (r == 0)
-		j->held += bytes;
-	return r;
-}
-
-void journal_release(struct journal *j, uint64_t bytes)
-{
-	assert(bytes <= j->held);
-	j->held -= bytes;
+	return bytes > AREA_BYTES ? -ENOSPC : area_take(j, writing(j), bytes);
 }
 
 int journal_begin(struct journal *j, uint64_t bytes)
@@ -278,7 +262,7 @@ int journal_begin(struct journal *j, uint64_t bytes)
 	assert(!j->snapshot);
 	if (bytes > AREA_BYTES)
 		return -ENOSPC;
-	r = area_take(j, a, sizeof(struct area_head) + j->held + bytes);
+	r = area_take(j, a, sizeof(struct area_head) + bytes);
 	if (r < 0)
 		return r;
 	area_begin(a);
@@ -423,6 +407,14 @@ static int check_file(int fd, char *why)
 	return 0;
 }
 
+/* A journal over a file of the right kind, whose head is there to be written; on an error there may be half of one. */
+static int journal_over(struct journal **ret, int fd, uint32_t version)
+{
+	int r = journal_map(ret, fd, version);
+
+	return r < 0 ? r : file_take(fd, 0, HEAD_BYTES);
+}
+
 int journal_open(struct journal **ret, int fd, uint32_t version, char why[JOURNAL_WHY_MAX])
 {
 	AUTO_JOURNAL struct journal *j = NULL;
@@ -431,13 +423,9 @@ int journal_open(struct journal **ret, int fd, uint32_t version, char why[JOURNA
 	r = check_file(fd, why);
 	if (r < 0)
 		return r;
-	r = journal_map(&j, fd, version);
-	if (r < 0)
-		return r;
-	r = file_take(fd, 0, HEAD_BYTES);
-	if (r < 0)
-		return r;
-	r = check_area(j, why);
+	r = journal_over(&j, fd, version);
+	if (r == 0)
+		r = check_area(j, why);
 	if (r < 0)
 		return r;
 	/* A snapshot that was never switched to. */
@@ -477,13 +465,9 @@ int journal_new(struct journal **ret, uint32_t version)
 		return -errno;
 	if (fchmod(fd, 0) < 0 || ftruncate(fd, (off_t)FILE_BYTES) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0)
 		return -errno;
-	r = journal_map(&j, fd, version);
-	if (r < 0)
-		return r;
-	r = file_take(fd, 0, HEAD_BYTES);
-	if (r < 0)
-		return r;
-	r = area_take(j, &j->areas[0], sizeof(struct area_head));
+	r = journal_over(&j, fd, version);
+	if (r == 0)
+		r = area_take(j, &j->areas[0], sizeof(struct area_head));
 	if (r < 0)
 		return r;
 	area_begin(&j->areas[0]);

@@ -50,10 +50,6 @@ uint32_t journal_version(const struct journal *j);
  * changed.
  */
 int journal_room(struct journal *j, uint64_t bytes);
-/* The same for appends that come later, whoever appends meanwhile, and in a snapshot that replaces the journal, too. */
-int journal_hold(struct journal *j, uint64_t bytes);
-/* Gives back what was held, most often just before it is appended. */
-void journal_release(struct journal *j, uint64_t bytes);
 /* Into room that was made. What was appended is there for a successor when this returns. */
 void journal_append(struct journal *j, uint32_t type, const struct iovec *v, int n);
 

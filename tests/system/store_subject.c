@@ -164,7 +164,7 @@ static void commit_put(void *arg, int err)
 	uint32_t key = (uint32_t)(uintptr_t)arg;
 
 	must(err, "a barrier");
-	journal_release(me.journal, ENTRY_BYTES);
+	must(journal_room(me.journal, ENTRY_BYTES), "room in the journal");
 	write_down(ENTRY_PUT, key);
 	me.has[key] = true;
 	me.promises[key] = THERE;
@@ -179,7 +179,6 @@ static void put_one(void)
 		die("no keys are left");
 	if (fd < 0 || pwrite(fd, &key, sizeof(key), 0) != sizeof(key))
 		die("no memory");
-	must(journal_hold(me.journal, ENTRY_BYTES), "room in the journal");
 	me.promises[key] = PUTTING;
 	r = vault_put(me.vault, key, 4096 << key % 16, fd);
 	must(r, "putting an fd");
