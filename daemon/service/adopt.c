@@ -7,14 +7,9 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <limits.h>
-#include <linux/futex.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/util.h"
 #include "service/absent.h"
@@ -189,7 +184,7 @@ static void off_slots(struct ctx *ctx, uint64_t job)
 
 		if (run->ctx != ctx)
 			continue;
-		while (run->count && run->jobs[run->head].number <= job) {
+		while (run->count && run_job(run, 0)->number <= job) {
 			run->head = (run->head + 1) % RUN_JOBS;
 			run->count--;
 		}
@@ -507,7 +502,7 @@ static int apply_put(struct reading *r, const void *p)
 		run->head = (run->head + 1) % RUN_JOBS;
 		run->count--;
 	}
-	run->jobs[(run->head + run->count++) % RUN_JOBS] = (struct put_job){e->job, e->mark};
+	*run_job(run, run->count++) = (struct put_job){e->job, e->mark};
 	ctx->put = e->job;
 	return 0;
 }
@@ -524,7 +519,7 @@ static int apply_unput(struct reading *r, const void *p)
 		struct run *run = &ctx->dev->runs[s];
 
 		while (run->ctx == ctx && run->count &&
-		       run->jobs[(run->head + run->count - 1) % RUN_JOBS].number > e->job)
+		       run_job(run, run->count - 1)->number > e->job)
 			run->count--;
 		if (!run->count)
 			*run = (struct run){0};

@@ -1,24 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* What a process left that is spoken of by nobody, or cannot be believed: see adopt.h and service_lose(). */
-#include <limits.h>
-#include <linux/futex.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/util.h"
 #include "service/adopt.h"
 #include "service/persist.h"
-
-void fence_line_lose(struct pasid_fence_line *line)
-{
-	__atomic_add_fetch(&line->disrupted, 1, __ATOMIC_RELEASE);
-	__atomic_store_n(&line->state, PASID_CTX_LOST, __ATOMIC_RELEASE);
-	syscall(SYS_futex, &line->done, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-}
 
 struct keys {
 	uint64_t *v;

@@ -8,10 +8,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <linux/futex.h>
-#include <limits.h>
 #include <string.h>
-#include <sys/syscall.h>
 
 #include "base/util.h"
 
@@ -140,11 +137,6 @@ void ctx_forget(struct ctx *ctx)
 	ctx->books->tag = NULL;
 	ctx_forget_left(ctx);
 	free(ctx);
-}
-
-void ctx_wake(struct ctx *ctx)
-{
-	syscall(SYS_futex, &ctx->line->done, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
 void ctx_hold(struct ctx *ctx, bool hold)

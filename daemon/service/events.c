@@ -5,7 +5,11 @@
  */
 #include "service/private.h"
 
+#include <limits.h>
+#include <linux/futex.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* ---- who looks on ---- */
 
@@ -82,12 +86,22 @@ void event_fault(struct ctx *ctx)
 	queue(ctx);
 }
 
+void fence_line_wake(struct pasid_fence_line *line)
+{
+	syscall(SYS_futex, &line->done, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+void fence_line_lose(struct pasid_fence_line *line)
+{
+	__atomic_add_fetch(&line->disrupted, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&line->state, PASID_CTX_LOST, __ATOMIC_RELEASE);
+	fence_line_wake(line);
+}
+
 void event_lost(struct ctx *ctx)
 {
 	queue(ctx);
-	__atomic_add_fetch(&ctx->line->disrupted, 1, __ATOMIC_RELEASE);
-	__atomic_store_n(&ctx->line->state, PASID_CTX_LOST, __ATOMIC_RELEASE);
-	ctx_wake(ctx);
+	fence_line_lose(ctx->line);
 	tell_lost(ctx);
 }
 

@@ -181,7 +181,7 @@ void faults_unmapped(const struct ctx *ctx)
 		struct run *run = &d->runs[s];
 
 		for (uint32_t i = 0; run->ctx == ctx && i < run->count; i++)
-			refuse_what_is_not_mapped(d, s, ctx, past_of(d, s, run->jobs[(run->head + i) % RUN_JOBS].mark));
+			refuse_what_is_not_mapped(d, s, ctx, past_of(d, s, run_job(run, i)->mark));
 	}
 }
 

@@ -21,11 +21,6 @@ const char *inspect_mode_name(uint32_t mode)
 
 /* ---- devices ---- */
 
-uint32_t inspect_n_devices(const struct service *s)
-{
-	return (uint32_t)s->n_devices;
-}
-
 static const char *state_name(enum device_state state)
 {
 	static const char *const names[] = {

@@ -34,7 +34,6 @@ struct inspect_slot {
 	uint64_t job; /* the first one on it that is not done; 0: none */
 };
 
-uint32_t inspect_n_devices(const struct service *s);
 bool inspect_device(const struct service *s, uint32_t index, struct inspect_device *ret); /* false: there is none */
 bool inspect_slot(const struct service *s, uint32_t index, uint32_t slot, struct inspect_slot *ret);
 

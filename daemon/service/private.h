@@ -62,6 +62,12 @@ struct run { /* one slot */
 	bool installing; /* its context's address space is on the way: nothing may begin */
 };
 
+/* The i-th of them, the oldest being 0. */
+static inline struct put_job *run_job(const struct run *run, uint32_t i)
+{
+	return (struct put_job *)(uintptr_t)&run->jobs[(run->head + i) % RUN_JOBS];
+}
+
 #define PAST_JOBS 16u
 #define PAST_REFUSED 256u
 
@@ -501,7 +507,6 @@ void ctx_clear_now(struct ctx *ctx); /* all instalments at once: the daemon ends
 /* Keeps what runs in the context's address space from running (see run_held_still()), or lets it go on. */
 void ctx_hold(struct ctx *ctx, bool hold);
 void ctx_changed(void *dev); /* ktables' changed */
-void ctx_wake(struct ctx *ctx); /* whoever sleeps on its fence line */
 
 /* ---- buffer.c ---- */
 int buf_start(struct buffer_entry *e, struct device *d, int fd, uint64_t key, struct buf **ret); /* takes fd if 0 */
@@ -524,7 +529,8 @@ void event_lost(struct ctx *ctx);
 void event_reset(struct ctx *ctx, uint64_t job);
 void event_device_back(struct device *d);
 void event_forget(struct ctx *ctx);
-void fence_line_lose(struct pasid_fence_line *line); /* and whoever waits at it is woken */
+void fence_line_wake(struct pasid_fence_line *line); /* whoever sleeps there */
+void fence_line_lose(struct pasid_fence_line *line); /* its context is lost; whoever waits there is woken */
 /* For the observer, as in service.h. */
 void tell_made(struct ctx *ctx);
 void tell_changed(struct ctx *ctx, uint32_t what);

@@ -21,11 +21,6 @@
 static void run_control(struct device *d, unsigned int slot, enum engine_control what);
 static void run_arm_tick(struct device *d);
 
-static struct put_job *job_at(struct run *run, uint32_t i)
-{
-	return &run->jobs[(run->head + i) % RUN_JOBS];
-}
-
 uint64_t run_front_job(const struct device *d, unsigned int slot)
 {
 	const struct run *run = &d->runs[slot];
@@ -139,7 +134,7 @@ static int put_job(struct device *d, unsigned int slot, struct ctx *ctx)
 {
 	struct run *run = &d->runs[slot];
 	const struct job *job = books_job(ctx->books, ctx->put + 1);
-	struct put_job *put = job_at(run, run->count);
+	struct put_job *put = run_job(run, run->count);
 	struct engine_job ej = {
 		.iova = job->iova,
 		.len = job->len,
@@ -255,7 +250,7 @@ static void job_ended(struct ctx *ctx, uint64_t number)
 	books_jobs_done(ctx->books, number);
 	persist_jobs_done(ctx, number);
 	tell_changed(ctx, SERVICE_JOBS | SERVICE_RUNS);
-	ctx_wake(ctx);
+	fence_line_wake(ctx->line);
 }
 
 static void slot_progress(struct device *d, unsigned int slot, const struct engine_slot *look)
@@ -265,8 +260,8 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 	uint64_t last = 0, first = run_front_job(d, slot);
 	uint32_t before = run->count;
 
-	while (run->count && look->done >= job_at(run, 0)->mark) {
-		last = job_at(run, 0)->number;
+	while (run->count && look->done >= run_job(run, 0)->mark) {
+		last = run_job(run, 0)->number;
 		run->head = (run->head + 1) % RUN_JOBS;
 		run->count--;
 		run->head_since = 0;
@@ -413,7 +408,7 @@ bool run_is_on(const struct device *d, unsigned int slot, uint32_t asid, uint64_
 	if (!run->ctx || run->stopping || run->ctx->books->asid != asid)
 		return false;
 	for (uint32_t i = 0; i < run->count; i++)
-		if (run->jobs[(run->head + i) % RUN_JOBS].number == job)
+		if (run_job(run, i)->number == job)
 			return true;
 	return false;
 }
@@ -477,9 +472,9 @@ static void slot_hung(struct device *d, unsigned int slot)
 		&(struct log_about){d->config->name, ctx->books->id, ctx->books->client->pid, ctx->books->client->uid},
 		&d->hung, LOG_WARN,
 		"device %s: job %" PRIu64 " of context %u (pid %d, uid %u) ran beyond %u ms on slot %u; it is stopped",
-		d->config->name, job_at(run, 0)->number, ctx->books->id, ctx->books->client->pid,
+		d->config->name, run_job(run, 0)->number, ctx->books->id, ctx->books->client->pid,
 		ctx->books->client->uid, d->config->job_limit_ms, slot);
-	ctx_lose(ctx, PASID_LOST_HANG, job_at(run, 0)->number);
+	ctx_lose(ctx, PASID_LOST_HANG, run_job(run, 0)->number);
 }
 
 /* Whoever runs there is guilty, whether a limit or a change of its own tables asked for the control: a job that could
@@ -489,7 +484,7 @@ static void slot_disobeys(struct device *d, unsigned int slot)
 	struct run *run = &d->runs[slot];
 
 	if (run->count && run->ctx->life == CTX_ALIVE)
-		ctx_lose(run->ctx, PASID_LOST_HANG, job_at(run, 0)->number);
+		ctx_lose(run->ctx, PASID_LOST_HANG, run_job(run, 0)->number);
 	device_reset(d, "a slot does not obey");
 }
 
@@ -539,11 +534,11 @@ static void take_back(struct device *d, struct run *run, uint64_t told)
 	struct ctx *ctx = run->ctx;
 	uint32_t before = run->count;
 
-	while (run->count && job_at(run, run->count - 1)->mark > told)
+	while (run->count && run_job(run, run->count - 1)->mark > told)
 		run->count--;
 	if (run->count == before)
 		return;
-	ctx->put = job_at(run, run->count)->number - 1;
+	ctx->put = run_job(run, run->count)->number - 1;
 	persist_unput(ctx);
 }
 
@@ -618,7 +613,7 @@ static void sort_out(struct device *d, unsigned int slot)
 		return;
 	slot_progress(d, slot, &look);
 	if (run->count) {
-		struct put_job *first = job_at(run, 0);
+		struct put_job *first = run_job(run, 0);
 
 		ctx->put = first->number - 1;
 		if (look.begun >= first->mark) {

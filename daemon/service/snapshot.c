@@ -241,7 +241,7 @@ static void say_slots(struct snapshot *p, const struct device *d)
 		const struct run *run = &d->runs[s];
 
 		for (uint32_t i = 0; i < run->count && run->ctx->recorded; i++) {
-			const struct put_job *put = &run->jobs[(run->head + i) % RUN_JOBS];
+			const struct put_job *put = run_job(run, i);
 			const struct entry_put e = {run->ctx->books->id, s, put->number, put->mark};
 
 			say(p, ENTRY_PUT, &e, sizeof(e));
