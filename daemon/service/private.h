@@ -3,8 +3,9 @@
  * What the files of the service share: the running side of devices, contexts, buffers and clients, whose books are in
  * core. service.c: clients and their end. verbs.c, bind.c: requests. context.c: a context's life. buffer.c: memory that
  * devices map. device.c, setup.c: a device's life; nest.c: what of it is behind an SMMU that walks our tables. run.c: slots
- * and jobs. faults.c: whose a fault is. events.c: what clients hear, and who looks on. inspect.c: what there is to see.
- * tracing.c: what whoever traces sees.
+ * and jobs; run_again.c: after the device or the daemon has forgotten them. faults.c: whose a fault is. events.c: what
+ * clients hear, and who looks on. inspect.c: what there is to see. tracing.c: what whoever traces sees. persist.h, adopt.h:
+ * what outlives the daemon.
  */
 #ifndef SERVICE_PRIVATE_H
 #define SERVICE_PRIVATE_H
@@ -451,6 +452,10 @@ struct translator_space run_space(const struct ctx *ctx);
 void *run_window(const struct device *d, const struct ctx *ctx); /* of its jobs; NULL: there is none */
 void run_progress(struct device *d); /* looks at all slots */
 bool run_is_on(const struct device *d, unsigned int slot, uint32_t asid, uint64_t job);
+void run_control(struct device *d, unsigned int slot, enum engine_control what);
+void run_slot_progress(struct device *d, unsigned int slot, const struct engine_slot *look); /* what is done, ends */
+void run_job_ended(struct ctx *ctx, uint64_t number); /* and all before it */
+void run_count_time(struct run *run, uint64_t now);
 void run_end_job(struct device *d, unsigned int slot); /* that stalled on a fault; soon, if it is held */
 /* As translator_invalidate(); the device has answer_ms for the next step of what it owes. */
 int run_invalidate(struct device *d, uint32_t asid, struct range *r, size_t n, uint64_t *ticket);
@@ -463,16 +468,9 @@ void run_release(struct device *d, const struct ctx *by);
 /* Takes a slot out of service and stops it; when it has settled, run_stopped() puts it back. */
 void run_stop(struct device *d, unsigned int slot);
 void run_stopped(struct device *d, unsigned int slot);
-void run_after_reset(struct device *d);
-void run_forget(struct device *d); /* the device is gone */
 void run_tick(struct device *d);
 void run_jobs_changed(struct ctx *ctx);
 void run_installed(struct device *d); /* looks whether those that are installing are there */
-/* What the last process had put on slots, as the journal says: the scheduler is told, what the device was not told of is
- * taken back. Then they go on. */
-int run_adopt(struct device *d);
-void run_go_on(struct device *d);
-void run_watch(struct device *d); /* run_tick() comes, whatever there is to do */
 
 /* The translator did not carry out what it was asked of an ASID. It is asked again from time to time, but not for ever. */
 void run_refused(struct device *d, uint32_t asid);
@@ -484,6 +482,15 @@ uint64_t run_front_job(const struct device *d, unsigned int slot);
 /* Of the context that is on the slot. */
 void trace_slot(struct device *d, unsigned int slot, uint16_t event, uint64_t job);
 void trace_run_end(struct device *d, unsigned int slot, enum pasid_trace_end why); /* if one is there */
+
+/* ---- run_again.c ---- */
+/* What the last process had put on slots, as the journal says: the scheduler is told, what the device was not told of is
+ * taken back. Then they go on. */
+int run_adopt(struct device *d);
+void run_go_on(struct device *d);
+void run_watch(struct device *d); /* run_tick() comes, whatever there is to do */
+void run_after_reset(struct device *d);
+void run_forget(struct device *d); /* the device is gone */
 
 /* ---- faults.c ---- */
 int faults_begin(struct device *d); /* its slots are known */

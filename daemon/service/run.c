@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What runs on a device's slots: jobs are put there when the scheduler says so, their marks are watched, jobs beyond
- * their limit are stopped. The device's words are checked by the engine; what
- * they claim is believed only about the device itself.
+ * their limit are stopped. The device's words are checked by the engine; what they claim is believed only about the device
+ * itself.
  */
 #include "service/adopt.h"
 #include "service/persist.h"
@@ -15,10 +15,8 @@
 
 #include "base/util.h"
 
-#define ADOPT_LOOK_US 5000 /* how often, while a device is taken over; its interrupts are looked at, too */
 #define NOWHERE_SURE "it is in nobody's address space for sure"
 
-static void run_control(struct device *d, unsigned int slot, enum engine_control what);
 static void run_arm_tick(struct device *d);
 
 uint64_t run_front_job(const struct device *d, unsigned int slot)
@@ -29,7 +27,7 @@ uint64_t run_front_job(const struct device *d, unsigned int slot)
 }
 
 /* The time that jobs of a context were on the slot is counted up to now. */
-static void count_time(struct run *run, uint64_t now)
+void run_count_time(struct run *run, uint64_t now)
 {
 	if (run->ctx && now > run->on_since)
 		run->ctx->device_ns += now - run->on_since;
@@ -245,7 +243,7 @@ void run_schedule(struct device *d)
 
 /* ---- watching them ---- */
 
-static void job_ended(struct ctx *ctx, uint64_t number)
+void run_job_ended(struct ctx *ctx, uint64_t number)
 {
 	books_jobs_done(ctx->books, number);
 	persist_jobs_done(ctx, number);
@@ -253,7 +251,7 @@ static void job_ended(struct ctx *ctx, uint64_t number)
 	fence_line_wake(ctx->line);
 }
 
-static void slot_progress(struct device *d, unsigned int slot, const struct engine_slot *look)
+void run_slot_progress(struct device *d, unsigned int slot, const struct engine_slot *look)
 {
 	struct run *run = &d->runs[slot];
 	struct ctx *ctx = run->ctx;
@@ -268,7 +266,7 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 	}
 	if (!last)
 		return;
-	count_time(run, util_now_ns());
+	run_count_time(run, util_now_ns());
 	if (d->eops->reads)
 		__atomic_store_n(&ctx->line->done, last, __ATOMIC_RELEASE);
 	device_trace(d, (struct pasid_trace_record){.event = PASID_TRACE_JOB_END,
@@ -276,7 +274,7 @@ static void slot_progress(struct device *d, unsigned int slot, const struct engi
 						    .ctx = ctx->books->id,
 						    .job = last,
 						    .a = first});
-	job_ended(ctx, last);
+	run_job_ended(ctx, last);
 	if (run->count) {
 		run->head_since = run->on_since;
 		trace_slot(d, slot, PASID_TRACE_JOB, run_front_job(d, slot));
@@ -310,7 +308,7 @@ void run_progress(struct device *d)
 		/* What a slot drops because it is told to stop is not done; its context looks after that. */
 		if (d->runs[s].ctx && d->runs[s].ctx->life != CTX_ALIVE)
 			continue;
-		slot_progress(d, s, &look);
+		run_slot_progress(d, s, &look);
 	}
 }
 
@@ -426,13 +424,13 @@ void run_end_job(struct device *d, unsigned int slot)
 void run_stopped(struct device *d, unsigned int slot)
 {
 	trace_run_end(d, slot, PASID_TRACE_END_STOPPED);
-	count_time(&d->runs[slot], util_now_ns());
+	run_count_time(&d->runs[slot], util_now_ns());
 	d->runs[slot] = (struct run){0};
 	persist_stopped(d, slot);
 	sched_slot_service(d->sched, slot, true);
 }
 
-static void run_control(struct device *d, unsigned int slot, enum engine_control what)
+void run_control(struct device *d, unsigned int slot, enum engine_control what)
 {
 	d->eops->control(d->engine, slot, what);
 	d->runs[slot].asked_at = util_now_ns();
@@ -524,160 +522,4 @@ void run_tick(struct device *d)
 		return;
 	device_poke(d);
 	run_arm_tick(d);
-}
-
-/* ---- what was on slots before this process ---- */
-
-/* Jobs that the device was not told of are on no slot. */
-static void take_back(struct device *d, struct run *run, uint64_t told)
-{
-	struct ctx *ctx = run->ctx;
-	uint32_t before = run->count;
-
-	while (run->count && run_job(run, run->count - 1)->mark > told)
-		run->count--;
-	if (run->count == before)
-		return;
-	ctx->put = run_job(run, run->count)->number - 1;
-	persist_unput(ctx);
-}
-
-static bool is_going(const struct ctx *ctx)
-{
-	return ctx->life != CTX_ALIVE || ctx->lost_why;
-}
-
-int run_adopt(struct device *d)
-{
-	struct engine_slot look;
-	struct context *b;
-
-	for (unsigned int s = 0; s < d->n_slots && d->adoption->reset != RESET_SORTED; s++) {
-		struct run *run = &d->runs[s];
-
-		if (d->eops->look(d->engine, s, &look) < 0)
-			return -EPROTO;
-		if (run->count)
-			take_back(d, run, look.told);
-		if (!run->count || run->ctx->life != CTX_ALIVE) {
-			*run = (struct run){0};
-			continue;
-		}
-		run->head_since = util_now_ns();
-		sched_adopt(d->sched, s, run->ctx->se, run->count);
-	}
-	TAILQ_FOREACH (b, &d->books->contexts, in_device)
-		if (!is_going(b->tag))
-			run_jobs_changed(b->tag);
-	return 0;
-}
-
-/* Whatever the last control was, this one holds. Contexts that are going have their own. */
-void run_go_on(struct device *d)
-{
-	for (unsigned int s = 0; s < d->n_slots; s++) {
-		struct run *run = &d->runs[s];
-
-		run->held_by = NULL;
-		run->owes_terminate = false;
-		if (!run->stopping)
-			run_control(d, s, ENGINE_RESUME);
-	}
-	faults_look(d);
-	if (d->state == DEVICE_READY)
-		run_progress(d);
-}
-
-void run_watch(struct device *d)
-{
-	static const struct timeval soon = {0, ADOPT_LOOK_US};
-
-	if (!evtimer_pending(d->tick, NULL))
-		evtimer_add(d->tick, &soon);
-}
-
-/* ---- after a reset, and after the end ---- */
-
-/* Jobs that were done are done; the one that had begun ended unfinished; the rest goes back to wait. */
-static void sort_out(struct device *d, unsigned int slot)
-{
-	struct run *run = &d->runs[slot];
-	struct ctx *ctx = run->ctx;
-	struct engine_slot look;
-
-	if (d->eops->look(d->engine, slot, &look) < 0) {
-		device_fail(d, "a slot's marks make no sense");
-		return;
-	}
-	if (!run->count || ctx->life != CTX_ALIVE)
-		return;
-	slot_progress(d, slot, &look);
-	if (run->count) {
-		struct put_job *first = run_job(run, 0);
-
-		ctx->put = first->number - 1;
-		if (look.begun >= first->mark) {
-			ctx->put = first->number;
-			event_reset(ctx, first->number);
-			__atomic_store_n(&ctx->line->done, first->number, __ATOMIC_RELEASE);
-			job_ended(ctx, first->number);
-		}
-		persist_unput(ctx);
-		run_jobs_changed(ctx);
-	}
-}
-
-/* Whoever was being stopped is stopped. Its slot is anybody's from now on. */
-static void forget_stopping(struct device *d)
-{
-	struct context *books;
-
-	TAILQ_FOREACH (books, &d->books->contexts, in_device) {
-		struct ctx *ctx = books->tag;
-
-		if (ctx)
-			ctx->slot = -1;
-	}
-}
-
-static bool was_sorted_out(const struct device *d)
-{
-	return d->adoption && d->adoption->reset == RESET_SORTED;
-}
-
-void run_after_reset(struct device *d)
-{
-	/* Once that is written down, marks may be those of before or of after the restart. */
-	for (unsigned int s = 0; s < d->n_slots && d->state == DEVICE_RESETTING && !was_sorted_out(d); s++)
-		sort_out(d, s);
-	if (d->state != DEVICE_RESETTING)
-		return;
-	persist_reset(d, RESET_SORTED);
-	for (unsigned int s = 0; s < d->n_slots; s++) {
-		trace_run_end(d, s, PASID_TRACE_END_RESET);
-		count_time(&d->runs[s], util_now_ns());
-		d->runs[s] = (struct run){0};
-	}
-	faults_forget(d);
-	forget_stopping(d);
-	sched_reset(d->sched);
-	d->eops->restart(d->engine);
-	persist_reset(d, RESET_OVER);
-	run_invalidated(d);
-}
-
-void run_forget(struct device *d)
-{
-	for (unsigned int s = 0; s < ARRAY_SIZE(d->runs); s++) {
-		trace_run_end(d, s, PASID_TRACE_END_GONE);
-		/* The process may only have been stopped, and end that job later. */
-		if (d->runs[s].ctx)
-			d->runs[s].ctx->books->line_retired = true;
-		d->runs[s] = (struct run){0};
-	}
-	d->past = faults_end(d->past);
-	d->refused_since = 0;
-	if (d->sched)
-		sched_reset(d->sched); /* nothing runs any more, so that contexts may go */
-	evtimer_del(d->tick);
 }
