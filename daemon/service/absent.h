@@ -24,7 +24,8 @@ struct absent {
 	size_t n_bufs, max_bufs;
 };
 
-/* Is the record, or the fact, about something absent? Makes a note of what comes and goes. -ENOMEM. */
+/* Is the record, or the fact, about something absent? Makes a note of what comes and goes.
+ * -EINVAL, -EEXIST: a context that cannot be; -ENOMEM. */
 int absent_record(struct absent *a, const struct record *rec, bool *ret);
 bool absent_fact(const struct absent *a, uint32_t type, const void *p);
 /* Whoever waits for jobs of a context that is absent stops waiting. */

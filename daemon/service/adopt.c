@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The journal read back. Twice: the first time for intents that were undone, or are open at the end; the second time
- * everything but those is applied in its order.
+ * The journal read back. Twice: the first time for what became of intents (adopt_intents.c); the second time everything but
+ * those without effect is applied in its order.
  */
 #include "service/adopt.h"
 
@@ -13,21 +13,14 @@
 
 #include "base/util.h"
 #include "service/absent.h"
+#include "service/adopt_intents.h"
 #include "service/persist.h"
-
-struct open_intent { /* of one client; they are few: a client has one request at a time */
-	const struct record *rec;
-	uint32_t client;
-};
 
 struct reading {
 	struct service *s;
 	char *why;
 	uint64_t at; /* entries read */
-	struct open_intent *open;
-	size_t n_open, max_open;
-	const struct record **skip; /* in the order of their addresses, once all are known */
-	size_t n_skip, max_skip, next_skip;
+	struct intents intents;
 	struct device *device_of[ABSENT_DEVICES]; /* by the index of records */
 	struct absent absent;
 };
@@ -36,122 +29,6 @@ static int bad(struct reading *r, const char *what, uint64_t n1, uint64_t n2)
 {
 	snprintf(r->why, ADOPT_WHY_MAX, "entry %" PRIu64 ": %s (%" PRIu64 ", %" PRIu64 ")", r->at, what, n1, n2);
 	return -EBADMSG;
-}
-
-/* ---- the first time ---- */
-
-static struct open_intent *open_of(struct reading *r, uint32_t client)
-{
-	for (size_t i = 0; i < r->n_open; i++)
-		if (r->open[i].client == client)
-			return &r->open[i];
-	return NULL;
-}
-
-static int note_open(struct reading *r, const struct record *rec)
-{
-	struct open_intent *v = util_grow(r->open, r->n_open, &r->max_open, sizeof(*v));
-
-	if (!v)
-		return -ENOMEM;
-	r->open = v;
-	v[r->n_open++] = (struct open_intent){rec, rec->client};
-	return 0;
-}
-
-static int note_skip(struct reading *r, const struct record *rec)
-{
-	const struct record **v = util_grow(r->skip, r->n_skip, &r->max_skip, sizeof(*v));
-
-	if (!v)
-		return -ENOMEM;
-	r->skip = v;
-	v[r->n_skip++] = rec;
-	return 0;
-}
-
-/* Those that hold from the moment when they were written; the others are made again. */
-static bool holds_at_once(uint32_t kind)
-{
-	return kind == RECORD_SUBMIT || kind == RECORD_BUF_FREE || kind == RECORD_CTX_FREE;
-}
-
-/* The client's open intent, if it has one, is over. */
-static int no_longer_open(struct reading *r, uint32_t client, bool holds)
-{
-	struct open_intent *o = open_of(r, client);
-	const struct record *rec;
-
-	if (!o)
-		return 0;
-	rec = o->rec;
-	*o = r->open[--r->n_open];
-	return holds ? 0 : note_skip(r, rec);
-}
-
-/* What one process left open, and the next one did not get to, either, has been made again if it is there once more, or if
- * something else was done after it. */
-static int given_up(struct reading *r, uint32_t client)
-{
-	struct open_intent *o = open_of(r, client);
-
-	return no_longer_open(r, client, o && holds_at_once(o->rec->kind));
-}
-
-static int committed(struct reading *r, const struct entry_commit *e)
-{
-	const struct pasid_reply *reply = (const void *)(e + 1);
-	struct open_intent *o = open_of(r, e->client);
-
-	if (o && o->rec->serial != e->serial)
-		return given_up(r, e->client);
-	return no_longer_open(r, e->client, !reply->code);
-}
-
-static bool whole_record(const void *p, size_t size)
-{
-	const struct record *rec = p;
-
-	return size >= sizeof(*rec) && rec->n_ops <= PASID_BIND_MAX &&
-	       size == sizeof(*rec) + rec->n_ops * sizeof(rec->ops[0]);
-}
-
-static int look_first(void *arg, uint32_t type, const void *p, size_t size)
-{
-	struct reading *r = arg;
-	int e = 0;
-
-	r->at++;
-	if (type == ENTRY_INTENT && whole_record(p, size)) {
-		e = given_up(r, ((const struct record *)p)->client);
-		if (e == 0)
-			e = note_open(r, p);
-	}
-	if (type == ENTRY_COMMIT && size >= sizeof(struct entry_commit) + sizeof(struct pasid_reply))
-		e = committed(r, p);
-	if (type == ENTRY_UNDONE && size == sizeof(struct entry_undone))
-		e = no_longer_open(r, ((const struct entry_undone *)p)->client, false);
-	return e;
-}
-
-static int by_address(const void *a, const void *b)
-{
-	const struct record *x = *(const struct record *const *)a, *y = *(const struct record *const *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static int find_skipped(struct reading *r)
-{
-	int e = journal_read(r->s->store->journal, look_first, r);
-
-	for (size_t i = 0; e == 0 && i < r->n_open; i++)
-		if (!holds_at_once(r->open[i].rec->kind))
-			e = note_skip(r, r->open[i].rec);
-	if (e == 0 && r->n_skip)
-		qsort(r->skip, r->n_skip, sizeof(*r->skip), by_address);
-	r->at = 0;
-	return e;
 }
 
 /* ---- records ---- */
@@ -232,12 +109,10 @@ static int apply_record(struct reading *r, const void *p, size_t size, bool inte
 	bool absent;
 	int e;
 
-	if (!whole_record(p, size))
+	if (!intent_is_whole(p, size))
 		return bad(r, "a record of a wrong size", size, 0);
-	if (intent && r->next_skip < r->n_skip && r->skip[r->next_skip] == p) {
-		r->next_skip++;
+	if (intent && intents_skip(&r->intents, p))
 		return 0;
-	}
 	/* Its effect comes with a record of its own. */
 	if (intent && ((const struct record *)p)->kind == RECORD_CTX_FREE)
 		return 0;
@@ -518,8 +393,7 @@ static int apply_unput(struct reading *r, const void *p)
 	for (unsigned int s = 0; s < ENGINE_MAX_SLOTS; s++) {
 		struct run *run = &ctx->dev->runs[s];
 
-		while (run->ctx == ctx && run->count &&
-		       run_job(run, run->count - 1)->number > e->job)
+		while (run->ctx == ctx && run->count && run_job(run, run->count - 1)->number > e->job)
 			run->count--;
 		if (!run->count)
 			*run = (struct run){0};
@@ -557,7 +431,7 @@ static int apply_counts(struct reading *r, const void *p)
 	return 0;
 }
 
-/* ---- the second time ---- */
+/* ---- entries ---- */
 
 static int apply_head(struct reading *r, const void *p)
 {
@@ -630,28 +504,6 @@ static void answer_open(struct reading *r, struct service_client *c, const struc
 	service_keep(c, &reply);
 }
 
-int adoption_clear_later(struct adoption *a, struct range bus)
-{
-	struct range *v = util_grow(a->clear, a->n_clear, &a->max_clear, sizeof(*v));
-
-	if (!v)
-		return -ENOMEM;
-	a->clear = v;
-	v[a->n_clear++] = bus;
-	return 0;
-}
-
-int adoption_detach_later(struct adoption *a, uint32_t pasid)
-{
-	uint32_t *v = util_grow(a->pasids, a->n_pasids, &a->max_pasids, sizeof(*v));
-
-	if (!v)
-		return -ENOMEM;
-	a->pasids = v;
-	v[a->n_pasids++] = pasid;
-	return 0;
-}
-
 /* Its PASID may be attached to something that nobody knows of. */
 static int forget_context(struct reading *r, const struct record *rec)
 {
@@ -682,8 +534,8 @@ static int settle_intents(struct reading *r)
 {
 	int e = 0;
 
-	for (size_t i = 0; e == 0 && i < r->n_open; i++) {
-		const struct record *rec = r->open[i].rec;
+	for (size_t i = 0; e == 0 && i < r->intents.n_open; i++) {
+		const struct record *rec = r->intents.open[i].rec;
 		struct client *c = books_client(r->s->books, rec->client);
 		struct ctx *ctx = ctx_of(r, rec->ctx);
 
@@ -695,7 +547,7 @@ static int settle_intents(struct reading *r)
 			e = forget_context(r, rec);
 		else if (rec->kind == RECORD_IMPORT)
 			e = forget_import(r, rec);
-		else if (holds_at_once(rec->kind))
+		else if (intent_holds_at_once(rec->kind))
 			answer_open(r, c->tag, rec);
 	}
 	return e;
@@ -738,7 +590,7 @@ int adopt_journal(struct service *s, char why[ADOPT_WHY_MAX])
 		return 0;
 	why[0] = '\0';
 	ledger_lenient(books_ledger(s->books), true);
-	e = find_skipped(&r);
+	e = intents_read(&r.intents, s->store->journal);
 	if (e == 0)
 		e = journal_read(s->store->journal, apply, &r);
 	if (e == 0)
@@ -751,17 +603,6 @@ int adopt_journal(struct service *s, char why[ADOPT_WHY_MAX])
 		absent_tell(&r.absent, s->books);
 	absent_fini(&r.absent);
 	ledger_lenient(books_ledger(s->books), false);
-	free(r.open);
-	free(r.skip);
+	intents_fini(&r.intents);
 	return e;
-}
-
-struct adoption *adoption_free(struct adoption *a)
-{
-	if (a) {
-		free(a->clear);
-		free(a->pasids);
-	}
-	free(a);
-	return NULL;
 }

@@ -46,14 +46,13 @@ struct adoption {
 /* Reads the store's journal into a service that has its devices and nothing else. 0, also if there is nothing; -EBADMSG: it
  * contradicts itself, or the configuration: the service is good for nothing but service_free(), which touches no device. */
 int adopt_journal(struct service *s, char why[ADOPT_WHY_MAX]);
-struct adoption *adoption_free(struct adoption *a); /* takes NULL, returns NULL */
-int adoption_clear_later(struct adoption *a, struct range bus);
-int adoption_detach_later(struct adoption *a, uint32_t pasid);
-
 /* Everything was read: what is kept and belongs to nothing goes. */
 void adopt_forget_unknown(struct service *s);
 
 /* ---- adopt_device.c ---- */
+struct adoption *adoption_free(struct adoption *a); /* takes NULL, returns NULL */
+int adoption_clear_later(struct adoption *a, struct range bus); /* 0, -ENOMEM */
+int adoption_detach_later(struct adoption *a, uint32_t pasid);
 void adopt_device(struct device *d); /* instead of opening it */
 void adopt_opened(struct device *d);
 void adopt_go_on(struct device *d); /* looks whether something is left to wait for */
@@ -64,6 +63,17 @@ const char *adopt_why_not(const struct device *d);
 void adopt_prepared(struct device *d, const char *why); /* nest_prepare(); why: it cannot be had */
 void adopt_on_cleared(void *device, int err); /* one of those that adoption.clearing counts */
 int adopt_shm(struct device *d, enum vault_memory which, uint64_t bytes, struct shm *m);
+
+/* ---- adopt_tables.c ---- */
+/* The tables at root, which is not trusted. differs: they do not say what the address space does. A negative errno: they
+ * cannot be used, or what the device itself needs is not in them. */
+int adopt_tables(struct device *d, struct pgtable **pt, uint64_t root, struct aspace *as, bool *differs);
+bool adopt_rebuilds(const struct device *d, const struct ctx *ctx); /* its tables are made again */
+void adopt_empty_tables(struct device *d);
+void adopt_reclaim_tables(struct device *d); /* emptied here, or by the predecessor: nothing remembers them any more */
+/* The pages were there before, so that they can be had; unless the tables were not what they should be: then a context is
+ * marked to be lost, or, if all share them, a negative errno returned. */
+int adopt_fill_tables(struct device *d);
 
 /* ---- adopt_kernel.c: where the kernel keeps the tables ---- */
 int adopt_kernel_windows(struct device *d); /* before its driver takes it over */

@@ -17,11 +17,6 @@
 
 #define NOT_TRUSTED "what the last process left of it cannot be trusted"
 
-static bool is_alive(const struct ctx *ctx)
-{
-	return ctx->life == CTX_ALIVE;
-}
-
 const char *adopt_why_not(const struct device *d)
 {
 	uint8_t saved[TRANSPORT_SAVE_MAX];
@@ -35,6 +30,40 @@ const char *adopt_why_not(const struct device *d)
 	if (device_kernel_tables(d) && !(d->tops->spaces->lasts && d->tops->spaces->lasts(d->t)))
 		return "what a type1 container maps for each context only its process knows (iommufd does not need "
 		       "that)";
+	return NULL;
+}
+
+/* ---- what is noted while the journal is read ---- */
+
+int adoption_clear_later(struct adoption *a, struct range bus)
+{
+	struct range *v = util_grow(a->clear, a->n_clear, &a->max_clear, sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	a->clear = v;
+	v[a->n_clear++] = bus;
+	return 0;
+}
+
+int adoption_detach_later(struct adoption *a, uint32_t pasid)
+{
+	uint32_t *v = util_grow(a->pasids, a->n_pasids, &a->max_pasids, sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	a->pasids = v;
+	v[a->n_pasids++] = pasid;
+	return 0;
+}
+
+struct adoption *adoption_free(struct adoption *a)
+{
+	if (a) {
+		free(a->clear);
+		free(a->pasids);
+	}
+	free(a);
 	return NULL;
 }
 
@@ -164,62 +193,6 @@ static int adopt_memory(struct device *d, const struct entry_device *e)
 	return r < 0 ? r : adopt_pool(d, e);
 }
 
-/* What tables say beside what they should say. */
-struct comparison {
-	const struct device *d;
-	struct itree_node *next; /* mapping */
-	uint64_t bytes; /* that the tables map */
-	uint64_t own_bytes; /* ... besides, for the device itself */
-	bool differs;
-};
-
-/* A block may cover several mappings that lie side by side in one buffer, and no more than what is mapped. n: the first
- * mapping that may have to do with it, or NULL. */
-static bool leaf_agrees(const struct pgtable_leaf *l, struct itree_node *n)
-{
-	uint64_t at = l->iova.first;
-
-	for (; n; n = itree_next(n)) {
-		const struct mapping *m = container_of(n, struct mapping, node);
-
-		if (n->first > at || m->writable != l->writable ||
-		    m->buf->bus + m->off + (at - n->first) != l->bus + (at - l->iova.first))
-			return false;
-		if (n->last >= l->iova.last)
-			return true;
-		at = n->last + 1;
-	}
-	return false;
-}
-
-static int compare_leaf(void *arg, const struct pgtable_leaf *l)
-{
-	struct comparison *c = arg;
-
-	if (!range_contains(c->d->books->traits.iova, l->iova)) {
-		c->own_bytes += range_len(l->iova);
-		c->differs |= !device_nested(c->d) || !nest_maps(c->d, l);
-		return 0;
-	}
-	while (c->next && c->next->last < l->iova.first)
-		c->next = itree_next(c->next);
-	c->bytes += range_len(l->iova);
-	c->differs |= !leaf_agrees(l, c->next);
-	return 0;
-}
-
-static int adopt_tables(struct device *d, struct pgtable **pt, uint64_t root, struct aspace *as, bool *differs)
-{
-	struct comparison c = {.d = d, .next = itree_first(&as->tree)};
-	int r = pgtable_adopt(pt, d->format, d->pool, root, compare_leaf, &c);
-
-	*differs = c.differs || c.bytes != as->bytes;
-	/* What the device itself needs nobody changes. */
-	if (r == 0 && device_nested(d) && c.own_bytes != nest_bytes(d))
-		r = -EBADMSG;
-	return r;
-}
-
 static int adopt_context(struct ctx *ctx)
 {
 	struct device *d = ctx->dev;
@@ -228,7 +201,7 @@ static int adopt_context(struct ctx *ctx)
 	bool differs = false;
 	int r;
 
-	if (!is_alive(ctx))
+	if (ctx->life != CTX_ALIVE)
 		return 0;
 	if (!fence && !d->eops->reads)
 		return -EBADMSG;
@@ -309,88 +282,12 @@ static int adopt_engine(struct device *d, const struct entry_device *e)
 
 /* ---- address spaces that have to be made again ---- */
 
-static bool rebuilds(const struct device *d, const struct ctx *ctx)
-{
-	return is_alive(ctx) && (ctx->rebuild || (d->books->traits.global && d->adoption->rebuild_shared));
-}
-
-static void empty(struct pgtable *pt, struct range all)
-{
-	uint32_t no_budget = 0; /* whole mappings: nothing is split */
-
-	pgtable_unmap(pt, all, &no_budget);
-}
-
-static void empty_tables(struct device *d)
-{
-	struct context *b;
-
-	if (d->books->traits.global) {
-		if (d->adoption->rebuild_shared)
-			empty(d->shared_pt, d->books->traits.iova);
-		return;
-	}
-	TAILQ_FOREACH (b, &d->books->contexts, in_device)
-		if (rebuilds(d, b->tag))
-			empty(((struct ctx *)b->tag)->pt, d->books->traits.iova);
-}
-
-/* Tables that were emptied, here or by the predecessor: nothing remembers them any more. */
-static void reclaim(struct device *d)
-{
-	struct context *b;
-
-	if (d->shared_pt)
-		pgtable_reclaim(d->shared_pt);
-	TAILQ_FOREACH (b, &d->books->contexts, in_device) {
-		struct ctx *ctx = b->tag;
-
-		if (ctx->pt && !d->books->traits.global)
-			pgtable_reclaim(ctx->pt);
-	}
-}
-
-/* The pages were there before, so that they can be had; unless the tables were not what they should be. */
-static int fill(struct device *d, struct pgtable *pt, struct aspace *as)
-{
-	int r = 0;
-
-	for (struct itree_node *n = itree_first(&as->tree); n && r == 0; n = itree_next(n)) {
-		const struct mapping *m = container_of(n, struct mapping, node);
-		struct range iova = {n->first, n->last};
-		uint64_t bus = m->buf->bus + m->off;
-		uint32_t budget = pgtable_map_need(iova, bus);
-
-		r = table_pool_reserve(d->pool, budget);
-		if (r == 0)
-			r = pgtable_map(pt, iova, bus, m->writable ? PGTABLE_WRITABLE : 0, &budget);
-		if (r == 0)
-			table_pool_unreserve(d->pool, budget);
-	}
-	return r;
-}
-
-static int fill_tables(struct device *d)
-{
-	struct context *b;
-
-	if (d->books->traits.global)
-		return d->adoption->rebuild_shared ? fill(d, d->shared_pt, &d->books->shared) : 0;
-	TAILQ_FOREACH (b, &d->books->contexts, in_device) {
-		struct ctx *ctx = b->tag;
-
-		if (rebuilds(d, ctx) && fill(d, ctx->pt, b->aspace) < 0)
-			ctx->lost_why = PASID_LOST_DAEMON;
-	}
-	return 0;
-}
-
 static void hold_those(struct device *d)
 {
 	struct context *b;
 
 	TAILQ_FOREACH (b, &d->books->contexts, in_device)
-		if (rebuilds(d, b->tag))
+		if (adopt_rebuilds(d, b->tag))
 			run_hold(d, b->tag, false);
 }
 
@@ -399,7 +296,7 @@ static bool all_still(struct device *d)
 	struct context *b;
 
 	TAILQ_FOREACH (b, &d->books->contexts, in_device)
-		if (rebuilds(d, b->tag) && !run_held_still(d, b->tag))
+		if (adopt_rebuilds(d, b->tag) && !run_held_still(d, b->tag))
 			return false;
 	return true;
 }
@@ -486,7 +383,7 @@ static void give_back_lost(struct device *d)
 	TAILQ_FOREACH_SAFE (b, &d->books->contexts, in_device, next) {
 		struct ctx *ctx = b->tag;
 
-		if (is_alive(ctx) && ctx->lost_why && d->state == DEVICE_READY)
+		if (ctx->life == CTX_ALIVE && ctx->lost_why && d->state == DEVICE_READY)
 			ctx_lose(ctx, ctx->lost_why, ctx->lost_job);
 	}
 }
@@ -567,7 +464,7 @@ static void over_time(struct device *d)
 	TAILQ_FOREACH (b, &d->books->contexts, in_device) {
 		struct ctx *ctx = b->tag;
 
-		if (rebuilds(d, ctx) && !run_held_still(d, ctx))
+		if (adopt_rebuilds(d, ctx) && !run_held_still(d, ctx))
 			ctx->lost_why = PASID_LOST_HANG;
 	}
 	reset_first(d);
@@ -580,7 +477,7 @@ static bool still_phase(struct device *d)
 	d->adoption->asked = true;
 	if (!all_still(d))
 		return false;
-	empty_tables(d);
+	adopt_empty_tables(d);
 	return true;
 }
 
@@ -588,11 +485,11 @@ static bool invalidate_phase(struct device *d)
 {
 	if (!invalidate_all(d))
 		return false;
-	reclaim(d);
+	adopt_reclaim_tables(d);
 	table_pool_adopted(d->pool);
 	note_unused(d);
 	note_next_chunk(d);
-	if (fill_tables(d) < 0 || d->setup_failed) {
+	if (adopt_fill_tables(d) < 0 || d->setup_failed) {
 		device_fail(d, "its page tables cannot be made again");
 		return false;
 	}
