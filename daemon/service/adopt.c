@@ -31,6 +31,12 @@ static int bad(struct reading *r, const char *what, uint64_t n1, uint64_t n2)
 	return -EBADMSG;
 }
 
+/* Too little memory says nothing about the journal. */
+static int bad_error(struct reading *r, const char *what, uint64_t n, int e)
+{
+	return e == -ENOMEM ? e : bad(r, what, n, (uint64_t)-e);
+}
+
 /* ---- records ---- */
 
 static struct device *device_of(const struct reading *r, uint32_t index)
@@ -123,7 +129,7 @@ static int apply_record(struct reading *r, const void *p, size_t size, bool inte
 	e = absent_record(&r->absent, rec, &absent);
 	if (e < 0 || absent) {
 		free(rec);
-		return e < 0 && e != -ENOMEM ? bad(r, "a record of a device that is not there", (uint64_t)-e, 0) : e;
+		return e < 0 ? bad_error(r, "a record of a device that is not there: error", 0, e) : 0;
 	}
 	d = device_of(r, rec->device);
 	if (names_a_device(rec) && d)
@@ -136,8 +142,8 @@ static int apply_record(struct reading *r, const void *p, size_t size, bool inte
 		e = 0;
 	else if (e == 0)
 		e = come(r, rec);
-	if (e < 0 && e != -ENOMEM)
-		e = bad(r, "a record that does not fit what came before it: kind, error", rec->kind, (uint64_t)-e);
+	if (e < 0)
+		e = bad_error(r, "a record that does not fit what came before it: kind, error", rec->kind, e);
 	free(rec);
 	return e;
 }
@@ -160,7 +166,7 @@ static int apply_client(struct reading *r, const void *p)
 			err = client_adopt(r->s, b, e->fence);
 	}
 	if (err < 0)
-		return bad(r, "a client that cannot be: id, error", e->client, (uint64_t)-err);
+		return bad_error(r, "a client that cannot be: id, error", e->client, err);
 	c = b->tag;
 	c->serial = e->serial;
 	c->hello = e->flags & ENTRY_CLIENT_HELLO;

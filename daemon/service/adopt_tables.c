@@ -121,10 +121,10 @@ static int fill(struct device *d, struct pgtable *pt, struct aspace *as)
 		uint32_t budget = pgtable_map_need(iova, bus);
 
 		r = table_pool_reserve(d->pool, budget);
-		if (r == 0)
-			r = pgtable_map(pt, iova, bus, m->writable ? PGTABLE_WRITABLE : 0, &budget);
-		if (r == 0)
-			table_pool_unreserve(d->pool, budget);
+		if (r < 0)
+			break;
+		r = pgtable_map(pt, iova, bus, m->writable ? PGTABLE_WRITABLE : 0, &budget);
+		table_pool_unreserve(d->pool, budget);
 	}
 	return r;
 }
