@@ -24,6 +24,14 @@ static void arm(struct event *ev, uint32_t ms)
 	evtimer_add(ev, &tv);
 }
 
+bool device_usable(const struct device *d, struct refusal *why, bool *later)
+{
+	*later = d->state == DEVICE_RESETTING;
+	if (d->state != DEVICE_READY)
+		refuse(why, PASID_WHY_DEVICE_GONE, 0, 0);
+	return d->state == DEVICE_READY;
+}
+
 /* ---- who waits ---- */
 
 void device_wait(struct device *d, struct pending *p)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the files of the service share: the running side of devices, contexts, buffers and clients, whose books are in
- * core. service.c: clients and their end. verbs.c, bind.c: requests. context.c: a context's life. buffer.c: memory that
+ * core. service.c: clients and their end. verb.c, verbs.c, bind.c: requests. context.c: contexts. buffer.c: memory that
  * devices map. device.c, setup.c: a device's life; nest.c: what of it is behind an SMMU that walks our tables. run.c: slots
  * and jobs; run_again.c: after the device or the daemon has forgotten them. faults.c: whose a fault is. events.c: what
  * clients hear, and who looks on. inspect.c: what there is to see. tracing.c: what whoever traces sees. persist.h, adopt.h:
@@ -380,19 +380,20 @@ void service_client_reap(struct service_client *c); /* goes on with a closing cl
 void service_keep(struct service_client *c, const struct service_reply *reply); /* to the request of c->serial */
 void kept_put(struct service_client *c, const struct service_reply *reply); /* the same, but nobody is told */
 
-/* ---- verbs.c, bind.c ---- */
+/* ---- verb.c ---- */
 struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, const void *body, size_t size);
-void verb_wait(struct service_client *c, struct device *d, void (*step)(struct pending *p));
-struct service_client *verb_client(struct pending *p);
-void verb_finish(struct service_client *c, const void *body, size_t size); /* pending verb: 0 */
-void verb_refuse(struct service_client *c, uint32_t reason, uint64_t n1, uint64_t n2);
+enum service_outcome verb_refused(struct service_client *c, struct service_reply *reply); /* for verb.why */
 enum service_outcome verb_later(struct service_client *c, struct device *d);
 void verb_not_later(struct service_client *c);
+/* A verb that is pending: step() is called until one of the last two says how it ended. */
+void verb_wait(struct service_client *c, struct device *d, void (*step)(struct pending *p));
+struct service_client *verb_client(struct pending *p);
+void verb_finish(struct service_client *c, const void *body, size_t size);
+void verb_refuse(struct service_client *c, uint32_t reason, uint64_t n1, uint64_t n2);
+
+/* ---- bind.c ---- */
 struct transport_memory *buffer_memory(const struct buffer *b); /* ktables_memory */
 enum service_outcome bind_request(struct service_client *c, const void *body, size_t size, struct service_reply *reply);
-/* -ENODEV unless the device can take a change now; *later: it will soon. */
-bool device_usable(const struct device *d, struct refusal *why, bool *later);
-enum service_outcome verb_refused(struct service_client *c, struct service_reply *reply);
 
 /* ---- device.c ---- */
 extern const struct transport_events device_events;
@@ -403,6 +404,8 @@ uint32_t pool_next_chunk(const struct device *d); /* table pages that are mapped
 void device_fini(struct device *d);
 void device_fail(struct device *d, const char *why); /* cannot be trusted or reached any more */
 void device_reset(struct device *d, const char *why);
+/* False unless it can take a change now; *later: it will soon. */
+bool device_usable(const struct device *d, struct refusal *why, bool *later);
 void device_wait(struct device *d, struct pending *p);
 void device_unwait(struct pending *p);
 void device_poke(struct device *d); /* soon, from the loop */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Requests, one function each, except bind lists (bind.c). A request is judged and entered in the books first; where a
- * device has to do something about it, the verb is pending until the device has answered, or is gone.
+ * device has to do something about it, the verb is pending until the device has answered, or is gone (verb.c).
  */
 #include "service/adopt.h"
 #include "service/persist.h"
@@ -17,42 +17,9 @@
 
 #include "base/util.h"
 
-/* ---- replies ---- */
-
-struct service_reply reply_ok(struct service *s, const struct pasid_msg *to, const void *body, size_t size)
-{
-	size_t total = sizeof(s->reply.head) + size;
-
-	s->reply.head = (struct pasid_reply){
-		.msg = {.size = (uint32_t)total, .opcode = to->opcode, .serial = to->serial},
-	};
-	if (size && body != s->reply.bytes + sizeof(s->reply.head))
-		memcpy(s->reply.bytes + sizeof(s->reply.head), body, size);
-	return (struct service_reply){.data = &s->reply, .size = total};
-}
-
-static struct service_reply reply_refusal(struct service *s, const struct pasid_msg *to, const struct refusal *why)
-{
-	s->reply.head = (struct pasid_reply){
-		.msg = {.size = sizeof(s->reply.head), .opcode = to->opcode, .serial = to->serial},
-		.code = refusal_code(why->reason),
-		.reason = why->reason,
-		.index = why->index,
-		.n1 = why->n1,
-		.n2 = why->n2,
-	};
-	return (struct service_reply){.data = &s->reply, .size = sizeof(s->reply.head)};
-}
-
 static enum service_outcome done(struct service_client *c, struct service_reply *reply, const void *body, size_t size)
 {
 	*reply = reply_ok(c->svc, &c->verb.msg, body, size);
-	return SERVICE_REPLY;
-}
-
-enum service_outcome verb_refused(struct service_client *c, struct service_reply *reply)
-{
-	*reply = reply_refusal(c->svc, &c->verb.msg, &c->verb.why);
 	return SERVICE_REPLY;
 }
 
@@ -61,70 +28,6 @@ static enum service_outcome refused(struct service_client *c, struct service_rep
 {
 	refuse(&c->verb.why, reason, n1, n2);
 	return verb_refused(c, reply);
-}
-
-/* ---- pending verbs ---- */
-
-struct service_client *verb_client(struct pending *p)
-{
-	return container_of(container_of(p, struct verb, pending), struct service_client, verb);
-}
-
-void verb_wait(struct service_client *c, struct device *d, void (*step)(struct pending *p))
-{
-	c->verb.active = true;
-	c->verb.pending.step = step;
-	device_wait(d, &c->verb.pending);
-}
-
-static void verb_end(struct service_client *c, const struct service_reply *reply)
-{
-	c->verb.active = false;
-	c->verb.ctx = NULL;
-	c->verb.buf = NULL;
-	service_keep(c, reply);
-	c->verb.kept = false;
-	if (c->owner)
-		c->ops->reply(c->owner, reply);
-	service_client_reap(c);
-}
-
-void verb_finish(struct service_client *c, const void *body, size_t size)
-{
-	struct service_reply reply = reply_ok(c->svc, &c->verb.msg, body, size);
-
-	verb_end(c, &reply);
-}
-
-void verb_refuse(struct service_client *c, uint32_t reason, uint64_t n1, uint64_t n2)
-{
-	struct service_reply reply;
-
-	refuse(&c->verb.why, reason, n1, n2);
-	reply = reply_refusal(c->svc, &c->verb.msg, &c->verb.why);
-	verb_end(c, &reply);
-}
-
-enum service_outcome verb_later(struct service_client *c, struct device *d)
-{
-	c->later = d;
-	d->n_later++;
-	return SERVICE_LATER;
-}
-
-void verb_not_later(struct service_client *c)
-{
-	if (c->later)
-		c->later->n_later--;
-	c->later = NULL;
-}
-
-bool device_usable(const struct device *d, struct refusal *why, bool *later)
-{
-	*later = d->state == DEVICE_RESETTING;
-	if (d->state != DEVICE_READY)
-		refuse(why, PASID_WHY_DEVICE_GONE, 0, 0);
-	return d->state == DEVICE_READY;
 }
 
 static struct device *find_device(struct service_client *c, const char name[PASID_NAME_MAX])
@@ -171,11 +74,6 @@ static enum service_outcome hello(struct service_client *c, const void *body, si
 	return SERVICE_REPLY;
 }
 
-static uint32_t mode_of(const struct device *d)
-{
-	return d->mode;
-}
-
 static enum service_outcome devices(struct service_client *c, const void *body, size_t size, int *fds,
 				    struct service_reply *reply)
 {
@@ -184,7 +82,7 @@ static enum service_outcome devices(struct service_client *c, const void *body, 
 	for (size_t i = 0; i < c->svc->n_devices; i++) {
 		const struct device *d = &c->svc->devices[i];
 
-		v[i] = (struct pasid_wire_device){.mode = mode_of(d), .present = d->state == DEVICE_READY};
+		v[i] = (struct pasid_wire_device){.mode = d->mode, .present = d->state == DEVICE_READY};
 		strncpy(v[i].name, d->config->name, sizeof(v[i].name) - 1);
 	}
 	return done(c, reply, v, c->svc->n_devices * sizeof(*v));
@@ -199,7 +97,7 @@ static enum service_outcome device_info(struct service_client *c, const void *bo
 	if (!d)
 		return verb_refused(c, reply);
 	out = (struct pasid_wire_device_info){
-		.mode = mode_of(d),
+		.mode = d->mode,
 		.present = d->state == DEVICE_READY,
 		.page_sizes = device_kernel_tables(d) ? 4096 : pgtable_format_page_sizes(d->format),
 		.iova_first = d->books->traits.iova.first,
