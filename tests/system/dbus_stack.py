@@ -97,12 +97,14 @@ class BusStack(harness.Stack):
 class DbusTest(StackTest):
     """Tests with a bus. Each begins with a daemon that is there under its name."""
 
+    stack_of = BusStack
+
     @classmethod
     def setUpClass(cls):
         for program in ("dbus-daemon", "busctl"):
             if subprocess.run(["which", program], stdout=subprocess.DEVNULL, check=False).returncode:
                 raise unittest.SkipTest(f"there is no {program}")
-        cls.stack = BusStack(cls.devices, cls.config)
+        cls.stack = cls.stack_of(cls.devices, cls.config)
         cls.addClassCleanup(cls.stack.stop)
         cls.stack.__enter__()
         with pc.Client(cls.stack.socket) as c:
