@@ -19,9 +19,10 @@ from pathlib import Path
 import machine
 import rig
 
-sys.path.insert(0, str(rig.TOP / "tests/system"))
+sys.path[:0] = [str(rig.TOP / "tests/system"), str(rig.TOP / "tests/survive")]
 
 import harness  # noqa: E402
+import workers  # noqa: E402
 
 KILLS = int(os.environ.get("SERVICE_KILLS", 30))
 SEED = int(os.environ.get("SEED", time.time_ns() % 2**32))
@@ -39,31 +40,6 @@ def build_worker(tree):
     subprocess.run(["cc", "-std=c11", "-D_POSIX_C_SOURCE=200809L", "-O1", f"-I{rig.TOP}/include",
                     f"{rig.TOP}/tests/survive/worker.c", library, "-o", tree.path / "opt/worker"], check=True)
     return "/opt/worker"
-
-
-class Worker:
-    """A client that compares every byte, and works until it is told to end."""
-
-    def __init__(self, case, user, seed):
-        self.program = case.machine.popen("/opt/worker", "600", str(CONTEXTS), str(BUFFERS), str(seed), user=user, text=True,
-                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        case.addCleanup(self.kill)
-        self.case = case
-
-    def kill(self):
-        self.program.kill()
-        self.program.communicate()
-
-    def await_ready(self):
-        line = self.program.stdout.readline()
-        self.case.assertEqual(line, "ready\n", "" if line else self.program.stderr.read())
-
-    def end(self):
-        """What it did. That it saw nothing but pauses is what this is about."""
-        out, err = self.program.communicate("", machine.COMMAND_SECONDS)
-        self.case.assertEqual((self.program.returncode, err), (0, ""), out)
-        words = out.split()
-        return dict(zip(words[::2], map(int, words[1::2])))
 
 
 class Survival(rig.Case):
@@ -182,17 +158,11 @@ class Survival(rig.Case):
         machine.wait_until(lambda: self.others_of_process_1() <= self.others, "process 1 without fds of ours")
 
     def workers(self):
-        workers = [Worker(self, USERS[i % len(USERS)], SEED + i) for i in range(WORKERS)]
-        for worker in workers:
-            worker.await_ready()
-        return workers
+        def start(user):
+            return lambda *args, **pipes: self.machine.popen("/opt/worker", *args, user=user, **pipes)
 
-    def end(self, workers):
-        ends = [worker.end() for worker in workers]
-        for end in ends:
-            self.assertGreater(end["jobs"], 0)
-            self.assertGreater(end["resumed"], 0)
-        return ends
+        return workers.begin([workers.Worker(self, start(USERS[i % len(USERS)]), CONTEXTS, BUFFERS, SEED + i, 600)
+                              for i in range(WORKERS)])
 
 
 class Kills(Survival):
@@ -200,14 +170,14 @@ class Kills(Survival):
         """Nobody sees an error, every byte is right, and afterwards all is as it was."""
         before = self.rest()
         restarts = self.restarts()
-        workers = self.workers()
+        crowd = self.workers()
         done = 0
         for _ in range(KILLS):
             time.sleep(self.random.random() * 0.5)  # the moment
             pid = self.kill()
             machine.wait_until(lambda pid=pid: self.machine.main_pid("pasidd") not in (0, pid), "a successor")
             done += bool(pid)
-        ends = self.end(workers)
+        ends = [worker.end(machine.COMMAND_SECONDS) for worker in crowd]
         self.assertGreaterEqual(self.restarts(), restarts + done)
         self.assert_rest(before)
         print(f"figure: {done} kills under load: {sum(e['steps'] for e in ends)} steps, {sum(e['jobs'] for e in ends)} jobs, a step "
@@ -220,7 +190,7 @@ class Exchange(Survival):
         """The daemon is restarted, told to read its configuration, and exchanged for a later one and back, under load."""
         now, later = self.packages()
         before = self.rest()
-        workers = self.workers()
+        crowd = self.workers()
         for _ in range(3):
             pid = self.machine.main_pid("pasidd")
             self.machine.say("systemctl", "restart", "pasidd")
@@ -231,7 +201,7 @@ class Exchange(Survival):
             self.machine.say("dpkg", "--install", *packages)
             found = self.machine.main_pid("pasidd")
             self.assertNotIn(found, (0, pid), self.machine.journal("pasidd") if not found else "")
-        ends = self.end(workers)
+        ends = [worker.end(machine.COMMAND_SECONDS) for worker in crowd]
         self.assert_rest(before)
         print(f"figure: 3 restarts, 3 reloads, 2 upgrades and 2 downgrades under load: the longest step "
               f"{max(e['worst-us'] for e in ends) / 1000:.0f} ms", flush=True)

@@ -40,16 +40,6 @@ OWNER, FRIEND, STRANGER, MEMBER = 1, 1, 2, 3  # uids that every Debian knows; FR
 ADMIN_GROUP, ADMIN_GID = "users", 100
 
 
-def socket_client(fd):
-    """A client of the socket protocol on a connection that is there already."""
-    client = pc.Client.__new__(pc.Client)
-    client.sock = socket.socket(fileno=fd)
-    client.sock.settimeout(30)
-    client.serial, client.events, client.lines, client.fences = 1, [], {}, None
-    client.hello()
-    return client
-
-
 class BusStack(harness.Stack):
     bus = None
 

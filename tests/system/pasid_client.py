@@ -44,9 +44,13 @@ def memfd(size, seals=fcntl.F_SEAL_SHRINK):
 
 
 class Client:
-    def __init__(self, path, hello=True):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.connect(path)
+    def __init__(self, where, hello=True):
+        """where: a path, or the fd of a connection that is there already."""
+        if isinstance(where, int):
+            self.sock = socket.socket(fileno=where)
+        else:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.sock.connect(where)
         self.sock.settimeout(30)  # a daemon that says nothing for so long is a failed test
         self.serial = 1
         self.events = []

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "survive")]
 
 import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
 import supervised  # noqa: E402
 import work  # noqa: E402
+import workers  # noqa: E402
 from supervised import supervisor  # noqa: E402
 
 UIDS = (1, 2, 3)  # that every Debian knows
@@ -131,33 +132,12 @@ class Rig:
         return "kept"
 
 
-class Worker:
-    """tests/survive/worker.c: begun, and then ready."""
+def workers_of(case, stack, number, contexts, buffers):
+    """tests/survive/workers.py, under uids in turn if we may."""
+    def start(uid):
+        become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if os.geteuid() == 0 else []
+        return lambda *args, **pipes: subprocess.Popen([*become, harness.program("SURVIVE_WORKER"), *args],
+                                                       env=dict(os.environ, PASIDD_SOCKET=stack.socket), **pipes)
 
-    def __init__(self, stack, contexts, buffers, seed, uid=None, seconds=3600):
-        argv = [harness.program("SURVIVE_WORKER"), str(seconds), str(contexts), str(buffers), str(seed)]
-        if uid and os.geteuid() == 0:
-            argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *argv]
-        self.process = subprocess.Popen(argv, env=dict(os.environ, PASIDD_SOCKET=stack.socket), text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def await_ready(self):
-        line = self.process.stdout.readline()
-        if line != "ready\n":
-            raise harness.HarnessError(f"a worker cannot begin: {line}{self.process.stderr.read()}")
-
-    def kill(self):
-        self.process.kill()
-        self.process.communicate()
-
-    def end(self, seconds=60):
-        """Its last line, as numbers; whatever it says on stderr fails the test."""
-        try:
-            out, err = self.process.communicate("", seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise harness.HarnessError("a worker hangs") from None
-        if self.process.returncode or err:
-            raise harness.HarnessError(f"a worker ended with {self.process.returncode}: {out}{err}")
-        words = out.split()
-        return dict(zip(words[::2], map(int, words[1::2])))
+    return workers.begin([workers.Worker(case, start(UIDS[i % len(UIDS)]), contexts, buffers, work.SEED + i)
+                          for i in range(number)])

@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
-from dbus_stack import DbusTest, socket_client, FRIEND, OWNER, STRANGER  # noqa: E402
+from dbus_stack import DbusTest, FRIEND, OWNER, STRANGER  # noqa: E402
 from work import PAGE, page_of, settled  # noqa: E402
 
 ROOT, DEVICES, CONTEXTS = "/org/pasidd", "/org/pasidd/device", "/org/pasidd/context"
@@ -203,7 +203,7 @@ class Touching(DbusTest):
 
     def test_a_connection_is_the_callers(self):
         p = self.pasidd(OWNER)
-        client = socket_client(p.manager("OpenConnection"))
+        client = pc.Client(p.manager("OpenConnection"))
         self.addCleanup(client.close)
         ctx = client.ctx_new()
         look = p.get_all(f"{CONTEXTS}/{ctx}")
@@ -281,7 +281,7 @@ class Rights(DbusTest):
         self.assertTrue(maker.get(work.path, "Opaque"))
         self.assertIn(work.path, self.pasidd(0).objects())
         self.unknown(self.pasidd(FRIEND).introspect, work.path)
-        client = socket_client(self.pasidd(OWNER).manager("OpenConnection"))
+        client = pc.Client(self.pasidd(OWNER).manager("OpenConnection"))
         self.addCleanup(client.close)
         body, _ = client.call(pc.CTX_NEW, pc.name("") + struct.pack("<II", 1, 0))
         ctx, = struct.unpack_from("<I", body)

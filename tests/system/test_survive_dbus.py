@@ -12,7 +12,7 @@ import dbus_stack  # noqa: E402
 import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
 import supervised  # noqa: E402
-from dbus_stack import MEMBER, OWNER, STRANGER, DbusTest, socket_client  # noqa: E402
+from dbus_stack import MEMBER, OWNER, STRANGER, DbusTest  # noqa: E402
 
 
 CONTEXTS = 3  # that MEMBER may have
@@ -83,7 +83,7 @@ class Surviving(DbusTest):
     def test_a_connection_stays_its_owners(self):
         """Its contexts count for the uid that asked for it, also for a successor, which sees but a pair of sockets."""
         root, owner, stranger = self.pasidd(), self.pasidd(MEMBER), self.pasidd(STRANGER)
-        with socket_client(owner.manager("OpenConnection")) as client:
+        with pc.Client(owner.manager("OpenConnection")) as client:
             held = [client.ctx_new() for _ in range(CONTEXTS)]
             for _ in range(3):
                 with self.assertRaises(pc.Refused) as caught:

@@ -35,23 +35,6 @@ class RandomKills(unittest.TestCase):
             stack.await_device(c)
         return stack
 
-    def workers(self, stack, number, contexts, buffers):
-        workers = [survive.Worker(stack, contexts, buffers, work.SEED + i, survive.UIDS[i % len(survive.UIDS)])
-                   for i in range(number)]
-        for worker in workers:
-            self.addCleanup(worker.kill)
-        for worker in workers:
-            worker.await_ready()
-        return workers
-
-    def end(self, workers):
-        """They had work, learnt of what happened, and saw nothing else of it."""
-        ends = [worker.end() for worker in workers]
-        for end in ends:
-            self.assertGreater(end["jobs"], 0)
-            self.assertGreater(end["resumed"], 0)
-        return ends
-
     def await_rest(self, stack, before):
         stack.kill_daemon()
         try:
@@ -74,10 +57,10 @@ class RandomKills(unittest.TestCase):
     def test_a_hundred_kills_at_random_moments(self):
         stack = self.stack()
         before = stack.rest()
-        workers = self.workers(stack, 8, 3, 24)
+        workers = survive.workers_of(self, stack, 8, 3, 24)
         kills = self.kill(stack, KILLS, 0.4)
         stack.manager.await_ready(harness.DEADLINE)
-        ends = self.end(workers)
+        ends = [worker.end() for worker in workers]
         self.await_rest(stack, before)
         print(f"# {kills} kills; {sum(e['steps'] for e in ends)} steps, {sum(e['jobs'] for e in ends)} jobs, median "
               f"{max(e['median-us'] for e in ends)} us, worst {max(e['worst-us'] for e in ends)} us")
@@ -87,7 +70,7 @@ class RandomKills(unittest.TestCase):
         most = {"rate": survive.RATE, "contexts": 4096, "buffers": 65536}
         stack = self.stack(limits={"connection": most, "uid": most})
         before = stack.rest()
-        workers = self.workers(stack, 8, 125, 1000)
+        workers = survive.workers_of(self, stack, 8, 125, 1000)
         probe = stack.connect()
         self.addCleanup(probe.close)
         pauses = []
@@ -98,7 +81,8 @@ class RandomKills(unittest.TestCase):
             pauses.append(time.monotonic() - started)
             time.sleep(self.random.random() * 0.2)
         probe.close()
-        self.end(workers)
+        for worker in workers:
+            worker.end()
         self.await_rest(stack, before)
         print(f"# nobody is answered for {sorted(pauses)[5] * 1000:.0f} ms (median), {max(pauses) * 1000:.0f} ms (worst)")
 
@@ -106,7 +90,7 @@ class RandomKills(unittest.TestCase):
         """A service manager's restart: SIGTERM leaves all as a crash does."""
         stack = self.stack()
         before = stack.rest()
-        workers = self.workers(stack, 4, 3, 24)
+        workers = survive.workers_of(self, stack, 4, 3, 24)
         for _ in range(10):
             time.sleep(self.random.random() * 0.2)
             starts = stack.manager.starts
@@ -114,7 +98,8 @@ class RandomKills(unittest.TestCase):
             harness.wait_until(lambda: stack.manager.starts > starts, "a successor")
             stack.manager.await_ready(harness.DEADLINE)
             self.assertEqual(stack.manager.status, 0)
-        self.end(workers)
+        for worker in workers:
+            worker.end()
         self.await_rest(stack, before)
 
 

@@ -4,7 +4,6 @@ says as JSON which it has, and the numbers of the refusal."""
 
 import errno
 import json
-import socket
 import sys
 
 sys.path.insert(0, "/opt/system")
@@ -13,11 +12,7 @@ import dbus_client  # noqa: E402
 import pasid_client as pc  # noqa: E402
 
 bus = dbus_client.Bus("/run/dbus/system_bus_socket")
-client = pc.Client.__new__(pc.Client)
-client.sock = socket.socket(fileno=dbus_client.Pasidd(bus).manager("OpenConnection"))
-client.sock.settimeout(30)
-client.serial, client.events, client.lines, client.fences = 1, [], {}, None
-client.hello()
+client = pc.Client(dbus_client.Pasidd(bus).manager("OpenConnection"))
 contexts = []
 for _ in sys.stdin:
     try:
