@@ -13,6 +13,7 @@
 #include <pasid/range.h>
 
 #include "pgtable/pgtable.h"
+#include "random.h"
 
 #define MODEL_PAGE UINT64_C(4096)
 #define MODEL_2M (UINT64_C(1) << 21)
@@ -108,33 +109,6 @@ static inline bool model_agrees(const struct model *m, const struct pgtable *pt,
 
 /* ---- Random operations ----------------------------------------------------------------------------------------- */
 
-struct rng {
-	uint64_t s; /* not 0 */
-};
-
-static inline uint64_t rng_next(struct rng *g)
-{
-	g->s ^= g->s >> 12;
-	g->s ^= g->s << 25;
-	g->s ^= g->s >> 27;
-	return g->s * UINT64_C(2685821657736338717);
-}
-
-static inline uint64_t rng_below(struct rng *g, uint64_t n)
-{
-	return (rng_next(g) >> 11) % n;
-}
-
-/* The seed in $SEED, or one that differs from run to run. */
-static inline uint64_t rng_seed(uint64_t other)
-{
-	const char *s = getenv("SEED");
-	uint64_t seed = s ? strtoull(s, NULL, 0) : other;
-
-	return seed ? seed : 1;
-}
-
-/* A range in the window: ends love the boundaries of 2 MiB and 1 GiB, lengths go from a page to more than 1 GiB. */
 static inline struct range model_pick(const struct model *m, struct rng *g)
 {
 	static const uint64_t grain[] = {MODEL_PAGE, MODEL_PAGE, MODEL_2M, MODEL_2M, MODEL_1G};

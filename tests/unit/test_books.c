@@ -1,27 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /* The books against a model, with random verbs: private and `global` contexts, and limits that are hit all the time. */
-#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <time.h>
 
 #include <cmocka.h>
 
+#include "unit/random.h"
+
 #define check(c) assert_true(c)
 
-static uint64_t rng;
+static struct rng rng;
 
-/* xorshift64* */
 static uint32_t draw(uint32_t below)
 {
-	rng ^= rng >> 12;
-	rng ^= rng << 25;
-	rng ^= rng >> 27;
-	return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % below;
+	return (uint32_t)rng_below(&rng, below);
 }
 
 #include "unit/books_rig_check.h"
@@ -31,14 +27,13 @@ static uint32_t draw(uint32_t below)
 
 static void test_random(void **state)
 {
-	const char *env = getenv("SEED");
-	uint64_t seed = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL);
+	uint64_t seed = rng_seed();
 
 	for (int i = 0; i < ROUNDS; i++) {
 		struct rig g;
 
-		rng = (seed + (uint64_t)i) | UINT64_C(1) << 40;
-		print_message("SEED=%" PRIu64 "\n", seed + (uint64_t)i);
+		rng.s = (seed + (uint64_t)i) | UINT64_C(1) << 40;
+		rng_say(seed + (uint64_t)i);
 		rig_init(&g);
 		for (int k = 0; k < STEPS; k++)
 			rig_step(&g);

@@ -1,41 +1,26 @@
 /* SPDX-License-Identifier: MIT */
 /* Charges against plain sums, with random operations; the numbers of each refusal; the message rate as arithmetic. */
 #include <errno.h>
-#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
 #include "core/charge.h"
+#include "random.h"
 
 #define SEC UINT64_C(1000000000)
 
-static uint64_t rng;
+static struct rng rng;
 
-/* xorshift64* */
 static uint32_t rnd(uint32_t below)
 {
-	rng ^= rng >> 12;
-	rng ^= rng << 25;
-	rng ^= rng >> 27;
-	return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % below;
-}
-
-static void seed(void)
-{
-	const char *env = getenv("SEED");
-
-	rng = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL);
-	rng |= 1;
-	print_message("SEED=%" PRIu64 "\n", rng);
+	return (uint32_t)rng_below(&rng, below);
 }
 
 static struct limits all_limits(uint64_t v)
@@ -498,6 +483,6 @@ int main(void)
 		cmocka_unit_test(test_many_uids), cmocka_unit_test(test_other_limits),
 	};
 
-	seed();
+	rng.s = rng_seed();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,12 +11,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -24,19 +22,17 @@
 
 #include "base/util.h"
 #include "dbus/wire.h"
+#include "random.h"
 
 #define MESSAGES 400u
 #define BYTES_MAX 40000u
 #define FDS_MAX 5u
 
-static uint64_t rng;
+static struct rng rng;
 
 static uint32_t rnd(uint32_t below)
 {
-	rng ^= rng >> 12;
-	rng ^= rng << 25;
-	rng ^= rng >> 27;
-	return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % below;
+	return (uint32_t)rng_below(&rng, below);
 }
 
 struct message {
@@ -289,7 +285,6 @@ static void test_nobody_there(void **state)
 
 int main(void)
 {
-	const char *env = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_both_ways),
 		cmocka_unit_test(test_ends),
@@ -297,7 +292,6 @@ int main(void)
 		cmocka_unit_test(test_nobody_there),
 	};
 
-	rng = (env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL)) | 1;
-	print_message("SEED=%llu\n", (unsigned long long)rng);
+	rng.s = rng_seed();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,38 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /* fault logs against an array that keeps everything; and the edges of "adjacent" and "within 64 KiB" by name. */
-#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
 #include "core/fault.h"
+#include "random.h"
 
-static uint64_t rng;
+static struct rng rng;
 
-/* xorshift64* */
 static uint32_t rnd(uint32_t below)
 {
-	rng ^= rng >> 12;
-	rng ^= rng << 25;
-	rng ^= rng >> 27;
-	return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % below;
-}
-
-static void seed(void)
-{
-	const char *env = getenv("SEED");
-
-	rng = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL);
-	rng |= 1;
-	print_message("SEED=%" PRIu64 "\n", rng);
+	return (uint32_t)rng_below(&rng, below);
 }
 
 static void gone(struct fault_log *l, uint64_t first, uint64_t last, uint64_t at)
@@ -227,6 +212,6 @@ int main(void)
 		cmocka_unit_test(test_random),   cmocka_unit_test(test_random_gone),
 	};
 
-	seed();
+	rng.s = rng_seed();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,30 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 /* The id map against an array, with ids that are dense, far apart, and in each other's way. */
-#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
 #include "core/idmap.h"
+#include "random.h"
 
 #define IDS 700u
 
-static uint64_t rng;
+static struct rng rng;
 
-/* xorshift64* */
 static uint32_t rnd(uint32_t below)
 {
-	rng ^= rng >> 12;
-	rng ^= rng << 25;
-	rng ^= rng >> 27;
-	return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % below;
+	return (uint32_t)rng_below(&rng, below);
 }
 
 /* How the i-th id looks, never 0 and never twice: in a row, by powers of two (which meet in small maps), at the end. */
@@ -74,10 +68,7 @@ static void flip(struct idmap *m, uint32_t shape, uint8_t *in, uint32_t i)
 
 static void test_random(void **state)
 {
-	const char *env = getenv("SEED");
-
-	rng = (env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL)) | 1;
-	print_message("SEED=%" PRIu64 "\n", rng);
+	rng.s = rng_seed();
 	for (uint32_t round = 0; round < 40; round++) {
 		uint32_t shape = round % 4, among = 1 + rnd(IDS);
 		struct idmap m = {0};

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* ids against an array of states and a queue, with random operations; and each rule of the lifecycle by name. */
 #include <errno.h>
-#include <inttypes.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -12,31 +11,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "core/ids.h"
+#include "random.h"
 
-static uint64_t rng;
+static struct rng rng;
 
-/* xorshift64* */
 static uint32_t rnd(uint32_t below)
 {
-	rng ^= rng >> 12;
-	rng ^= rng << 25;
-	rng ^= rng >> 27;
-	return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % below;
-}
-
-static void seed(void)
-{
-	const char *env = getenv("SEED");
-
-	rng = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL);
-	rng |= 1;
-	print_message("SEED=%" PRIu64 "\n", rng);
+	return (uint32_t)rng_below(&rng, below);
 }
 
 /* The model: what each number is, and when it was quarantined. */
@@ -355,6 +341,6 @@ int main(void)
 		cmocka_unit_test(test_limit),
 	};
 
-	seed();
+	rng.s = rng_seed();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

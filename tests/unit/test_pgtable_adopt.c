@@ -455,8 +455,6 @@ int main(void)
 		BOTH(random_changes),
 	};
 
-	seed = rng_seed(util_now_ns());
-	printf("SEED=%llu\n", (unsigned long long)seed);
-	fflush(stdout);
+	seed = rng_seed();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

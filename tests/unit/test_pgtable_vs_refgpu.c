@@ -155,8 +155,6 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(random_vmsa), cmocka_unit_test(random_x86)};
 
-	seed = rng_seed(util_now_ns());
-	printf("SEED=%llu\n", (unsigned long long)seed);
-	fflush(stdout);
+	seed = rng_seed();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

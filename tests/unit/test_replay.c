@@ -4,28 +4,24 @@
  * record, and must show what the first ones showed there. A verb that is open at the cut is undone if it can be
  * (IMPORT, CTX_NEW) and else carried through.
  */
-#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <time.h>
 
 #include <cmocka.h>
 
+#include "unit/random.h"
+
 #define check(c) assert_true(c)
 
-static uint64_t rng;
+static struct rng rng;
 
-/* xorshift64* */
 static uint32_t draw(uint32_t below)
 {
-	rng ^= rng >> 12;
-	rng ^= rng << 25;
-	rng ^= rng >> 27;
-	return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % below;
+	return (uint32_t)rng_below(&rng, below);
 }
 
 #include "unit/books_dump.h"
@@ -175,15 +171,14 @@ static void journal_clear(struct journal *j)
 static void test_cut_anywhere(void **state)
 {
 	static struct journal j;
-	const char *env = getenv("SEED");
-	uint64_t seed = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL);
+	uint64_t seed = rng_seed();
 
 	for (int i = 0; i < ROUNDS; i++) {
 		size_t compared = 0;
 		struct rig g;
 
-		rng = (seed + (uint64_t)i) | UINT64_C(1) << 40;
-		print_message("SEED=%" PRIu64 "\n", seed + (uint64_t)i);
+		rng.s = (seed + (uint64_t)i) | UINT64_C(1) << 40;
+		rng_say(seed + (uint64_t)i);
 		rig_init(&g);
 		g.record = on_record;
 		g.arg = &j;

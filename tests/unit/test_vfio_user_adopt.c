@@ -593,8 +593,6 @@ int main(void)
 		cmocka_unit_test(test_refgpu),
 	};
 
-	seed = rng_seed(util_now_ns());
-	printf("SEED=%llu\n", (unsigned long long)seed);
-	fflush(stdout);
+	seed = rng_seed();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
