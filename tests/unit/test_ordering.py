@@ -35,7 +35,7 @@ ORDERED = [
     Ordered("daemon/engine/refgpu.c", "atomic_thread_fence(", BARRIER, ["refgpu.c"]),
     # What a job did, and what became of a context, are known before its fence line says so.
     Ordered("daemon/service/run.c", "__atomic_store_n(&ctx->line->done,", STORE, ["run.c"]),
-    Ordered("daemon/service/events.c", "__atomic_store_n(&ctx->line->state,", STORE, ["events.c"]),
+    Ordered("daemon/service/events.c", "__atomic_store_n(&line->state,", STORE, ["events.c"]),
 ]
 
 OBJECT = re.compile(r"^(?:.*/)?([^/]+\.c)\.o:\s+file format")
