@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -185,11 +186,11 @@ class Buses(DbusTest):
             return f.read().count(text)
 
     def test_the_bus_goes_away_and_comes_back(self):
-        space = self.space()
+        space, before = self.space(), self.said("runs on without it")
         for n in range(1, 3):
             work = self.work(self.pasidd())
             self.stack.stop_bus()
-            harness.wait_until(lambda n=n: self.said("runs on without it") == n, "a line about it")
+            harness.wait_until(lambda n=n: self.said("runs on without it") == before + n, "a line about it")
             self.assertTrue(space.wait(space.submit(space.fill(1, n))))
             if n == 2:  # it may be the connection that is gone, and not the bus; for a while
                 harness.wait_until(lambda: self.stack.status()["dma_maps"] <= self.before[0][1] + 3, "what a name had is gone")
@@ -198,7 +199,29 @@ class Buses(DbusTest):
             self.unknown(self.pasidd().introspect, work.path)
             again = self.work(self.pasidd())
             again.run(again.fill(1, n))
-        self.assertEqual(self.said("runs on without it"), 2)
+        self.assertEqual(self.said("runs on without it"), before + 2)
+
+    def test_a_name_that_another_bus_gives_to_another(self):
+        """A bus counts its names from the beginning: somebody of the same user gets the one that had a context."""
+        before = self.said("runs on without it")
+        for _ in range(8):
+            self.bus()
+        maker = self.pasidd()
+        work = self.work(maker)
+        self.stack.stop_bus()
+        harness.wait_until(lambda: self.said("runs on without it") > before, "a line about it")
+        self.stack.daemon.send_signal(signal.SIGSTOP)  # it comes later than they do
+        try:
+            self.stack.start_bus()
+            names = {}
+            while maker.bus.name not in names:
+                self.assertLess(len(names), 100)
+                bus = self.bus()
+                names[bus.name] = bus
+        finally:
+            self.stack.daemon.send_signal(signal.SIGCONT)
+        self.await_name()
+        self.unknown(dbus_client.Pasidd(names[maker.bus.name]).introspect, work.path)
 
     def test_the_name_is_taken(self):
         self.stack.stop_daemon()
