@@ -108,6 +108,9 @@ bool plan_replaces(const struct plan *p);
 const struct mapping *plan_gone(const struct plan *p, const struct mapping *m);
 struct mapping *const *plan_made(const struct plan *p, size_t *n);
 
+/* Calls each() for every mapping that there was before the open plan; without one, for every mapping. In no order. */
+void aspace_each_before(const struct aspace *as, void (*each)(void *arg, const struct mapping *m), void *arg);
+
 /* Makes the change final and frees the plan. Calls unused(arg, buf) once for each buffer whose uses the plan brought to
  * 0 (not for one that had none before it); buf may be freed there, the address space must not be used. unused may be
  * NULL. */

@@ -377,6 +377,15 @@ struct mapping *const *plan_made(const struct plan *p, size_t *n)
 	return p->made;
 }
 
+void aspace_each_before(const struct aspace *as, void (*each)(void *arg, const struct mapping *m), void *arg)
+{
+	for (struct itree_node *n = itree_first(&as->tree); n; n = itree_next(n))
+		if (!mapping_of(n)->made)
+			each(arg, mapping_of(n));
+	for (const struct mapping *m = as->plan ? as->plan->taken : NULL; m; m = plan_gone(as->plan, m))
+		each(arg, m);
+}
+
 int64_t plan_mappings(const struct plan *p, int64_t *peak)
 {
 	*peak = p->peak;

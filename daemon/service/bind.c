@@ -554,7 +554,7 @@ enum service_outcome bind_request(struct service_client *c, const void *body, si
 		return verb_refused(c, reply);
 	if (!device_usable(ctx->dev, &c->verb.why, &later))
 		return later ? verb_later(c, ctx->dev) : verb_refused(c, reply);
-	if (*busy_flag(ctx) || persist_overdue(c->svc))
+	if (*busy_flag(ctx))
 		return verb_later(c, ctx->dev);
 	*rec = (struct record){
 		.kind = RECORD_BIND,

@@ -9,9 +9,6 @@
 
 #include "base/util.h"
 
-/* Then new lists wait until those that are under way are over, and a snapshot can be made. */
-#define OVERDUE_TIMES 4
-#define OVERDUE_BYTES (16u << 20)
 #define ROOM_MORE (64u << 10) /* for the facts that a request causes at once: those of a whole turn of jobs, and more */
 
 static struct journal *journal_of(const struct service *s)
@@ -61,13 +58,6 @@ static void done(struct service *s, const struct record *rec)
 
 /* ---- requests ---- */
 
-bool persist_overdue(const struct service *s)
-{
-	const struct journal *j = journal_of(s);
-
-	return j && s->open_binds && journal_bytes(j) > OVERDUE_TIMES * journal_snapshot_bytes(j) + OVERDUE_BYTES;
-}
-
 bool persist_room(struct service *s, size_t bytes)
 {
 	struct journal *j = journal_of(s);
@@ -83,7 +73,6 @@ void persist_intent(struct service_client *c, const struct record *rec)
 	*verb_intent(c) = *rec;
 	verb_intent(c)->n_ops = 0;
 	c->verb.open = true;
-	c->svc->open_binds += rec->kind == RECORD_BIND;
 	fact(c->svc, ENTRY_INTENT, rec, sizeof(*rec) + rec->n_ops * sizeof(rec->ops[0]));
 }
 
@@ -96,8 +85,6 @@ void persist_commit(struct service_client *c, const struct service_reply *reply)
 
 	if (c->verb.open && ((const struct pasid_reply *)reply->data)->code)
 		fact(c->svc, ENTRY_UNDONE, &undone, sizeof(undone));
-	if (c->verb.open && verb_intent(c)->kind == RECORD_BIND)
-		c->svc->open_binds--;
 	c->verb.open = false;
 	if (c->recorded)
 		persist_append(c->svc, ENTRY_COMMIT, v, 2);

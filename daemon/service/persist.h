@@ -16,8 +16,6 @@
 /* ---- requests ---- */
 /* Room for a request of so many bytes, and its reply. False: refuse it. */
 bool persist_room(struct service *s, size_t bytes);
-/* No list may be begun before the next snapshot. */
-bool persist_overdue(const struct service *s);
 /* rec holds what was chosen. Before anything but books changes. */
 void persist_intent(struct service_client *c, const struct record *rec);
 /* Also undoes the intent where the reply is a refusal. Only the first one of a serial counts. */
@@ -64,6 +62,5 @@ void persist_context_record(const struct ctx *ctx, struct record *rec);
 
 int snapshot_init(struct service *s);
 void snapshot_soon(struct service *s); /* from the loop */
-void snapshot_now(struct service *s);
 
 #endif

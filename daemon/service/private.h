@@ -313,7 +313,6 @@ struct service {
 	const struct service_config *config;
 	struct store *store; /* NULL: nothing outlives this process */
 	struct event *snapshot;
-	uint32_t open_binds; /* intents of bind lists */
 	uint32_t last_opening; /* of any device */
 	uint32_t adopting; /* devices that are being taken over */
 	bool believed; /* what was there before has been taken over */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The journal begun anew: the fewest entries that lead to the books, and to what runs, as they are. Made from the loop,
- * between two requests, and not while a bind list is under way, whose address space is neither the old one nor the new one.
- * All is said twice: the first time it is only counted.
+ * between two requests; those that are under way are said as they were before, with their intents at the end. All is said
+ * twice: the first time it is only counted.
  */
 #include <errno.h>
 #include <string.h>
@@ -107,7 +107,7 @@ static void say_rest_of_client(struct snapshot *p, struct service_client *c)
 			say_record(p, ENTRY_DONE, &rec);
 	}
 	if (c->verb.open)
-		say_record(p, ENTRY_INTENT, verb_intent(c));
+		say_record(p, ENTRY_INTENT, c->verb.rec ? c->verb.rec : verb_intent(c));
 }
 
 /* ---- contexts ---- */
@@ -172,9 +172,10 @@ static void flush(struct snapshot *p)
 	p->bind->n_ops = 0;
 }
 
-static void say_mapping(struct snapshot *p, struct books *books, const struct mapping *m)
+static void say_mapping(void *arg, const struct mapping *m)
 {
-	const struct context *b = books_any_context(books, m->owner);
+	struct snapshot *p = arg;
+	const struct context *b = books_any_context(p->s->books, m->owner);
 	const struct ctx *ctx = b->tag;
 
 	if (!ctx->recorded || ctx->clear_recorded)
@@ -193,10 +194,10 @@ static void say_mapping(struct snapshot *p, struct books *books, const struct ma
 	};
 }
 
-static void say_mappings(struct snapshot *p, struct aspace *as)
+/* Of a list that is under way its intent says what is to become of them. */
+static void say_mappings(struct snapshot *p, const struct aspace *as)
 {
-	for (struct itree_node *n = itree_first(&as->tree); n; n = itree_next(n))
-		say_mapping(p, p->s->books, container_of(n, struct mapping, node));
+	aspace_each_before(as, say_mapping, p);
 	flush(p);
 }
 
@@ -276,12 +277,12 @@ static void say_all(struct snapshot *p)
 			say_rest_of_client(p, c->tag);
 }
 
-void snapshot_now(struct service *s)
+static void snapshot_now(struct service *s)
 {
 	struct snapshot p = {.s = s, .counting = true};
 	int r = -ENOMEM;
 
-	if (!s->store || !s->store->journal || s->open_binds || s->adopting)
+	if (!s->store || !s->store->journal || s->adopting)
 		return;
 	p.bind = calloc(1, sizeof(*p.bind) + PASID_BIND_MAX * sizeof(p.bind->ops[0]));
 	if (p.bind) {
@@ -311,8 +312,6 @@ static void on_snapshot(evutil_socket_t fd, short what, void *arg)
 		store_believed(s->store);
 	}
 	snapshot_now(s);
-	for (size_t i = 0; i < s->n_devices; i++)
-		device_poke(&s->devices[i]); /* whoever waited for that */
 }
 
 int snapshot_init(struct service *s)
@@ -325,6 +324,6 @@ void snapshot_soon(struct service *s)
 {
 	static const struct timeval at_once = {0, 0};
 
-	if (s->snapshot && !s->open_binds && !s->adopting && !evtimer_pending(s->snapshot, NULL))
+	if (s->snapshot && !s->adopting && !evtimer_pending(s->snapshot, NULL))
 		evtimer_add(s->snapshot, &at_once);
 }

@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import random
+import select
 import signal
 import socket
 import struct
@@ -24,6 +25,7 @@ HEAD_BYTES = 4096
 AREA_BYTES = 4 << 30
 PUBLISHED = 64  # in the head: which area counts, and how far
 FLIPS = 12
+JOURNAL_SLACK = 128 << 10
 QUOTA_STORE = 135  # protocol.h
 
 
@@ -53,6 +55,10 @@ class Journal:
         """As another daemon would have it."""
         rest = struct.pack("<I", version) + self.map[self.first + 8:self.first + 16]
         self.map[self.first:self.first + 16] = struct.pack("<I", crc32c(rest)) + rest
+
+    @property
+    def snapshot_bytes(self):
+        return struct.unpack_from("<Q", self.map, self.first + 8)[0]
 
     @property
     def version(self):
@@ -183,6 +189,26 @@ class Hostile(unittest.TestCase):
 
     def journal(self):
         return Journal(self.fd("="))
+
+    def test_it_stays_short_while_a_list_is_open(self):
+        """A list waits for work that does not end. Whatever others do meanwhile, the journal stays below twice what is there,
+        and the list is in it: its owner's tables are what they were before, as far as a successor can tell."""
+        thief, other = self.rig(), self.rig()
+        place, flags = (thief.space.iova, thief.space.size), pc.READ | pc.WRITE | pc.FIXED
+        thief.space.submit(work.command(work.HANG, value=work.HANG_OBEYS_RESET))
+        thief.client.send(pc.BIND, struct.pack("<II", thief.space.ctx, 2) +
+                          struct.pack("<IIIIQQQ", pc.UNMAP, 0, 0, 0, 0, *place) +
+                          struct.pack("<IIIIQQQ", pc.MAP, flags, thief.space.buf, 0, 0, *place))
+        first, begun = self.journal().first, 0
+        while begun < 3:
+            for _ in range(20):
+                other.client.unmap(other.space.ctx, other.client.map(other.space.ctx, other.space.buf, 0, work.PAGE), work.PAGE)
+            journal = self.journal()
+            begun += journal.first != first
+            first = journal.first
+            self.assertLess(journal.end - journal.first, 2 * journal.snapshot_bytes + JOURNAL_SLACK)
+        self.assertFalse(select.select([thief.client.sock], [], [], 0)[0], "the list was not open all the time")
+        self.after(lambda: None, "kept", "lost")
 
     def test_cut_short(self):
         def cut(where):

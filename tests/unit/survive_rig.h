@@ -129,6 +129,7 @@ static struct {
 	unsigned int moments, die_at; /* 0: it lives */
 	int fd; /* what apps import */
 	bool no_snapshots; /* a journal goes on as it is, through any number of lives */
+	bool snapshots; /* whenever somebody waits */
 	/* Where the sanitizers find them. */
 	void *dead[MOST_DEAD];
 	size_t n_dead;
@@ -148,6 +149,12 @@ void __wrap_journal_append(struct journal *j, uint32_t type, const struct iovec 
 	moment();
 	__real_journal_append(j, type, v, n);
 	moment();
+}
+
+/* As from the loop, whatever is under way. */
+static void snapshot(void)
+{
+	event_get_callback(service->snapshot)(-1, EV_TIMEOUT, service);
 }
 
 /* What is left in the middle of a call nobody frees: not for the leak sanitizer. */

@@ -375,6 +375,33 @@ struct before {
 	uint64_t count, uses[BUFS];
 };
 
+struct seen {
+	const struct before *before;
+	size_t n;
+};
+
+static void see_before(void *arg, const struct mapping *m)
+{
+	struct seen *seen = arg;
+	const struct before *b = seen->before;
+	size_t i = 0;
+
+	while (i + 1 < b->entries && b->dump[i].first != m->node.first)
+		i++;
+	assert_true(i + 1 < b->entries); /* the last one is the whole */
+	assert_true(b->dump[i].last == m->node.last && b->dump[i].off == m->off && b->dump[i].owner == m->owner);
+	seen->n++;
+}
+
+/* While a plan is open, what was there before it can be told; and without one, what is there. */
+static void check_before(const struct world *w, const struct before *b)
+{
+	struct seen seen = {b, 0};
+
+	aspace_each_before(&w->as, see_before, &seen);
+	assert_int_equal(seen.n, b->entries - 1);
+}
+
 static void check_undone(struct world *w, const struct before *b)
 {
 	struct entry now[PAGES + 1];
@@ -383,6 +410,7 @@ static void check_undone(struct world *w, const struct before *b)
 	memcpy(w->table, b->table, sizeof(w->table));
 	assert_int_equal(dump(w, now), b->entries);
 	assert_memory_equal(now, b->dump, b->entries * sizeof(now[0]));
+	check_before(w, b);
 }
 
 static void finish(struct world *w, struct plan *p, const struct before *b)
@@ -445,6 +473,7 @@ static void random_list(struct world *w, uint32_t owner)
 	replay_steps(w, p);
 	check_table(w);
 	check_books(w);
+	check_before(w, &b);
 	finish(w, p, &b);
 }
 

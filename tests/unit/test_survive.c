@@ -6,8 +6,6 @@
  */
 #include "survive_rig.h"
 
-#include <sys/resource.h>
-
 #include "service/persist.h"
 
 #define AT 0x800000ull
@@ -161,6 +159,10 @@ static void live(struct app *a)
 	while (plot.step < STEPS) {
 		if (!plot.asked)
 			begin_step(a);
+		while (life.snapshots && a->pending) {
+			snapshot();
+			answers(1);
+		}
 		app_wait(a);
 		if (plot.step == 8 || plot.step == 9)
 			await_job(plot.ctx, plot.step - 7);
@@ -190,8 +192,11 @@ static void expect_worked(void)
 static unsigned int life_with_deaths(unsigned int first, unsigned int again, unsigned int deaths, bool slow)
 {
 	static unsigned int moments, left;
+	static int lowest;
 	struct app *a = &apps[0];
 
+	lowest = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0);
+	close(lowest);
 	store_begin();
 	life.moments = life.die_at = 0;
 	if (device_ops == &edu_ops)
@@ -229,6 +234,7 @@ static unsigned int life_with_deaths(unsigned int first, unsigned int again, uns
 	kernel.moment = NULL;
 	service_end();
 	store_end();
+	close_range((unsigned int)lowest, UINT32_MAX, 0); /* what the dead had */
 	return moments;
 }
 
@@ -245,6 +251,11 @@ static void every_death(void)
 	for (unsigned int at = 1; at <= n; at += 5)
 		life_with_deaths(dying = at, 10 + at % 60, 4, at % 2);
 	life.no_snapshots = false;
+	life.snapshots = true;
+	n = life_with_deaths(0, 0, 0, true);
+	for (unsigned int at = 1; at <= n; at += 7)
+		life_with_deaths(dying = at, 10 + at % 200, 3, at % 2);
+	life.snapshots = false;
 }
 
 static void test_exclusive(void **state)
@@ -312,12 +323,5 @@ int main(void)
 		cmocka_unit_test(test_nested),
 	};
 
-	struct rlimit fds;
-
-	/* Those of the dead stay open. */
-	if (getrlimit(RLIMIT_NOFILE, &fds) == 0) {
-		fds.rlim_cur = fds.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &fds);
-	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
