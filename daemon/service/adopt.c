@@ -475,11 +475,18 @@ static const struct {
 	[ENTRY_SPACE] = {sizeof(struct entry_space), apply_space},
 };
 
-static int apply(void *arg, uint32_t type, const void *p, size_t size)
+/* Layouts have not changed since the first version. */
+static int apply(void *arg, const struct journal_entry *entry)
 {
 	struct reading *r = arg;
+	uint32_t type = entry->type;
+	const void *p = entry->p;
+	size_t size = entry->size;
 
 	r->at++;
+	if (entry->version < ENTRIES_OLDEST)
+		return bad(r, "of a version that is not read any more: version, oldest", entry->version,
+			   ENTRIES_OLDEST);
 	if (type == ENTRY_INTENT || type == ENTRY_DONE)
 		return apply_record(r, p, size, type == ENTRY_INTENT);
 	if (type == ENTRY_COMMIT)

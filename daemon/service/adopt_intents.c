@@ -82,19 +82,20 @@ bool intent_is_whole(const void *p, size_t size)
 	       size == sizeof(*rec) + rec->n_ops * sizeof(rec->ops[0]);
 }
 
-static int look(void *arg, uint32_t type, const void *p, size_t size)
+static int look(void *arg, const struct journal_entry *entry)
 {
 	struct intents *in = arg;
+	const void *p = entry->p;
 	int e = 0;
 
-	if (type == ENTRY_INTENT && intent_is_whole(p, size)) {
+	if (entry->type == ENTRY_INTENT && intent_is_whole(p, entry->size)) {
 		e = given_up(in, ((const struct record *)p)->client);
 		if (e == 0)
 			e = note_open(in, p);
 	}
-	if (type == ENTRY_COMMIT && size >= sizeof(struct entry_commit) + sizeof(struct pasid_reply))
+	if (entry->type == ENTRY_COMMIT && entry->size >= sizeof(struct entry_commit) + sizeof(struct pasid_reply))
 		e = committed(in, p);
-	if (type == ENTRY_UNDONE && size == sizeof(struct entry_undone))
+	if (entry->type == ENTRY_UNDONE && entry->size == sizeof(struct entry_undone))
 		e = no_longer_open(in, ((const struct entry_undone *)p)->client, false);
 	return e;
 }

@@ -5,7 +5,8 @@
  * happens by itself is a DONE of a record, or one of the facts below. Whoever reads the journal applies all of them but
  * intents that were undone, or are still open at the end and can be made again: their requests are still in their sockets.
  *
- * A snapshot is the same entries, as few as lead to the state of now. These layouts are of ENTRIES_VERSION.
+ * A snapshot is the same entries, as few as lead to the state of now. These layouts are of ENTRIES_VERSION. Whoever changes
+ * one counts it up, and reads entries of the versions before as they were; behind them the journal goes on in the new one.
  */
 #ifndef SERVICE_ENTRIES_H
 #define SERVICE_ENTRIES_H
@@ -21,6 +22,7 @@
 #include "transport/transport.h"
 
 #define ENTRIES_VERSION 1u
+#define ENTRIES_OLDEST 1u /* that is still read */
 
 enum entry_type {
 	ENTRY_HEAD = 1,

@@ -35,6 +35,7 @@
 #define CHUNK_MIN (UINT64_C(256) << 10)
 #define CHUNK_MAX (UINT64_C(4) << 20) /* no append waits for more memory than that */
 #define SLACK (UINT64_C(64) << 10)
+#define TYPE_VERSION 0u /* an entry of our own: those behind it are of the version that is its payload */
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 /* The first 16 bytes are the same in every format to come. */
@@ -73,6 +74,7 @@ _Static_assert(AREA_BYTES / 8 < AREA_BIT, "an end fits its word");
 
 struct area {
 	uint8_t *base;
+	uint32_t version; /* of its last entries */
 	uint64_t end; /* of what was appended */
 	uint64_t taken; /* has memory up to there */
 	uint32_t sequence; /* of the next entry */
@@ -205,8 +207,9 @@ static void publish(struct journal *j, const struct area *a)
 	__atomic_store_n(&j->head->published, publication(j, a), __ATOMIC_RELEASE);
 }
 
-static void area_begin(struct area *a)
+static void area_begin(const struct journal *j, struct area *a)
 {
+	a->version = j->version;
 	a->end = sizeof(struct area_head);
 	a->sequence = 0;
 }
@@ -223,9 +226,8 @@ static void area_seal(struct journal *j, struct area *a)
 		a->crc = h->crc;
 }
 
-void journal_append(struct journal *j, uint32_t type, const struct iovec *v, int n)
+static void area_append(struct area *a, uint32_t type, const struct iovec *v, int n)
 {
-	struct area *a = writing(j);
 	struct entry *e = (struct entry *)(void *)(a->base + a->end);
 	uint8_t *p = (uint8_t *)(e + 1);
 	uint64_t size = 0, whole;
@@ -234,7 +236,6 @@ void journal_append(struct journal *j, uint32_t type, const struct iovec *v, int
 		size += v[i].iov_len;
 	whole = journal_entry_bytes(size);
 	assert(size <= JOURNAL_ENTRY_MAX && whole <= a->taken - a->end);
-	assert(j->snapshot || area_head(a)->version == j->version);
 	memset((uint8_t *)e + whole - 8, 0, 8);
 	for (int i = 0; i < n; p += v[i++].iov_len)
 		if (v[i].iov_len)
@@ -245,12 +246,26 @@ void journal_append(struct journal *j, uint32_t type, const struct iovec *v, int
 	e->crc = crc32c(0, &e->size, whole - offsetof(struct entry, size));
 	a->crc = e->crc;
 	a->end += whole;
+}
+
+void journal_append(struct journal *j, uint32_t type, const struct iovec *v, int n)
+{
+	const struct iovec version = {&j->version, sizeof(j->version)};
+	struct area *a = writing(j);
+
+	assert(type != TYPE_VERSION);
+	if (a->version != j->version)
+		area_append(a, TYPE_VERSION, &version, 1);
+	a->version = j->version;
+	area_append(a, type, v, n);
 	if (!j->snapshot)
 		publish(j, a);
 }
 
 int journal_room(struct journal *j, uint64_t bytes)
 {
+	if (writing(j)->version != j->version)
+		bytes += journal_entry_bytes(sizeof(j->version));
 	return bytes > AREA_BYTES ? -ENOSPC : area_take(j, writing(j), bytes);
 }
 
@@ -265,7 +280,7 @@ int journal_begin(struct journal *j, uint64_t bytes)
 	r = area_take(j, a, sizeof(struct area_head) + bytes);
 	if (r < 0)
 		return r;
-	area_begin(a);
+	area_begin(j, a);
 	j->snapshot = true;
 	return 0;
 }
@@ -324,16 +339,44 @@ static const struct entry *entry_at(const struct area *a, uint64_t at, uint32_t 
 	return NULL;
 }
 
-static int check_entries(struct area *a, char *why)
+static int check_version(const struct journal *j, uint32_t version, char *why)
+{
+	if (version <= j->version)
+		return 0;
+	doubt(why, "the journal is of version %" PRIu32 ", and this daemon knows version %" PRIu32 " and before",
+	      version, j->version);
+	return -EPROTONOSUPPORT;
+}
+
+static int check_mark(const struct journal *j, struct area *a, const struct entry *e, char *why)
+{
+	uint32_t before = a->version;
+
+	if (e->size != sizeof(a->version))
+		return doubt(why, "the journal's entry %" PRIu32 " says a version in %" PRIu32 " bytes", e->sequence,
+			     e->size);
+	memcpy(&a->version, e + 1, sizeof(a->version));
+	if (a->version <= before)
+		return doubt(why, "the journal's entry %" PRIu32 " says version %" PRIu32 " behind version %" PRIu32,
+			     e->sequence, a->version, before);
+	return check_version(j, a->version, why);
+}
+
+static int check_entries(const struct journal *j, struct area *a, char *why)
 {
 	const struct entry *e;
 	uint64_t at = sizeof(struct area_head);
 	bool whole = area_head(a)->snapshot_end == at;
+	int r;
 
+	a->version = area_head(a)->version;
 	for (a->sequence = 0; at < a->end; a->sequence++) {
 		e = entry_at(a, at, a->sequence, why);
 		if (!e)
 			return -EBADMSG;
+		r = e->type == TYPE_VERSION ? check_mark(j, a, e, why) : 0;
+		if (r < 0)
+			return r;
 		at += journal_entry_bytes(e->size);
 		whole |= area_head(a)->snapshot_end == at;
 		a->crc = e->crc;
@@ -366,13 +409,9 @@ static int check_area(struct journal *j, char *why)
 	a->crc = h->crc;
 	if (h->crc != crc32c(0, &h->version, sizeof(*h) - offsetof(struct area_head, version)))
 		return doubt(why, "the head of the journal's area %u has a wrong checksum", j->current);
-	if (h->version > j->version) {
-		doubt(why,
-		      "the journal is of version %" PRIu32 ", and this daemon knows version %" PRIu32 " and before",
-		      h->version, j->version);
-		return -EPROTONOSUPPORT;
-	}
-	r = check_entries(a, why);
+	r = check_version(j, h->version, why);
+	if (r == 0)
+		r = check_entries(j, a, why);
 	if (r == 0 && word != publication(j, a))
 		return doubt(why, "the journal's end at byte %" PRIu64 " has a wrong checksum", a->end);
 	return r;
@@ -434,9 +473,10 @@ int journal_open(struct journal **ret, int fd, uint32_t version, char why[JOURNA
 	return 0;
 }
 
-int journal_read(const struct journal *j, int (*each)(void *arg, uint32_t type, const void *p, size_t size), void *arg)
+int journal_read(const struct journal *j, int (*each)(void *arg, const struct journal_entry *e), void *arg)
 {
 	const struct area *a = &j->areas[j->current];
+	struct journal_entry entry = {.version = area_head(a)->version};
 	const struct entry *e;
 	uint64_t at = sizeof(struct area_head);
 	int r;
@@ -445,10 +485,17 @@ int journal_read(const struct journal *j, int (*each)(void *arg, uint32_t type, 
 		e = entry_at(a, at, sequence, NULL);
 		if (!e)
 			return -EBADMSG;
-		r = each(arg, e->type, e + 1, e->size);
+		at += journal_entry_bytes(e->size);
+		if (e->type == TYPE_VERSION) {
+			memcpy(&entry.version, e + 1, sizeof(entry.version));
+			continue;
+		}
+		entry.type = e->type;
+		entry.p = e + 1;
+		entry.size = e->size;
+		r = each(arg, &entry);
 		if (r != 0)
 			return r;
-		at += journal_entry_bytes(e->size);
 	}
 	return 0;
 }
@@ -470,7 +517,7 @@ int journal_new(struct journal **ret, uint32_t version)
 		r = area_take(j, &j->areas[0], sizeof(struct area_head));
 	if (r < 0)
 		return r;
-	area_begin(&j->areas[0]);
+	area_begin(j, &j->areas[0]);
 	area_seal(j, &j->areas[0]);
 	memcpy(j->head->magic, MAGIC, sizeof(j->head->magic));
 	j->head->format = FORMAT;
@@ -491,11 +538,6 @@ struct journal *journal_free(struct journal *j)
 int journal_fd(const struct journal *j)
 {
 	return j->fd;
-}
-
-uint32_t journal_version(const struct journal *j)
-{
-	return area_head(&j->areas[j->current])->version;
 }
 
 uint64_t journal_bytes(const struct journal *j)

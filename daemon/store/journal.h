@@ -41,8 +41,6 @@ int journal_open(struct journal **ret, int fd, uint32_t version, char why[JOURNA
 struct journal *journal_free(struct journal *j);
 
 int journal_fd(const struct journal *j); /* stays the journal's */
-/* What its entries were written by. After the opening of an older one a snapshot comes first, then appends. */
-uint32_t journal_version(const struct journal *j);
 
 /*
  * Makes sure that the next appends cannot fail, if they are of no more than `bytes` together (journal_entry_bytes() of
@@ -50,11 +48,19 @@ uint32_t journal_version(const struct journal *j);
  * changed.
  */
 int journal_room(struct journal *j, uint64_t bytes);
-/* Into room that was made. What was appended is there for a successor when this returns. */
+/* Into room that was made; types begin at 1. What was appended is there for a successor when this returns. The first append
+ * to what an older daemon wrote says that it is of another version from there on. */
 void journal_append(struct journal *j, uint32_t type, const struct iovec *v, int n);
 
-/* Calls each() for all entries in order; p is aligned to 8 bytes. Ends at once if it returns other than 0, with that. */
-int journal_read(const struct journal *j, int (*each)(void *arg, uint32_t type, const void *p, size_t size), void *arg);
+struct journal_entry {
+	uint32_t version; /* of who wrote it */
+	uint32_t type;
+	const void *p; /* aligned to 8 bytes */
+	size_t size;
+};
+
+/* Calls each() for all entries in order. Ends at once if it returns other than 0, with that. */
+int journal_read(const struct journal *j, int (*each)(void *arg, const struct journal_entry *e), void *arg);
 
 /*
  * A snapshot: between begin and switch the appends are of what the journal comes to, in `bytes` at most. A successor sees

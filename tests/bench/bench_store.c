@@ -82,7 +82,7 @@ static double time_checksum(void)
 	return (now_ns() - t) / APPENDS;
 }
 
-static int count(void *arg, uint32_t type, const void *p, size_t size)
+static int count(void *arg, const struct journal_entry *e)
 {
 	(*(uint32_t *)arg)++;
 	return 0;

@@ -64,11 +64,12 @@ static void fill(struct image *i, const uint8_t *data, size_t size)
 		image_mend_published(i, crc);
 }
 
-static int each(void *arg, uint32_t type, const void *p, size_t size)
+static int each(void *arg, const struct journal_entry *e)
 {
-	const uint8_t *bytes = p;
+	const uint8_t *bytes = e->p;
 
-	for (size_t n = 0; n < size; n++)
+	check(e->type != 0 && e->version <= 7);
+	for (size_t n = 0; n < e->size; n++)
 		*(uint32_t *)arg += bytes[n];
 	return 0;
 }
@@ -93,6 +94,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		close(fd);
 		return 0;
 	}
+	check(journal_read(j, each, &sum) == 0);
+	check(journal_room(j, journal_entry_bytes(5)) == 0);
+	journal_append(j, 3, &v, 1);
 	check(journal_read(j, each, &sum) == 0);
 	check(journal_begin(j, journal_entry_bytes(5)) == 0);
 	journal_append(j, 1, &v, 1);

@@ -79,16 +79,16 @@ static void take(void *arg, const char *name, int fd, bool stored)
 		must(vault_adopt(me.vault, name, fd), "a shelf");
 }
 
-static int replay(void *arg, uint32_t type, const void *p, size_t size)
+static int replay(void *arg, const struct journal_entry *e)
 {
 	uint32_t key;
 
-	if (size != sizeof(key))
+	if (e->size != sizeof(key))
 		return -EBADMSG;
-	memcpy(&key, p, sizeof(key));
-	if (key >= KEYS_MAX || me.has[key] != (type == ENTRY_DROP))
+	memcpy(&key, e->p, sizeof(key));
+	if (key >= KEYS_MAX || me.has[key] != (e->type == ENTRY_DROP))
 		return -EBADMSG;
-	me.has[key] = type == ENTRY_PUT;
+	me.has[key] = e->type == ENTRY_PUT;
 	return 0;
 }
 

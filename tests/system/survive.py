@@ -122,7 +122,7 @@ class Rig:
         except (ConnectionResetError, BrokenPipeError):
             return "told" if self.space.lost else "gone"
         if state:
-            assert self.space.lost, "the context is lost, and the fence line does not say so"
+            harness.wait_until(lambda: self.space.lost, "a fence line that says what CTX_INFO does; its work is stopped before")
             return "lost"
         try:
             self.fill()

@@ -4,7 +4,6 @@ empty, or written by a newer daemon. Nobody's memory is ever mapped wrong: conte
 
 import contextlib
 import fcntl
-import mmap
 import os
 import random
 import select
@@ -20,56 +19,18 @@ import harness  # noqa: E402
 import pasid_client as pc  # noqa: E402
 import survive  # noqa: E402
 import work  # noqa: E402
+from journal_file import AREA_BYTES, HEAD_BYTES, Journal, PUBLISHED  # noqa: E402
 
-HEAD_BYTES = 4096
-AREA_BYTES = 4 << 30
-PUBLISHED = 64  # in the head: which area counts, and how far
 FLIPS = 12
 JOURNAL_SLACK = 128 << 10
 QUOTA_STORE = 135  # protocol.h
-
-
-def crc32c(data):
-    crc = 0xffffffff
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
-    return crc ^ 0xffffffff
-
-
-class Journal:
-    """The file, as daemon/store/journal.c lays it out."""
-
-    def __init__(self, fd):
-        self.fd = fd
-        self.map = mmap.mmap(fd, 0)
-        place, = struct.unpack_from("<I", self.map, PUBLISHED)
-        self.first = HEAD_BYTES + (AREA_BYTES if place >> 31 else 0)
-        self.end = self.first + (place & (1 << 31) - 1) * 8
-
-    def flip(self, bit):
-        self.map[bit // 8] ^= 1 << bit % 8
-
-    def set_version(self, version):
-        """As another daemon would have it."""
-        rest = struct.pack("<I", version) + self.map[self.first + 8:self.first + 16]
-        self.map[self.first:self.first + 16] = struct.pack("<I", crc32c(rest)) + rest
-
-    @property
-    def snapshot_bytes(self):
-        return struct.unpack_from("<Q", self.map, self.first + 8)[0]
-
-    @property
-    def version(self):
-        return struct.unpack_from("<I", self.map, self.first + 4)[0]
 
 
 class Hostile(unittest.TestCase):
     def setUp(self):
         print(f"# seed {work.SEED}")
         self.random = random.Random(work.SEED)
-        self.stack = survive.Stack()
+        self.stack = survive.Stack([{"job_limit_ms": 60000}])
         self.addCleanup(self.stack.stop)
         self.stack.__enter__()
         self.store = self.stack.manager.store
@@ -195,7 +156,8 @@ class Hostile(unittest.TestCase):
         and the list is in it: its owner's tables are what they were before, as far as a successor can tell."""
         thief, other = self.rig(), self.rig()
         place, flags = (thief.space.iova, thief.space.size), pc.READ | pc.WRITE | pc.FIXED
-        thief.space.submit(work.command(work.HANG, value=work.HANG_OBEYS_RESET))
+        thief.space.submit(thief.space.fill(1, 7), work.command(work.HANG, value=work.HANG_OBEYS_RESET))
+        harness.wait_until(lambda: thief.space.data[work.PAGE] == 7, "work that does not end")
         thief.client.send(pc.BIND, struct.pack("<II", thief.space.ctx, 2) +
                           struct.pack("<IIIIQQQ", pc.UNMAP, 0, 0, 0, 0, *place) +
                           struct.pack("<IIIIQQQ", pc.MAP, flags, thief.space.buf, 0, 0, *place))

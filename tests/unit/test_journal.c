@@ -31,6 +31,8 @@ struct list {
 	uint32_t number[4096];
 };
 
+#define TYPE(number) ((number) + 1)
+
 static uint32_t mix(uint32_t x)
 {
 	x = (x ^ x >> 16) * 0x7feb352du;
@@ -64,7 +66,7 @@ static void put(struct journal *j, uint32_t number)
 	size_t size = payload(number, p), a = size / 3, b = size / 2;
 	struct iovec v[] = {{p, a}, {p + a, b - a}, {p + b, size - b}};
 
-	journal_append(j, number, v, 3);
+	journal_append(j, TYPE(number), v, 3);
 }
 
 static void append(struct journal *j, struct list *l, uint32_t number)
@@ -100,14 +102,15 @@ static int begin_snapshot(struct journal *j, const struct list *l)
 	return r;
 }
 
-static int collect(void *arg, uint32_t type, const void *p, size_t size)
+static int collect(void *arg, const struct journal_entry *e)
 {
 	struct list *l = arg;
 	uint8_t want[512];
 
-	if (size != payload(type, want) || memcmp(p, want, size) || l->n == ARRAY_SIZE(l->number))
+	if (!e->type || e->size != payload(e->type - 1, want) || memcmp(e->p, want, e->size) ||
+	    l->n == ARRAY_SIZE(l->number))
 		return -EILSEQ;
-	l->number[l->n++] = type;
+	l->number[l->n++] = e->type - 1;
 	return 0;
 }
 
@@ -206,7 +209,6 @@ static void test_empty(void **state)
 	struct journal *j = make();
 	struct list l = {0};
 
-	assert_int_equal(journal_version(j), VERSION);
 	assert_holds(j, &l);
 	j = reopen(j);
 	assert_holds(j, &l);
@@ -670,30 +672,139 @@ static void test_other_files(void **state)
 	assert_non_null(strstr(why, "sealed"));
 }
 
-static void test_versions(void **state)
+static int add_version(void *arg, const struct journal_entry *e)
 {
-	struct journal *j;
-	static struct image i;
-	static struct list l, got;
+	struct list *l = arg;
+
+	l->number[l->n++] = e->version;
+	return 0;
+}
+
+/* So many entries are of one version, and those behind them of the next one. */
+static void assert_versions(const struct journal *j, uint32_t n, uint32_t before, uint32_t behind)
+{
+	static struct list got;
+
+	got.n = 0;
+	assert_int_equal(journal_read(j, add_version, &got), 0);
+	for (uint32_t k = 0; k < got.n; k++)
+		assert_int_equal(got.number[k], k < n ? before : behind);
+}
+
+static struct journal *reopen_as(struct journal *j, uint32_t version)
+{
 	char why[JOURNAL_WHY_MAX];
-	uint32_t crc;
+	int fd = fcntl(journal_fd(j), F_DUPFD_CLOEXEC, 0);
+
+	journal_free(j);
+	assert_int_equal(journal_open(&j, fd, version, why), 0);
+	return j;
+}
+
+/* An older one is read, goes on as one of ours, for any number of lives, and is wholly ours from the next snapshot on. */
+static void test_older(void **state)
+{
+	struct journal *j, *no;
+	static struct image i;
+	static struct list l;
+	char why[JOURNAL_WHY_MAX];
+	uint32_t n;
 	int fd;
 
 	small_journal(&i, &l);
-	/* An older one is read, and becomes one of ours by the snapshot. */
+	n = l.n;
 	fd = image_file(&i);
 	assert_int_equal(journal_open(&j, fd, VERSION - 1, why), -EPROTONOSUPPORT);
 	assert_non_null(strstr(why, "version 7"));
 	assert_int_equal(journal_open(&j, fd, VERSION + 1, why), 0);
-	assert_int_equal(journal_version(j), VERSION);
-	assert_holds(j, &l);
+	assert_versions(j, n, VERSION, 0);
+	j = reopen_as(j, VERSION); /* nothing was appended: it is still the older one's */
+	j = reopen_as(j, VERSION + 1);
+	for (uint32_t k = 3; k < 6; k++) {
+		append(j, &l, k);
+		assert_holds(j, &l);
+		assert_versions(j, n, VERSION, VERSION + 1);
+		j = reopen_as(j, VERSION + 1);
+		assert_holds(j, &l);
+		assert_versions(j, n, VERSION, VERSION + 1);
+	}
+	fd = fcntl(journal_fd(j), F_DUPFD_CLOEXEC, 0);
+	assert_int_equal(journal_open(&no, fd, VERSION, why), -EPROTONOSUPPORT);
+	assert_non_null(strstr(why, "version 8"));
+	close(fd);
 	assert_int_equal(begin_snapshot(j, &l), 0);
 	journal_switch(j);
-	assert_int_equal(journal_version(j), VERSION + 1);
 	append(j, &l, 3);
 	assert_holds(j, &l);
+	assert_versions(j, 0, 0, VERSION + 1);
 	journal_free(j);
+}
 
+/* Room for an entry is room for what has to be said before it. */
+static void test_older_without_room(void **state)
+{
+	static uint8_t bytes[(256u << 10) - 16];
+	struct iovec v = {bytes, sizeof(bytes)};
+	struct journal *j = make();
+	uint64_t most = 256u << 10;
+
+	v.iov_len = most - journal_bytes(j) - 16;
+	for (unsigned int n = 0; n < 2; n++) {
+		assert_int_equal(journal_room(j, journal_entry_bytes(v.iov_len)), 0);
+		journal_append(j, 1, &v, 1);
+		v.iov_len = sizeof(bytes);
+		assert_int_equal(journal_bytes(j) % most, n ? 24 : 0);
+		j = reopen_as(j, VERSION + 1);
+	}
+	journal_free(j);
+}
+
+static void try_mark(const struct image *of, uint64_t at, uint32_t size, uint32_t version, const char *word)
+{
+	struct image i = *of;
+	uint8_t *e = i.area[image_area(&i)] + at;
+	char why[JOURNAL_WHY_MAX];
+	static struct list got;
+
+	put32(e + 4, size);
+	put32(e + 16, version);
+	put32(e, crc32c(0, e + 4, 20));
+	assert_int_equal(find(&i, &got, why), -EBADMSG);
+	assert_non_null(strstr(why, word));
+}
+
+static void test_wrong_marks(void **state)
+{
+	struct journal *j;
+	static struct image i;
+	static struct list l;
+	char why[JOURNAL_WHY_MAX];
+	uint64_t at;
+	int fd;
+
+	small_journal(&i, &l);
+	i.area[image_area(&i)][4]--;
+	image_mend_heads(&i, &(uint32_t){0});
+	fd = image_file(&i);
+	assert_int_equal(journal_open(&j, fd, VERSION, why), 0);
+	at = journal_bytes(j);
+	append(j, &l, 3);
+	assert_true(image_load(&i, journal_fd(j)));
+	journal_free(j);
+	assert_int_equal(find(&i, &l, why), 0);
+	try_mark(&i, at, 4, VERSION - 1, "version 6 behind version 6");
+	try_mark(&i, at, 4, 0, "version 0 behind version 6");
+	try_mark(&i, at, 8, VERSION, "in 8 bytes");
+}
+
+static void test_formats(void **state)
+{
+	static struct image i;
+	static struct list l, got;
+	char why[JOURNAL_WHY_MAX];
+	uint32_t crc;
+
+	small_journal(&i, &l);
 	i.head[8]++;
 	image_mend_heads(&i, &crc);
 	assert_int_equal(find(&i, &got, why), -EPROTONOSUPPORT);
@@ -720,7 +831,10 @@ int main(void)
 		cmocka_unit_test(test_cut_at_each_length),
 		cmocka_unit_test(test_wrong_entries),
 		cmocka_unit_test(test_other_files),
-		cmocka_unit_test(test_versions),
+		cmocka_unit_test(test_older),
+		cmocka_unit_test(test_older_without_room),
+		cmocka_unit_test(test_wrong_marks),
+		cmocka_unit_test(test_formats),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
