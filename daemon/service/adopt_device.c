@@ -419,6 +419,13 @@ static void enter(struct device *d, enum adoption_phase phase)
 	d->adoption->since = util_now_ns();
 }
 
+static void begin_tables(struct device *d)
+{
+	enter(d, device_kernel_tables(d) ? ADOPT_SPACES : ADOPT_STILL);
+	if (!device_kernel_tables(d))
+		hold_those(d);
+}
+
 /* Nothing is on its slots any more, and it knows no tables. */
 static void on_adopted_reset(void *arg, int err)
 {
@@ -435,7 +442,7 @@ static void on_adopted_reset(void *arg, int err)
 		return;
 	d->state = DEVICE_SETUP;
 	d->adoption->reset = 0;
-	enter(d, ADOPT_STILL);
+	begin_tables(d);
 	device_poke(d);
 }
 
@@ -505,13 +512,10 @@ static void adopt_running(struct device *d)
 		device_fail(d, NOT_TRUSTED);
 		return;
 	}
-	if (a->reset) {
+	if (a->reset)
 		reset_first(d);
-		return;
-	}
-	enter(d, device_kernel_tables(d) ? ADOPT_SPACES : ADOPT_STILL);
-	if (!device_kernel_tables(d))
-		hold_those(d);
+	else
+		begin_tables(d);
 }
 
 void adopt_go_on(struct device *d)
