@@ -17,6 +17,7 @@ enum adoption_phase {
 	ADOPT_OPENING, /* the transport takes over */
 	ADOPT_ATTACHING, /* ... the first stage, too */
 	ADOPT_SPACES, /* address spaces and memory are taken over, where the kernel keeps the tables, */
+	ADOPT_TELLING, /* what a space maps is said again if only its process knew, */
 	ADOPT_MOVING, /* the device goes into the one that it is in, to be sure, */
 	ADOPT_RESTORING, /* changes that were under way are made good, */
 	ADOPT_SWEEPING, /* and what belongs to nobody goes */

@@ -27,9 +27,8 @@ const char *adopt_why_not(const struct device *d)
 		return "its driver cannot take it over from another process";
 	if (!d->tops->save(d->t, saved))
 		return "this kernel maps memory by addresses, which end with their process (files: Linux 6.13)";
-	if (device_kernel_tables(d) && !(d->tops->spaces->lasts && d->tops->spaces->lasts(d->t)))
-		return "what a type1 container maps for each context only its process knows (iommufd does not need "
-		       "that)";
+	if (device_kernel_tables(d) && !d->tops->spaces->adopt)
+		return "its address spaces cannot be taken over by another process";
 	return NULL;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Taking over address spaces whose tables the kernel keeps. They are there with all that they map, and the device goes on in
+ * Taking over address spaces whose tables the kernel keeps. They are there with all that they map (of a type1 container's
+ * only the one that the device is in: the others were lists, which are made again from the books), and the device goes on in
  * the one that it is in; it is moved there once more, for the last move may not have been made. What memory can be mapped of
  * is held anew. A bind list that was under way is taken back: whatever is mapped where it may have changed something is
  * unmapped, and what the books say is mapped; the client's request is made again after that. What a predecessor made and the
@@ -191,7 +192,8 @@ static bool moved(struct device *d)
 	return r > 0;
 }
 
-static bool restored(struct device *d)
+/* True when it is done: what the books show in these parts of each context's address space, or in all of it, is mapped. */
+static bool mapped_again(struct device *d, bool whole)
 {
 	struct context *b;
 	bool all = true;
@@ -202,18 +204,34 @@ static bool restored(struct device *d)
 
 		if (!ctx->kt)
 			continue;
-		if (!d->adoption->asked && ctx->again)
+		if (!d->adoption->asked && whole)
+			ktables_restore(ctx->kt, b->aspace, &d->books->traits.iova, 1, buffer_memory);
+		else if (!d->adoption->asked && ctx->again)
 			ktables_restore(ctx->kt, b->aspace, ctx->again, ctx->n_again, buffer_memory);
 		r = ktables_restore_go(ctx->kt);
 		if (r < 0)
 			ctx->lost_why = PASID_LOST_DAEMON;
-		if (r <= 0)
-			ctx_forget_left(ctx);
-		else
+		if (r > 0)
 			all = false;
 	}
 	d->adoption->asked = true;
 	return all;
+}
+
+static bool told(struct device *d)
+{
+	return !d->tops->spaces->are_lists(d->t) || mapped_again(d, true);
+}
+
+static bool restored(struct device *d)
+{
+	struct context *b;
+
+	if (!mapped_again(d, false))
+		return false;
+	TAILQ_FOREACH (b, &d->books->contexts, in_device)
+		ctx_forget_left(b->tag);
+	return true;
 }
 
 static bool swept(struct device *d)
@@ -238,6 +256,8 @@ void adopt_kernel_go_on(struct device *d)
 	struct adoption *a = d->adoption;
 
 	if (a->phase == ADOPT_SPACES && spaces_made(d) && buffers_held(d) && detached(d))
+		next_phase(a);
+	if (d->state == DEVICE_SETUP && a->phase == ADOPT_TELLING && told(d))
 		next_phase(a);
 	if (d->state == DEVICE_SETUP && a->phase == ADOPT_MOVING && moved(d))
 		next_phase(a);

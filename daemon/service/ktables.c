@@ -118,7 +118,7 @@ static void on_held(void *arg, int err)
 {
 	struct ktables *k = arg;
 
-	if (err == 0 && !k->adopted)
+	if (err == 0 && (!k->adopted || k->t->ops->spaces->are_lists(k->t)))
 		map_window(k);
 	else
 		on_window(k, err);

@@ -87,14 +87,16 @@ struct transport_space_ops {
 	int (*detach_pasid)(struct transport *t, uint32_t pasid, transport_done done, void *arg);
 
 	/*
-	 * For a successor, where `lasts` says that there can be one. `save` writes what it needs of a space that is made, at most
-	 * TRANSPORT_SAVE_MAX bytes, and returns how many; 0: it cannot have it. `adopt` is as make, of such a space, with all that it
-	 * maps; the device, and PASIDs,
-	 * stay attached to it, and may be attached once more. `clear` is to unmap what dma_clear is to dma_unmap. Memory is
+	 * For a successor; NULL, all five: there can be none. `save` writes what it needs of a space that is made, at most
+	 * TRANSPORT_SAVE_MAX bytes, and returns how many. `adopt` is as make, of such a space, with all that it maps; the
+	 * device, and PASIDs, stay attached to it, and are attached once more: the device first of all, to the space in which it
+	 * works, or to its own if it does nothing. `clear` is to unmap what dma_clear is to dma_unmap. Memory is
 	 * held anew; what spaces map of it stays mapped. `adopted`, once, says that all that is to be adopted is, and that the
 	 * device is attached to no other: what a predecessor has made besides goes.
+	 * Where spaces `are_lists` only their process knew what they map: before the device is attached, all of it is mapped in
+	 * them again, which does nothing else.
 	 */
-	bool (*lasts)(const struct transport *t);
+	bool (*are_lists)(const struct transport *t);
 	size_t (*save)(const struct transport *t, const struct transport_space *s, void *buf);
 	int (*adopt)(struct transport *t, struct transport_space **ret, const void *saved, size_t size,
 		     transport_done done, void *arg);

@@ -49,7 +49,7 @@ static void request_run(struct work *w)
 		q->result = m->ops->map_held(m, space, q->bus, q->len, q->memory, q->off, q->prot);
 		break;
 	case REQUEST_UNMAP:
-		q->result = m->ops->unmap(m, space, q->bus, q->len);
+		q->result = (q->clear && m->ops->clear ? m->ops->clear : m->ops->unmap)(m, space, q->bus, q->len);
 		if (q->clear && q->result == -ENOENT)
 			q->result = 0;
 		break;
@@ -57,7 +57,7 @@ static void request_run(struct work *w)
 		q->result = m->ops->space_new(m, &q->space);
 		break;
 	case REQUEST_SPACE_ADOPT:
-		q->result = m->ops->space_adopt ? m->ops->space_adopt(m, q->saved, q->len, &q->space) : -EBADMSG;
+		q->result = m->ops->space_adopt(m, q->saved, q->len, &q->space);
 		break;
 	case REQUEST_ADOPTED:
 		q->result = m->ops->adopted ? m->ops->adopted(m) : 0;

@@ -73,10 +73,13 @@ struct vfio_iommu_ops {
 	int (*map_held)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len,
 			struct transport_memory *mem, uint64_t off, uint32_t prot);
 	int (*unmap)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len);
+	/* All that is mapped there, whole mappings. NULL: unmap does that. */
+	int (*clear)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len);
 	/* More address spaces, of which the device is in one at a time. */
 	int (*space_new)(struct vfio_iommu *m, struct transport_space **ret);
 	void (*space_free)(struct vfio_iommu *m, struct transport_space *s); /* the device is not in it */
-	/* As in struct transport_space_ops; NULL: no space can be adopted. */
+	/* As in struct transport_space_ops. */
+	bool spaces_are_lists;
 	size_t (*space_save)(const struct transport_space *s, void *buf);
 	int (*space_adopt)(struct vfio_iommu *m, const void *saved, size_t size, struct transport_space **ret);
 	int (*adopted)(struct vfio_iommu *m);

@@ -60,18 +60,18 @@ static int vfio_space_new(struct transport *t, struct transport_space **ret, tra
 		t, &(struct request){.what = REQUEST_SPACE_NEW, .made = ret, .fd = -1, .done = done, .arg = arg});
 }
 
-static bool vfio_spaces_last(const struct transport *t)
+static bool vfio_spaces_are_lists(const struct transport *t)
 {
 	const struct vfio *v = container_of(t, const struct vfio, transport);
 
-	return v->opened && v->iommu->ops->space_save;
+	return v->opened && v->iommu->ops->spaces_are_lists;
 }
 
 static size_t vfio_space_save(const struct transport *t, const struct transport_space *space, void *buf)
 {
 	const struct vfio *v = container_of(t, const struct vfio, transport);
 
-	return v->iommu->ops->space_save ? v->iommu->ops->space_save(space, buf) : 0;
+	return v->iommu->ops->space_save(space, buf);
 }
 
 static int vfio_space_adopt(struct transport *t, struct transport_space **ret, const void *saved, size_t size,
@@ -136,7 +136,7 @@ const struct transport_space_ops vfio_spaces = {
 	.pasid_bits = vfio_pasid_bits,
 	.attach_pasid = vfio_attach_pasid,
 	.detach_pasid = vfio_detach_pasid,
-	.lasts = vfio_spaces_last,
+	.are_lists = vfio_spaces_are_lists,
 	.save = vfio_space_save,
 	.adopt = vfio_space_adopt,
 	.clear = vfio_space_clear,

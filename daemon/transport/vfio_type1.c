@@ -41,11 +41,18 @@ struct transport_space {
 	LIST_ENTRY(transport_space) link; /* in type1.spaces */
 };
 
+/* What the container maps, where a predecessor had the device. */
+enum inherited {
+	INHERITED_NOTHING,
+	INHERITED_UNSEEN, /* it may be any space, and the rests of another */
+	INHERITED_CURRENT, /* at least what the list of the current one says */
+};
+
 struct type1 {
 	struct vfio_iommu iommu;
 	int container, group;
 	struct transport_space *current; /* that the device is in */
-	bool inherited; /* what the container maps is a predecessor's, and may be a space that is not in any list */
+	enum inherited inherited;
 	LIST_HEAD(, transport_space) spaces;
 	LIST_HEAD(, transport_memory) held;
 };
@@ -107,13 +114,23 @@ static int dma_map(struct type1 *t, uint64_t iova, uint64_t len, int fd, uint64_
 	return r;
 }
 
-static int dma_unmap(struct type1 *t, uint64_t iova, uint64_t len)
+/* All mappings in a range, none of which reaches beyond it. How many bytes there were. */
+static int dma_clear(struct type1 *t, uint64_t iova, uint64_t len, uint64_t *bytes)
 {
 	struct vfio_iommu_type1_dma_unmap m = {.argsz = sizeof(m), .iova = iova, .size = len};
 
 	if (ioctl(t->container, VFIO_IOMMU_UNMAP_DMA, &m) < 0)
 		return -errno;
-	return m.size == len ? 0 : m.size == 0 ? -ENOENT : -EIO;
+	*bytes = m.size;
+	return 0;
+}
+
+static int dma_unmap(struct type1 *t, uint64_t iova, uint64_t len)
+{
+	uint64_t bytes = 0;
+	int r = dma_clear(t, iova, len, &bytes);
+
+	return r < 0 || bytes == len ? r : bytes == 0 ? -ENOENT : -EIO;
 }
 
 /* ---- memory ---- */
@@ -239,6 +256,22 @@ static int type1_unmap(struct vfio_iommu *m, struct transport_space *s, uint64_t
 	return 0;
 }
 
+static int type1_clear(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len)
+{
+	struct type1 *t = of_iommu(m);
+	struct mapping *w, *next;
+	uint64_t bytes;
+	int r = s == t->current ? dma_clear(t, iova, len, &bytes) : 0;
+
+	if (r < 0)
+		return r;
+	for (w = mapping_of(itree_at_or_above(&s->mappings, iova)); w && w->node.first <= iova + (len - 1); w = next) {
+		next = mapping_next(w);
+		mapping_free(s, w);
+	}
+	return 0;
+}
+
 /* Takes what of s is mapped away, up to `end` (NULL: all). -EIO: some of it is still there. */
 static int unload(struct type1 *t, struct transport_space *s, const struct mapping *end)
 {
@@ -276,12 +309,16 @@ static int type1_attach(struct vfio_iommu *m, int device, struct transport_space
 	struct type1 *t = of_iommu(m);
 	int r;
 
-	if (t->current == s && !t->inherited)
+	if (t->inherited == INHERITED_UNSEEN && s != m->own) {
+		t->inherited = INHERITED_CURRENT;
+		t->current = s;
+	}
+	if (t->current == s && t->inherited != INHERITED_UNSEEN)
 		return 0;
 	r = t->inherited ? unload_all(t) : unload(t, t->current, NULL);
 	if (r < 0)
 		return r;
-	t->inherited = false;
+	t->inherited = INHERITED_NOTHING;
 	r = load(t, s);
 	t->current = r < 0 ? m->own : s;
 	return r;
@@ -420,12 +457,24 @@ static int type1_open(struct vfio_iommu **ret, const struct pci_place *at, int *
 /*
  * What is mapped is pinned and stays so when the process and its addresses are gone, and can be unmapped. It counts for the
  * locked memory of nobody then (vfio_iommu_type1.c: vfio_lock_acct()). Of spaces beside the device's own only their process
- * knew what they would map, and whether it was in the middle of a move: so the first move of its successor takes all away.
+ * knew what they would map: so a successor is told again. Where the device works it stays, for it was there before it began;
+ * whatever a move that was under way may have left goes with the first move away, or at once if the device does nothing.
  */
 static bool type1_save(const struct vfio_iommu *m, struct vfio_saved *ret)
 {
 	*ret = (struct vfio_saved){.form = VFIO_SAVED_FORM, .type1 = 1};
 	return true;
+}
+
+static size_t type1_space_save(const struct transport_space *s, void *buf)
+{
+	memset(buf, 0, 1); /* there is nothing to say of a list */
+	return 1;
+}
+
+static int type1_space_adopt(struct vfio_iommu *m, const void *saved, size_t size, struct transport_space **ret)
+{
+	return size == 1 ? type1_space_new(m, ret) : -EBADMSG;
 }
 
 static size_t type1_keep(const struct vfio_iommu *m, int *fds)
@@ -450,7 +499,7 @@ static int type1_adopt(struct vfio_iommu **ret, const struct pci_place *at, cons
 	r = type1_new(&t, why);
 	if (r < 0)
 		return r;
-	t->inherited = true;
+	t->inherited = INHERITED_UNSEEN;
 	t->container = util_take_fd(&fds[1]);
 	t->group = util_take_fd(&fds[2]);
 	*device_fd = util_take_fd(&fds[0]);
@@ -512,7 +561,11 @@ const struct vfio_iommu_ops vfio_iommu_type1 = {
 	.release = type1_release,
 	.map_held = type1_map_held,
 	.unmap = type1_unmap,
+	.clear = type1_clear,
 	.space_new = type1_space_new,
 	.space_free = type1_space_free,
+	.spaces_are_lists = true,
+	.space_save = type1_space_save,
+	.space_adopt = type1_space_adopt,
 	.attach = type1_attach,
 };

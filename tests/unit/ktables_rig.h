@@ -65,7 +65,15 @@ static struct kernel {
 	LIST_HEAD(, transport_memory) pinned; /* of processes that have died */
 	unsigned int life; /* processes that have */
 	unsigned int n_spaces, n_memories;
-	bool ends; /* with the process: there is no successor */
+	/*
+	 * As a type1 container: one address space, and all spaces are lists of the process. With `left` the container is told
+	 * apart from the list of the space that the device is in, until a successor moves the device away from there.
+	 */
+	bool lists;
+	enum { LEFT_NOTHING, LEFT_UNSEEN, LEFT_CURRENT } inherited; /* UNSEEN: nothing was attached since */
+	struct page left[PAGES];
+	bool moves; /* to the target: the container maps nothing of where it was any more */
+	const struct transport_space *target;
 	void (*moment)(void); /* the process may die now; NULL: it does not */
 	bool many; /* changes at a time: nothing is known of the order between them */
 	bool counts; /* requests only: they are of more than it knows */
@@ -86,6 +94,17 @@ static struct kernel {
 	struct transport_space *current; /* that the device is in; NULL: its own */
 	uint32_t attached; /* PASID */
 } kernel;
+
+/* What the device finds at a page of the addresses. */
+static inline const struct page *kernel_sees(size_t at)
+{
+	return kernel.inherited ? &kernel.left[at] : &kernel.current->page[at];
+}
+
+static bool is_left_in(const struct transport_space *s)
+{
+	return kernel.inherited == LEFT_CURRENT && s == kernel.current;
+}
 
 static uint32_t draw(uint32_t n)
 {
@@ -294,9 +313,14 @@ static int kernel_map(struct transport *t, struct transport_space *s, uint64_t i
 		assert_true(first + n <= PAGES);
 		err = cannot(any_mapped(s, first, n), -EEXIST);
 		kernel.last++;
-		for (size_t i = 0; i < n && !err; i++)
+		for (size_t i = 0; i < n && !err; i++) {
 			s->page[first + i] =
 				(struct page){kernel.last, m, off + i * PAGE, (prot & TRANSPORT_WRITE) != 0};
+			if (!is_left_in(s))
+				continue;
+			assert_false(kernel.left[first + i].mapping);
+			kernel.left[first + i] = s->page[first + i];
+		}
 	}
 	return kernel_answers(done, arg, failed, err);
 }
@@ -317,8 +341,25 @@ static int kernel_unmap(struct transport *t, struct transport_space *s, uint64_t
 		err = cannot(!is_one_mapping(s, first, n), -ENOENT);
 		if (!err)
 			memset(&s->page[first], 0, n * sizeof(s->page[0]));
+		if (!err && is_left_in(s))
+			memset(&kernel.left[first], 0, n * sizeof(kernel.left[0]));
 	}
 	return kernel_answers(done, arg, failed, err);
+}
+
+static void container_move(const struct transport_space *s)
+{
+	bool unseen = kernel.inherited == LEFT_UNSEEN;
+
+	kernel.moves = unseen ? !s : s != kernel.current;
+	kernel.target = s;
+	if (kernel.moment && kernel.lists)
+		kernel.moment();
+	if (kernel.moves)
+		kernel.inherited = LEFT_NOTHING;
+	else if (unseen)
+		kernel.inherited = LEFT_CURRENT;
+	kernel.moves = false;
 }
 
 static int kernel_attach(struct transport *t, struct transport_space *s, transport_done done, void *arg)
@@ -328,6 +369,7 @@ static int kernel_attach(struct transport *t, struct transport_space *s, transpo
 	if (kernel_busy())
 		return -EBUSY;
 	failed = kernel_fails();
+	container_move(s);
 	if (!failed || !kernel.fail_in_call)
 		kernel.current = failed ? NULL : s;
 	return kernel_answers(done, arg, failed, 0);
@@ -361,11 +403,31 @@ static int kernel_detach_pasid(struct transport *t, uint32_t pasid, transport_do
 
 /* ---- for a successor ---- */
 
+/* What the container maps, which may be the beginning of a move's target. */
+static void container_stays(void)
+{
+	static const struct page nothing[PAGES];
+	struct transport_space *s;
+
+	if (kernel.moves)
+		memset(kernel.left, 0, sizeof(kernel.left));
+	if (kernel.moves && kernel.target)
+		memcpy(kernel.left, kernel.target->page, draw(PAGES) * sizeof(kernel.left[0]));
+	else if (!kernel.moves && !kernel.inherited)
+		memcpy(kernel.left, kernel.current ? kernel.current->page : nothing, sizeof(kernel.left));
+	kernel.inherited = LEFT_UNSEEN;
+	LIST_FOREACH (s, &kernel.spaces, link)
+		memset(s->page, 0, sizeof(s->page));
+}
+
 /* The process dies: what it held is pinned where it is mapped. */
 static inline void kernel_die(void)
 {
 	struct transport_memory *m;
 
+	if (kernel.lists)
+		container_stays();
+	kernel.moves = false;
 	kernel.n_answers = 0;
 	kernel.life++;
 	while ((m = LIST_FIRST(&kernel.memories))) {
@@ -375,9 +437,9 @@ static inline void kernel_die(void)
 	}
 }
 
-static bool kernel_lasts(const struct transport *t)
+static bool kernel_are_lists(const struct transport *t)
 {
-	return !kernel.ends;
+	return kernel.lists;
 }
 
 static size_t kernel_save(const struct transport *t, const struct transport_space *s, void *buf)
@@ -415,6 +477,8 @@ static int kernel_clear(struct transport *t, struct transport_space *s, uint64_t
 		return -EBUSY;
 	(void)kernel_fails();
 	assert_true(n > 0 && first + n <= PAGES);
+	if (is_left_in(s))
+		memset(&kernel.left[first], 0, n * sizeof(kernel.left[0]));
 	assert_true(first == 0 || !s->page[first].mapping || s->page[first - 1].mapping != s->page[first].mapping);
 	assert_true(first + n == PAGES || !s->page[first + n].mapping ||
 		    s->page[first + n - 1].mapping != s->page[first + n].mapping);
@@ -430,6 +494,12 @@ static int kernel_adopted(struct transport *t, transport_done done, void *arg)
 	if (kernel_busy())
 		return -EBUSY;
 	(void)kernel_fails();
+	for (size_t i = 0; kernel.inherited && i < PAGES; i++) {
+		const struct page *p = &kernel.left[i], *listed = &kernel.current->page[i];
+
+		assert_int_equal(p->mapping != 0, listed->mapping != 0);
+		assert_true(!p->mapping || (p->off == listed->off && p->writable == listed->writable));
+	}
 	for (s = LIST_FIRST(&kernel.spaces); s; s = next) {
 		next = LIST_NEXT(s, link);
 		if (s->life == kernel.life)
@@ -450,7 +520,7 @@ static const struct transport_space_ops kernel_spaces = {
 	.attach = kernel_attach,
 	.attach_pasid = kernel_attach_pasid,
 	.detach_pasid = kernel_detach_pasid,
-	.lasts = kernel_lasts,
+	.are_lists = kernel_are_lists,
 	.save = kernel_save,
 	.adopt = kernel_adopt,
 	.clear = kernel_clear,

@@ -15,7 +15,7 @@
 #include "service/entries.h"
 
 #define MOST_KEPT 512u
-#define MOST_DEAD 4096u
+#define MOST_DEAD 16384u
 
 /* ---- the store ---- */
 

@@ -21,6 +21,7 @@ struct plot { /* what an app has got to */
 
 static struct plot plot;
 static unsigned int dying; /* at this moment */
+static bool lists; /* as kernel.lists */
 
 static uint8_t byte_at(uint64_t off)
 {
@@ -113,8 +114,16 @@ static void begin_step(struct app *a)
 	case 9:
 		ask_submit(a, plot.ctx, AT);
 		return;
-	case 10:
+	case 10: /* the device is reset under it, with nothing on it */
+		await_job(plot.other, 1);
+		service_reset_device(service, 0);
 		app_ask(a, PASID_OP_CTX_FREE, &first, sizeof(first), -1);
+		return;
+	case 11:
+		ask_bind(a, plot.other, wire_map(plot.buf, 2 * AREA, AT + 2 * AREA, AREA / 2));
+		return;
+	case 12:
+		ask_submit(a, plot.other, AT + PAGE);
 		return;
 	}
 }
@@ -133,7 +142,7 @@ static void end_step(struct app *a)
 	plot.step++;
 }
 
-#define STEPS 11u
+#define STEPS 13u
 
 /* What the kernel maps of a context is what its books say. */
 static void expect_mapped(uint32_t id)
@@ -169,8 +178,10 @@ static void live(struct app *a)
 		end_step(a);
 		if (plot.step > 3)
 			expect_mapped(plot.ctx);
+		if (plot.step > 4)
+			expect_mapped(plot.other);
 	}
-	await_job(plot.other, 1);
+	await_job(plot.other, 2);
 	assert_int_equal(a->heard.n_faults, 0);
 	assert_int_equal(a->heard.n_lost, 0);
 }
@@ -204,6 +215,7 @@ static unsigned int life_with_deaths(unsigned int first, unsigned int again, uns
 	else
 		nested_open();
 	kernel.life = 1;
+	kernel.lists = lists;
 	edu.slow = slow;
 	await_ready();
 	memset(&plot, 0, sizeof(plot));
@@ -265,6 +277,14 @@ static void test_exclusive(void **state)
 	every_death();
 }
 
+/* With one container for all contexts. */
+static void test_lists(void **state)
+{
+	lists = true;
+	test_exclusive(state);
+	lists = false;
+}
+
 static void test_nested(void **state)
 {
 	nested_reset();
@@ -286,7 +306,7 @@ static void lost_with_the_daemon(bool snapshots)
 	store_begin();
 	service_open(UINT64_MAX);
 	kernel.life = 1;
-	kernel.ends = true;
+	edu.ends = true;
 	await_ready();
 	app_begin(a);
 	buf = app_import(a, BYTES, &fd);
@@ -320,6 +340,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lost_with_the_daemon),
 		cmocka_unit_test(test_exclusive),
+		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_nested),
 	};
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A device behind the kernel's VFIO that outlives the processes which drive it (adopt_rig.h): what it has mapped, its
- * interrupts, and with iommufd other address spaces.
+ * interrupts, and other address spaces.
  *
  *   adopt_device SPEC
  */
@@ -10,22 +10,28 @@
 #include "adopt_rig.h"
 #include "transport/kernel_abi.h"
 
-#define IN_SPACE UINT64_C(0x100000) /* the second half of the memory */
+/* The second half of the memory: where the first half is in the device's own, unless all is in one. */
+#define IN_SPACE (are_lists() ? UINT64_C(0x800000) : IN_OWN)
 
 /* ---- spaces, where there are any ---- */
 
-static bool has_spaces(void)
+static bool are_lists(void)
 {
-	return journal->space_size > 0;
+	return ops == &transport_type1;
+}
+
+static void enter(struct transport_space *s)
+{
+	CHECK(AWAIT(ops->spaces->attach(t, s, on_done, &a)) == 0);
 }
 
 static void use_space(struct transport_space *s)
 {
 	memset(memory + PAGES / 2 * PAGE, 0, 256);
-	CHECK(AWAIT(ops->spaces->attach(t, s, on_done, &a)) == 0);
+	enter(s);
 	edu_store(IN_SPACE);
 	CHECK(is_all(memory + PAGES / 2 * PAGE, journal->pattern));
-	CHECK(AWAIT(ops->spaces->attach(t, NULL, on_done, &a)) == 0);
+	enter(NULL);
 }
 
 static struct transport_memory *hold(void)
@@ -36,14 +42,21 @@ static struct transport_memory *hold(void)
 	return m;
 }
 
-/* Two spaces, of which only the first is noted down. */
+static void map_in_space(struct transport_space *s)
+{
+	CHECK(AWAIT(ops->spaces->map(t, s, IN_SPACE, PAGE, hold(), PAGES / 2 * PAGE, TRANSPORT_READ | TRANSPORT_WRITE,
+				     on_done, &a)) == 0);
+}
+
+/* Two spaces, of which only the first is noted down. Where they are lists the device is left in it. */
 static void make_spaces(void)
 {
 	static struct transport_space *first, *second;
 
 	CHECK(AWAIT(ops->spaces->make(t, &first, on_done, &a)) == 0);
-	CHECK(AWAIT(ops->spaces->map(t, first, IN_SPACE, PAGE, hold(), PAGES / 2 * PAGE,
-				     TRANSPORT_READ | TRANSPORT_WRITE, on_done, &a)) == 0);
+	map_in_space(first);
+	if (are_lists())
+		enter(first);
 	CHECK(AWAIT(ops->spaces->make(t, &second, on_done, &a)) == 0);
 	journal->space_size = ops->spaces->save(t, first, journal->space);
 }
@@ -60,14 +73,22 @@ static uint32_t next_id(int iommufd)
 	return alloc.out_ioas_id;
 }
 
-static void adopt_spaces(void)
+static struct transport_space *adopt_space(void)
 {
 	static struct transport_space *s;
+
+	CHECK(ops->spaces->are_lists(t) == are_lists());
+	CHECK(AWAIT(ops->spaces->adopt(t, &s, journal->space, journal->space_size - 1, on_done, &a)) == -EBADMSG);
+	CHECK(AWAIT(ops->spaces->adopt(t, &s, journal->space, journal->space_size, on_done, &a)) == 0);
+	return s;
+}
+
+static void adopt_spaces(void)
+{
+	struct transport_space *s = adopt_space();
 	int fds[TRANSPORT_KEEP_MAX];
 	uint32_t before;
 
-	CHECK(AWAIT(ops->spaces->adopt(t, &s, journal->space, journal->space_size - 1, on_done, &a)) == -EBADMSG);
-	CHECK(AWAIT(ops->spaces->adopt(t, &s, journal->space, journal->space_size, on_done, &a)) == 0);
 	use_space(s);
 	CHECK(AWAIT(ops->spaces->map(t, s, LATER, PAGE, hold(), PAGE, TRANSPORT_WRITE, on_done, &a)) == 0);
 	CHECK(AWAIT(ops->spaces->unmap(t, s, LATER, PAGE, on_done, &a)) == 0);
@@ -81,21 +102,28 @@ static void adopt_spaces(void)
 	CHECK(AWAIT(ops->spaces->make(t, &(struct transport_space *){NULL}, on_done, &a)) == 0);
 }
 
-/* Where the kernel has one address space only, what another one maps is known to nobody but its process. So it is made anew,
- * and what the container has goes with the first move: also what was mapped meanwhile. */
-static void make_space_again(void)
+/* Where the kernel has one address space only, what another one maps is known to nobody but its process. It is said again; the
+ * device, which was left there, goes on by what the dead one has mapped. What there is besides goes when it moves away. */
+static struct transport_space *adopt_list(void)
 {
-	static struct transport_space *s;
+	struct transport_space *s = adopt_space();
 
-	CHECK(AWAIT(ops->spaces->make(t, &s, on_done, &a)) == 0);
-	CHECK(ops->spaces->save(t, s, journal->space) == 0);
-	CHECK(AWAIT(ops->spaces->map(t, s, IN_SPACE, PAGE, hold(), PAGES / 2 * PAGE, TRANSPORT_READ | TRANSPORT_WRITE,
-				     on_done, &a)) == 0);
+	map_in_space(s);
+	memset(memory + PAGES / 2 * PAGE, 0, 256);
+	edu_store(IN_SPACE);
+	CHECK(is_all(memory + PAGES / 2 * PAGE, journal->pattern));
+	enter(s);
+	CHECK(AWAIT(ops->spaces->map(t, s, 2 * IN_SPACE, PAGE, hold(), PAGE, TRANSPORT_WRITE, on_done, &a)) == 0);
+	CHECK(AWAIT(ops->spaces->clear(t, s, IN_SPACE, IN_SPACE + PAGE, on_done, &a)) == 0);
+	map_in_space(s); /* it is not there any more */
+	CHECK(AWAIT(ops->spaces->map(t, s, 2 * IN_SPACE, PAGE, hold(), PAGE, TRANSPORT_WRITE, on_done, &a)) == 0);
+	CHECK(AWAIT(ops->spaces->unmap(t, s, 2 * IN_SPACE, PAGE, on_done, &a)) == 0);
+	CHECK(AWAIT(ops->spaces->adopted(t, on_done, &a)) == 0);
 	use_space(s);
 	CHECK(AWAIT(ops->dma_unmap(t, LATER, PAGE, on_done, &a)) < 0);
+	CHECK(AWAIT(ops->dma_unmap(t, IN_SPACE, PAGE, on_done, &a)) < 0);
 	use_space(s);
-	CHECK(AWAIT(ops->spaces->unmap(t, s, IN_SPACE, PAGE, on_done, &a)) == 0);
-	CHECK(AWAIT(ops->spaces->adopted(t, on_done, &a)) == 0);
+	return s;
 }
 
 /* ---- lives ---- */
@@ -109,8 +137,7 @@ static void __attribute__((noreturn)) first(int sock)
 	until_opened();
 	CHECK(AWAIT(ops->dma_map(t, IN_OWN, PAGES / 2 * PAGE, memfd, 0, TRANSPORT_READ | TRANSPORT_WRITE, on_done,
 				 &a)) == 0);
-	if (ops == &transport_iommufd)
-		make_spaces();
+	make_spaces();
 	send_fds(sock, fds, ops->keep(t, fds));
 	die();
 }
@@ -118,6 +145,7 @@ static void __attribute__((noreturn)) first(int sock)
 static void __attribute__((noreturn)) heir(const int *fds, size_t n)
 {
 	int file = memfd_create("later", MFD_CLOEXEC);
+	struct transport_space *s = NULL;
 	uint8_t *later;
 
 	begin();
@@ -135,17 +163,19 @@ static void __attribute__((noreturn)) heir(const int *fds, size_t n)
 	CHECK(AWAIT(ops->dma_map(t, LATER, PAGE, file, 0, TRANSPORT_WRITE, on_done, &a)) == 0);
 	edu_store(LATER);
 	CHECK(is_all(later, journal->pattern));
-	if (has_spaces())
+	if (!are_lists())
 		adopt_spaces();
 	/* The dead one's mapping is unmapped, and not found again. */
 	CHECK(AWAIT(ops->dma_unmap(t, IN_OWN, PAGES / 2 * PAGE, on_done, &a)) == 0);
 	CHECK(AWAIT(ops->dma_clear(t, IN_OWN, PAGES / 2 * PAGE, on_done, &a)) == 0);
-	if (ops == &transport_type1) {
+	if (are_lists()) {
 		CHECK(AWAIT(ops->dma_unmap(t, IN_OWN, PAGES / 2 * PAGE, on_done, &a)) < 0);
-		make_space_again();
+		s = adopt_list();
 	}
 	CHECK(AWAIT(ops->dma_map(t, IN_OWN, PAGES / 2 * PAGE, memfd, 0, TRANSPORT_READ | TRANSPORT_WRITE, on_done,
 				 &a)) == 0);
+	if (s)
+		enter(s);
 	die();
 }
 

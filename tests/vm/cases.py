@@ -150,7 +150,7 @@ CASES = [
       for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
     *(Case(f"adopt-intx-{way}", kernel, "adopt.sh", f"adopt_device {way}", devices=[EDU], virtual_time=True,
            cmdline="pci=nomsi") for way, kernel in (("type1", "stock"), ("iommufd", "iommufd"))),
-    Case("survive-type1", "stock", "survive.py", "Type1 type1", devices=[EDU], python=True, virtual_time=True, timeout=300),
+    Case("survive-type1", "stock", "survive.py", "Edu type1", devices=[EDU], python=True, virtual_time=True, timeout=300),
     Case("survive-iommufd", "iommufd", "survive.py", "Edu iommufd", devices=[EDU], python=True, virtual_time=True,
          timeout=300),
     Case("survive-unplug", "iommufd", "survive.py", "Unplugged iommufd", devices=[ROOT_PORT, f"{EDU},bus=port0"],

@@ -175,26 +175,6 @@ class Edu(Case):
         self.assertNotIn("lost", log)
 
 
-class Type1(Case):
-    """What a container maps for each context only its process knows: they are lost, and are told so."""
-
-    def test_twenty_kills(self):
-        self.daemon.await_log("type1 container", "contexts are lost")
-        for _ in range(KILLS):
-            client = pc.Client(self.daemon.socket)
-            space = Space(client)
-            space.run(command(FILL, 0x07070707, DATA, 0, PAGE))
-            self.daemon.kill()
-            vm.wait_for(lambda: client.fence(space.ctx)[1], 60)  # pylint: disable=cell-var-from-loop
-            self.await_device()
-            client.ctx_free(space.ctx)
-            again = Space(client)
-            again.run(command(FILL, 0x08080808, DATA, 0, PAGE))
-            self.assertEqual(again.page(0), b"\x08" * PAGE)
-            client.close()
-        self.assertNotIn("taken over", self.daemon.log.read_text())
-
-
 class Unplugged(Case):
     def test_while_it_is_dead(self):
         """The kernel waits for who has the device's file, which is the service manager; the successor gives it back."""
