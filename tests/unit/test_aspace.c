@@ -15,10 +15,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/util.h"
 #include "core/aspace.h"
+#include "unit/random.h"
 
 #define PAGES 400u
 #define BASE UINT64_C(0x7fff0000) /* of the aperture */
@@ -27,30 +27,16 @@
 #define PG ((uint64_t)ASPACE_PAGE)
 #define GUARD (2 * PG)
 
-static uint64_t seed;
-
-static uint64_t rnd(void)
-{
-	seed += UINT64_C(0x9e3779b97f4a7c15);
-	uint64_t z = seed;
-
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
-}
+static struct rng rng;
 
 static uint64_t below(uint64_t n)
 {
-	return rnd() % n;
+	return rng_below(&rng, n);
 }
 
 static int setup(void **state)
 {
-	const char *s = getenv("SEED");
-
-	(void)state;
-	seed = s ? strtoull(s, NULL, 0) : (uint64_t)time(NULL);
-	printf("SEED=%llu\n", (unsigned long long)seed);
+	rng.s = rng_seed();
 	return 0;
 }
 

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/util.h"
+#include "unit/random.h"
 
 #define PAGE 4096ull
 #define BLOCK (2ull << 20)
@@ -75,12 +76,9 @@ static struct plan *random_plan(bool *after)
 
 static void test_random(void **state)
 {
-	unsigned int seed =
-		getenv("SEED") ? (unsigned int)strtoul(getenv("SEED"), NULL, 0) : (unsigned int)util_now_ns();
 	unsigned int kept = 0, not_kept = 0;
 
-	print_message("# SEED=%u\n", seed);
-	srandom(seed);
+	srandom((unsigned int)rng_seed());
 	aspace_init(&as, (struct range){0, BLOCKS * BLOCK - 1}, 0);
 	for (unsigned int round = 0; round < 3000; round++) {
 		bool after[BLOCKS];

@@ -14,37 +14,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/itree.h"
 #include "base/util.h"
+#include "unit/random.h"
 
 #define NODES 96
 
-static uint64_t seed;
-
-static uint64_t rnd(void)
-{
-	seed += UINT64_C(0x9e3779b97f4a7c15);
-	uint64_t z = seed;
-
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
-}
+static struct rng rng;
 
 static uint64_t below(uint64_t n)
 {
-	return rnd() % n;
+	return rng_below(&rng, n);
 }
 
 static int setup(void **state)
 {
-	const char *s = getenv("SEED");
-
-	(void)state;
-	seed = s ? strtoull(s, NULL, 0) : (uint64_t)time(NULL);
-	printf("SEED=%llu\n", (unsigned long long)seed);
+	rng.s = rng_seed();
 	return 0;
 }
 
@@ -232,7 +218,7 @@ static void run(uint64_t base, uint64_t scale, unsigned int rounds)
 		}
 		check_tree(m);
 		check_lookup(m, base + below(scale));
-		check_lookup(m, below(8) ? rnd() : UINT64_MAX);
+		check_lookup(m, below(8) ? rng_next(&rng) : UINT64_MAX);
 		check_room(m, base == 0 ? scale + 20 : UINT64_MAX);
 	}
 	free(m);

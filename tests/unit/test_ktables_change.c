@@ -5,6 +5,7 @@
  * or what was there before; unless taking it back was made to fail, and only then, the space is given up.
  */
 #include "ktables_rig.h"
+#include "unit/random.h"
 
 #define BASE 0x1025000ull /* amidst an area */
 #define MODEL_PAGES 4096u /* from there on */
@@ -203,13 +204,10 @@ static int random_change(struct ktables *k)
 
 static void test_random_changes(void **state)
 {
-	unsigned int seed =
-		getenv("SEED") ? (unsigned int)strtoul(getenv("SEED"), NULL, 0) : (unsigned int)util_now_ns();
 	unsigned int done = 0, taken_back = 0, given_up = 0;
 	struct ktables *k = begin();
 
-	print_message("# SEED=%u\n", seed);
-	srandom(seed);
+	srandom((unsigned int)rng_seed());
 	for (int round = 0; round < 4000; round++) {
 		int r = random_change(k);
 

@@ -12,11 +12,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
 #include "core/sched.h"
+#include "unit/random.h"
 
 #define UIDS 6
 #define CONNS 4
@@ -587,13 +587,11 @@ static void test_many(void **state)
 
 int main(void)
 {
-	const char *env = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_burst), cmocka_unit_test(test_uids_first), cmocka_unit_test(test_many),
 		cmocka_unit_test(test_model), cmocka_unit_test(test_wait_bound),
 	};
 
-	rng = env ? (unsigned int)strtoul(env, NULL, 0) : (unsigned int)time(NULL);
-	print_message("SEED=%u\n", rng);
+	rng = (unsigned int)rng_seed();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
