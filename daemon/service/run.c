@@ -215,14 +215,14 @@ void run_installed(struct device *d)
 		r = d->tr->ops->ready(d->tr, s, &space);
 		if (r == 0)
 			continue;
-		run->installing = false;
 		if (r == -EIO) {
 			device_fail(d, NOWHERE_SURE);
 			return;
 		}
 		if (r < 0 && run->ctx && run->ctx->life == CTX_ALIVE)
 			ctx_lose(run->ctx, PASID_LOST_DAEMON, 0);
-		else if (r > 0 && run->ctx && !run->stopping) {
+		run->installing = false;
+		if (r > 0 && run->ctx && !run->stopping) {
 			run->head_since = util_now_ns();
 			d->eops->kick(d->engine, s);
 		}
@@ -390,8 +390,21 @@ void run_release(struct device *d, const struct ctx *by)
 	}
 }
 
+/* Jobs of a slot whose address space never came: its device is not told of them, and after a stop nobody could say so. */
+static void take_back_untold(struct device *d, unsigned int slot)
+{
+	struct run *run = &d->runs[slot];
+
+	if (!run->installing || !run->count)
+		return;
+	run->ctx->put = run_front_job(d, slot) - 1;
+	run->count = 0;
+	persist_unput(run->ctx);
+}
+
 void run_stop(struct device *d, unsigned int slot)
 {
+	take_back_untold(d, slot);
 	sched_slot_service(d->sched, slot, false);
 	d->runs[slot].held_by = NULL;
 	d->runs[slot].owes_terminate = false;

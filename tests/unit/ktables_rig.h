@@ -55,7 +55,7 @@ struct answer {
 	transport_done done;
 	void *arg;
 	int err;
-	bool undo;
+	bool undo, move;
 	void *made, **ret; /* where it goes */
 };
 
@@ -72,6 +72,8 @@ static struct kernel {
 	bool lists;
 	enum { LEFT_NOTHING, LEFT_UNSEEN, LEFT_CURRENT } inherited; /* UNSEEN: nothing was attached since */
 	struct page left[PAGES];
+	bool asked_to_move; /* the answer is out, and it may not have begun: */
+	struct page before[PAGES]; /* what the container mapped then */
 	bool moves; /* to the target: the container maps nothing of where it was any more */
 	const struct transport_space *target;
 	void (*moment)(void); /* the process may die now; NULL: it does not */
@@ -164,6 +166,7 @@ static void deliver(void)
 	struct answer a = kernel.answers[0];
 
 	memmove(kernel.answers, kernel.answers + 1, --kernel.n_answers * sizeof(a));
+	kernel.asked_to_move &= !a.move;
 	tell(a.err);
 	if (a.ret && !a.err)
 		*a.ret = a.made;
@@ -286,15 +289,22 @@ static bool any_mapped(const struct transport_space *s, size_t first, size_t n)
 	return false;
 }
 
-static bool is_one_mapping(const struct transport_space *s, size_t first, size_t n)
+static bool is_one_mapping(const struct page *page, size_t first, size_t n)
 {
-	uint32_t m = s->page[first].mapping;
+	uint32_t m = page[first].mapping;
 
 	for (size_t i = 0; i < n; i++)
-		if (!m || s->page[first + i].mapping != m)
+		if (!m || page[first + i].mapping != m)
 			return false;
-	return (first == 0 || s->page[first - 1].mapping != m) &&
-	       (first + n == PAGES || s->page[first + n].mapping != m);
+	return (first == 0 || page[first - 1].mapping != m) && (first + n == PAGES || page[first + n].mapping != m);
+}
+
+/* None reaches over an end. */
+static void expect_whole_mappings(const struct page *page, size_t first, size_t n)
+{
+	assert_true(first == 0 || !page[first].mapping || page[first - 1].mapping != page[first].mapping);
+	assert_true(first + n == PAGES || !page[first + n].mapping ||
+		    page[first + n - 1].mapping != page[first + n].mapping);
 }
 
 static int kernel_map(struct transport *t, struct transport_space *s, uint64_t iova, uint64_t len,
@@ -338,11 +348,13 @@ static int kernel_unmap(struct transport *t, struct transport_space *s, uint64_t
 	kernel.unmaps++;
 	if (!failed && !kernel.counts) {
 		assert_true(n > 0 && first + n <= PAGES);
-		err = cannot(!is_one_mapping(s, first, n), -ENOENT);
+		err = cannot(!is_one_mapping(s->page, first, n), -ENOENT);
 		if (!err)
 			memset(&s->page[first], 0, n * sizeof(s->page[0]));
-		if (!err && is_left_in(s))
+		if (!err && is_left_in(s)) {
+			assert_true(is_one_mapping(kernel.left, first, n));
 			memset(&kernel.left[first], 0, n * sizeof(kernel.left[0]));
+		}
 	}
 	return kernel_answers(done, arg, failed, err);
 }
@@ -353,8 +365,11 @@ static void container_move(const struct transport_space *s)
 
 	kernel.moves = unseen ? !s : s != kernel.current;
 	kernel.target = s;
+	for (size_t i = 0; i < PAGES; i++)
+		kernel.before[i] = kernel.inherited || kernel.current ? *kernel_sees(i) : (struct page){0};
 	if (kernel.moment && kernel.lists)
 		kernel.moment();
+	kernel.asked_to_move = kernel.moves;
 	if (kernel.moves)
 		kernel.inherited = LEFT_NOTHING;
 	else if (unseen)
@@ -372,7 +387,11 @@ static int kernel_attach(struct transport *t, struct transport_space *s, transpo
 	container_move(s);
 	if (!failed || !kernel.fail_in_call)
 		kernel.current = failed ? NULL : s;
-	return kernel_answers(done, arg, failed, 0);
+	if (failed)
+		return kernel_answers(done, arg, true, 0);
+	(void)kernel_answers(done, arg, false, 0);
+	kernel.answers[kernel.n_answers - 1].move = true;
+	return 0;
 }
 
 static int kernel_attach_pasid(struct transport *t, struct transport_space *s, uint32_t pasid, transport_done done,
@@ -413,6 +432,8 @@ static void container_stays(void)
 		memset(kernel.left, 0, sizeof(kernel.left));
 	if (kernel.moves && kernel.target)
 		memcpy(kernel.left, kernel.target->page, draw(PAGES) * sizeof(kernel.left[0]));
+	else if (kernel.asked_to_move && draw(2))
+		memcpy(kernel.left, kernel.before, sizeof(kernel.left));
 	else if (!kernel.moves && !kernel.inherited)
 		memcpy(kernel.left, kernel.current ? kernel.current->page : nothing, sizeof(kernel.left));
 	kernel.inherited = LEFT_UNSEEN;
@@ -427,7 +448,7 @@ static inline void kernel_die(void)
 
 	if (kernel.lists)
 		container_stays();
-	kernel.moves = false;
+	kernel.moves = kernel.asked_to_move = false;
 	kernel.n_answers = 0;
 	kernel.life++;
 	while ((m = LIST_FIRST(&kernel.memories))) {
@@ -477,11 +498,11 @@ static int kernel_clear(struct transport *t, struct transport_space *s, uint64_t
 		return -EBUSY;
 	(void)kernel_fails();
 	assert_true(n > 0 && first + n <= PAGES);
-	if (is_left_in(s))
+	expect_whole_mappings(s->page, first, n);
+	if (is_left_in(s)) {
+		expect_whole_mappings(kernel.left, first, n);
 		memset(&kernel.left[first], 0, n * sizeof(kernel.left[0]));
-	assert_true(first == 0 || !s->page[first].mapping || s->page[first - 1].mapping != s->page[first].mapping);
-	assert_true(first + n == PAGES || !s->page[first + n].mapping ||
-		    s->page[first + n - 1].mapping != s->page[first + n].mapping);
+	}
 	memset(&s->page[first], 0, n * sizeof(s->page[0]));
 	return kernel_answers(done, arg, false, 0);
 }

@@ -14,10 +14,12 @@
 struct plot { /* what an app has got to */
 	unsigned int step;
 	bool asked; /* it is under way, or its reply has come */
-	uint32_t ctx, other, buf;
+	uint32_t ctx, other, third, buf;
 	int fd;
 	uint64_t job;
 };
+
+#define STEPS 23u
 
 static struct plot plot;
 static unsigned int dying; /* at this moment */
@@ -77,9 +79,22 @@ static void ask_import(struct app *a)
 	app_ask(a, PASID_OP_BUF_IMPORT, &in, sizeof(in), fcntl(plot.fd, F_DUPFD_CLOEXEC, 0));
 }
 
+/* What has to have happened; a successor sees to it once more. */
+static void before_step(void)
+{
+	if (plot.step == 10) { /* the device is reset, with nothing on it */
+		await_job(plot.other, 1);
+		service_reset_device(service, 0);
+	}
+	if (plot.step == 13)
+		await_job(plot.other, 2);
+	if (plot.step == STEPS - 2) /* the device is on its way to the third when that one ends */
+		pump();
+}
+
 static void begin_step(struct app *a)
 {
-	const struct pasid_ctx_query first = {.ctx = plot.ctx};
+	const struct pasid_ctx_query first = {.ctx = plot.ctx}, third = {.ctx = plot.third};
 	struct pasid_wire_bind_op two[2];
 
 	plot.asked = true; /* from the first moment on */
@@ -114,16 +129,27 @@ static void begin_step(struct app *a)
 	case 9:
 		ask_submit(a, plot.ctx, AT);
 		return;
-	case 10: /* the device is reset under it, with nothing on it */
-		await_job(plot.other, 1);
-		service_reset_device(service, 0);
+	case 10:
 		app_ask(a, PASID_OP_CTX_FREE, &first, sizeof(first), -1);
 		return;
 	case 11:
 		ask_bind(a, plot.other, wire_map(plot.buf, 2 * AREA, AT + 2 * AREA, AREA / 2));
 		return;
 	case 12:
+	case STEPS - 1:
 		ask_submit(a, plot.other, AT + PAGE);
+		return;
+	case 13:
+		app_ask_ctx(a);
+		return;
+	case 14:
+		ask_bind(a, plot.third, wire_map(plot.buf, 0, AT, 2 * AREA));
+		return;
+	case STEPS - 2:
+		app_ask(a, PASID_OP_CTX_FREE, &third, sizeof(third), -1);
+		return;
+	default: /* more than it is let do in a row */
+		ask_submit(a, plot.third, AT + PAGE);
 		return;
 	}
 }
@@ -138,11 +164,11 @@ static void end_step(struct app *a)
 		plot.ctx = ((struct pasid_ctx_new_reply *)(void *)a->body)->ctx;
 	if (plot.step == 2)
 		plot.other = ((struct pasid_ctx_new_reply *)(void *)a->body)->ctx;
+	if (plot.step == 13)
+		plot.third = ((struct pasid_ctx_new_reply *)(void *)a->body)->ctx;
 	plot.asked = false;
 	plot.step++;
 }
-
-#define STEPS 13u
 
 /* What the kernel maps of a context is what its books say. */
 static void expect_mapped(uint32_t id)
@@ -166,8 +192,10 @@ static void expect_mapped(uint32_t id)
 static void live(struct app *a)
 {
 	while (plot.step < STEPS) {
-		if (!plot.asked)
+		if (!plot.asked) {
+			before_step();
 			begin_step(a);
+		}
 		while (life.snapshots && a->pending) {
 			snapshot();
 			answers(1);
@@ -181,7 +209,7 @@ static void live(struct app *a)
 		if (plot.step > 4)
 			expect_mapped(plot.other);
 	}
-	await_job(plot.other, 2);
+	await_job(plot.other, 3);
 	assert_int_equal(a->heard.n_faults, 0);
 	assert_int_equal(a->heard.n_lost, 0);
 }
