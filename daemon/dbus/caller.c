@@ -200,14 +200,15 @@ struct caller *caller_find(struct dbus *b, const struct service_client *client)
 	return c;
 }
 
-/* Its contexts outlive this process, if the name does. A bus has names of its own, so it is told by both. */
-static void keep(struct caller *c)
+/* Its contexts outlive this process, if the name does. A bus has names of its own, so it is told by both. False: they cannot,
+ * and a successor would not know of their work. */
+static bool keep(struct caller *c)
 {
 	char id[SD_ID128_STRING_MAX], name[64];
 
 	sd_id128_to_string(c->b->id, id);
-	if (snprintf(name, sizeof(name), "%s%s", id, c->sender->name) < (int)sizeof(name))
-		service_client_keep(c->client, name);
+	return snprintf(name, sizeof(name), "%s%s", id, c->sender->name) < (int)sizeof(name) &&
+	       service_client_keep(c->client, name);
 }
 
 static struct caller *caller_new(struct sender *s, struct refusal *why)
@@ -221,13 +222,18 @@ static struct caller *caller_new(struct sender *s, struct refusal *why)
 	c->sender = s;
 	STAILQ_INIT(&c->requests);
 	c->go = evtimer_new(c->b->base, on_go, c);
-	if (!c->go || service_client_new(c->b->service, s->who.uid, s->who.pid, &caller_ops, c, &c->client, why) < 0) {
+	if (c->go && service_client_new(c->b->service, s->who.uid, s->who.pid, &caller_ops, c, &c->client, why) == 0 &&
+	    !keep(c)) {
+		refuse(why, PASID_WHY_QUOTA_MEMORY, 0, 0);
+		service_client_close(c->client);
+		c->client = NULL;
+	}
+	if (!c->client) {
 		if (c->go)
 			event_free(c->go);
 		free(c);
 		return NULL;
 	}
-	keep(c);
 	TAILQ_INSERT_TAIL(&c->b->callers, c, link);
 	c->b->n_callers++;
 	return c;
