@@ -15,6 +15,7 @@
 #include "service/persist.h"
 #include "translator/domain.h"
 
+#define KERNEL_MS 60000u
 #define NOT_TRUSTED "what the last process left of it cannot be trusted"
 
 const char *adopt_why_not(const struct device *d)
@@ -27,8 +28,6 @@ const char *adopt_why_not(const struct device *d)
 		return "its driver cannot take it over from another process";
 	if (!d->tops->save(d->t, saved))
 		return "this kernel maps memory by addresses, which end with their process (files: Linux 6.13)";
-	if (device_kernel_tables(d) && !d->tops->spaces->adopt)
-		return "its address spaces cannot be taken over by another process";
 	return NULL;
 }
 
@@ -456,14 +455,22 @@ static void reset_first(struct device *d)
 		device_fail(d, "it cannot be reset");
 }
 
+/* Since it last answered. The kernel is no device that lies, but it may have much to pin and to unpin. */
+static uint32_t patience_ms(const struct device *d)
+{
+	bool kernel = d->adoption->phase >= ADOPT_SPACES && d->adoption->phase <= ADOPT_SWEEPING;
+
+	return kernel && d->config->answer_ms < KERNEL_MS ? KERNEL_MS : d->config->answer_ms;
+}
+
 /* Whoever does not stand still is guilty, and the device is reset; otherwise it is the device that does not answer. */
 static void over_time(struct device *d)
 {
 	struct context *b;
 
-	if (util_now_ns() - d->adoption->since <= d->config->answer_ms * 1000000ull)
+	if (util_now_ns() - d->adoption->since <= patience_ms(d) * 1000000ull)
 		return;
-	if (d->adoption->phase != ADOPT_STILL || device_kernel_tables(d)) {
+	if (d->adoption->phase != ADOPT_STILL) {
 		device_fail(d, "it does not answer the process that takes it over");
 		return;
 	}
@@ -529,8 +536,6 @@ void adopt_go_on(struct device *d)
 		enter(d, ADOPT_INVALIDATING);
 	if (d->state == DEVICE_SETUP && a->phase == ADOPT_INVALIDATING && invalidate_phase(d))
 		enter(d, ADOPT_CLEARING);
-	if (d->state == DEVICE_RESETTING && d->adoption)
-		over_time(d);
 	if (d->state != DEVICE_SETUP)
 		return;
 	if (a->phase == ADOPT_CLEARING && clear_some(d))

@@ -209,7 +209,7 @@ static bool mapped_again(struct device *d, bool whole)
 		else if (!d->adoption->asked && ctx->again)
 			ktables_restore(ctx->kt, b->aspace, ctx->again, ctx->n_again, buffer_memory);
 		r = ktables_restore_go(ctx->kt);
-		if (r < 0)
+		if (r < 0 && !ctx->lost_why)
 			ctx->lost_why = PASID_LOST_DAEMON;
 		if (r > 0)
 			all = false;
@@ -249,6 +249,7 @@ static void next_phase(struct adoption *a)
 {
 	a->phase++;
 	a->asked = false;
+	a->since = util_now_ns();
 }
 
 void adopt_kernel_go_on(struct device *d)

@@ -22,7 +22,11 @@ static bool ctx_global(const struct ctx *ctx)
 
 void ctx_changed(void *dev)
 {
-	device_poke(dev);
+	struct device *d = dev;
+
+	if (d->adoption)
+		d->adoption->since = util_now_ns();
+	device_poke(d);
 }
 
 static void drop_window(struct ctx *ctx)
