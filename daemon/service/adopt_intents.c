@@ -88,6 +88,8 @@ static int look(void *arg, const struct journal_entry *entry)
 	const void *p = entry->p;
 	int e = 0;
 
+	if (entry->version < ENTRIES_OLDEST)
+		return 0; /* all of it is refused soon */
 	if (entry->type == ENTRY_INTENT && intent_is_whole(p, entry->size)) {
 		e = given_up(in, ((const struct record *)p)->client);
 		if (e == 0)

@@ -6,7 +6,7 @@
  * intents that were undone, or are still open at the end and can be made again: their requests are still in their sockets.
  *
  * A snapshot is the same entries, as few as lead to the state of now. These layouts are of ENTRIES_VERSION. Whoever changes
- * one counts it up, and reads entries of the versions before as they were; behind them the journal goes on in the new one.
+ * one counts it up, and reads entries of the versions before as they were, in adopt_intents.c and in adopt.c; behind them the journal goes on in the new one.
  */
 #ifndef SERVICE_ENTRIES_H
 #define SERVICE_ENTRIES_H

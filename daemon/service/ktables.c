@@ -177,9 +177,7 @@ int ktables_adopt(struct ktables **ret, struct transport *t, const void *saved, 
 
 size_t ktables_save(const struct ktables *k, void *buf)
 {
-	const struct transport_space_ops *ops = k->t->ops->spaces;
-
-	return ops->save ? ops->save(k->t, k->space, buf) : 0;
+	return k->t->ops->spaces->save(k->t, k->space, buf);
 }
 
 int ktables_made(struct ktables *k)

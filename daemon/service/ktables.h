@@ -33,7 +33,7 @@ int ktables_new(struct ktables **ret, struct transport *t, const struct ktables_
 /* The same of one that a predecessor had: what it maps stays mapped, its window as well. saved: by ktables_save(). */
 int ktables_adopt(struct ktables **ret, struct transport *t, const void *saved, size_t size,
 		  const struct ktables_window *window, uint32_t pasid, void (*changed)(void *arg), void *arg);
-/* What a successor needs of one that is made: at most TRANSPORT_SAVE_MAX bytes, and how many; 0: it cannot have it. */
+/* What a successor needs of one that is made: at most TRANSPORT_SAVE_MAX bytes, and how many. */
 size_t ktables_save(const struct ktables *k, void *buf);
 /* 0: being made; 1: it is there; -errno: it could not be made. */
 int ktables_made(struct ktables *k);

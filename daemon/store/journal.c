@@ -4,7 +4,8 @@
  * snapshot in the making. All numbers are little-endian.
  *
  *   head        magic, format, their checksum; `published`: which area counts, how far, and a checksum
- *   area        struct area_head, then entries without gaps, each padded to 8 bytes
+ *   area        struct area_head, then entries without gaps, each padded to 8 bytes; an entry of type 0 says that those
+ *               behind it are of a later version
  *
  * `published` is one aligned 64-bit word, stored last and with release order, by an append and by a switch. Its checksum
  * is over itself and the last entry's, so a word that does not belong to these entries is found out.
@@ -57,7 +58,7 @@ struct published {
 
 struct area_head {
 	uint32_t crc; /* of the rest */
-	uint32_t version; /* the caller's */
+	uint32_t version; /* of the first entries: their writer's */
 	uint64_t snapshot_end; /* in the area */
 };
 

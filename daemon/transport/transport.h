@@ -87,7 +87,7 @@ struct transport_space_ops {
 	int (*detach_pasid)(struct transport *t, uint32_t pasid, transport_done done, void *arg);
 
 	/*
-	 * For a successor; NULL, all five: there can be none. `save` writes what it needs of a space that is made, at most
+	 * For a successor. `save` writes what it needs of a space that is made, at most
 	 * TRANSPORT_SAVE_MAX bytes, and returns how many. `adopt` is as make, of such a space, with all that it maps; the
 	 * device, and PASIDs, stay attached to it, and are attached once more: the device first of all, to the space in which it
 	 * works, or to its own if it does nothing. `clear` is to unmap what dma_clear is to dma_unmap. Memory is

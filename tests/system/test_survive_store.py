@@ -170,7 +170,9 @@ class Hostile(unittest.TestCase):
             first = journal.first
             self.assertLess(journal.end - journal.first, 2 * journal.snapshot_bytes + JOURNAL_SLACK)
         self.assertFalse(select.select([thief.client.sock], [], [], 0)[0], "the list was not open all the time")
-        self.after(lambda: None, "kept", "lost")
+        self.rigs.remove(other)
+        self.after(lambda: None, "lost")
+        self.assertEqual(other.fate(), "kept")
 
     def test_cut_short(self):
         def cut(where):

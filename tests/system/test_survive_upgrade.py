@@ -94,6 +94,13 @@ class Upgrade(unittest.TestCase):
         print(f"# killed at {MOMENTS} of {count} calls, and then found: {seen}")
         self.assertTrue(all(found in ([], [1], [1, 2], [2]) for found in seen), seen)
 
+    def test_killed_between_the_versions(self):
+        """The last that it does before it is there is to write down more and more."""
+        n, _ = self.upgrade(NEVER)
+        while (found := self.upgrade(n)[1]) != [1, 2]:
+            self.assertNotEqual(found, [1], "entries of the later version do not say so")
+            n -= 10
+
 
 if __name__ == "__main__":
     unittest.main()

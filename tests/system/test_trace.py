@@ -21,6 +21,7 @@ HANG_SOFT, HANG_HARD = command(HANG, HANG_OBEYS_STOP), command(HANG, HANG_OBEYS_
 RING = 65536  # records
 LIST = 1024  # operations
 NOBODY = 65534
+GPU = "/org/pasidd/device/gpu0"
 
 
 class Recording:
@@ -67,7 +68,7 @@ class TraceTest(CtlTest):
 
 class Timelines(TraceTest):
     def test_jobs_of_two_clients(self):
-        spaces = []
+        spaces, bus = [], self.pasidd()
 
         def work():
             for _ in range(2):
@@ -75,6 +76,8 @@ class Timelines(TraceTest):
                 spaces.append(space)
                 for _ in range(5):
                     self.assertTrue(space.wait(space.submit(space.add_one())))
+            # The clients were told by the device; the daemon looks when it is told, too.
+            harness.wait_until(lambda: not any(slot[1] for slot in bus.get(GPU, "Slots")), "a device at rest")
 
         timeline = self.record(work)
         self.assertEqual(timeline.devices, {1: "gpu0"})
