@@ -128,14 +128,16 @@ int footprint_note(struct footprint *f, const struct plan *plan, uint64_t *table
 
 int footprint_adopt(struct footprint *f, const struct aspace *as, uint64_t *tables)
 {
-	struct itree_node *n;
+	struct itree_node *n, *next;
 
 	*tables = 0;
 	for (n = itree_first(&as->tree); n; n = itree_next(n))
 		if (note_mapping(f, container_of(n, struct mapping, node), tables) < 0)
 			return -ENOMEM;
-	for (n = itree_first(&f->places); n; n = itree_next(n))
+	for (n = itree_first(&f->places); n; n = next) {
+		next = itree_next(n);
 		end_place(f, place_of(n), true);
+	}
 	return 0;
 }
 
