@@ -49,7 +49,7 @@ static void request_run(struct work *w)
 		q->result = m->ops->map_held(m, space, q->bus, q->len, q->memory, q->off, q->prot);
 		break;
 	case REQUEST_UNMAP:
-		q->result = (q->clear && m->ops->clear ? m->ops->clear : m->ops->unmap)(m, space, q->bus, q->len);
+		q->result = (q->clear ? m->ops->clear : m->ops->unmap)(m, space, q->bus, q->len);
 		if (q->clear && q->result == -ENOENT)
 			q->result = 0;
 		break;

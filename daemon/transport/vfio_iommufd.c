@@ -438,6 +438,7 @@ const struct vfio_iommu_ops vfio_iommu_iommufd = {
 	.release = memory_release,
 	.map_held = space_map,
 	.unmap = space_unmap,
+	.clear = space_unmap,
 	.space_new = space_new,
 	.space_free = space_free,
 	.space_save = space_save,

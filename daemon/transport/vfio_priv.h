@@ -73,7 +73,7 @@ struct vfio_iommu_ops {
 	int (*map_held)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len,
 			struct transport_memory *mem, uint64_t off, uint32_t prot);
 	int (*unmap)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len);
-	/* All that is mapped there, whole mappings. NULL: unmap does that. */
+	/* All that is mapped there, whole mappings. */
 	int (*clear)(struct vfio_iommu *m, struct transport_space *s, uint64_t iova, uint64_t len);
 	/* More address spaces, of which the device is in one at a time. */
 	int (*space_new)(struct vfio_iommu *m, struct transport_space **ret);

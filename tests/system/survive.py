@@ -3,9 +3,12 @@
 it from outside."""
 
 import os
+import random
 import re
 import subprocess
 import sys
+import tempfile
+import unittest
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "survive")]
@@ -80,6 +83,22 @@ class Stack(supervised.Stack):
 
     def said(self, *words):
         return [line for line in self.log_tail(None).splitlines() if all(word in line for word in words)]
+
+
+class OrderedTest(unittest.TestCase):
+    """Stacks whose next daemon is followed by tests/survive/every_call.c if `orders` is there, and killed as it says."""
+
+    def setUp(self):
+        print(f"# seed {work.SEED}")
+        self.random = random.Random(work.SEED)
+        directory = tempfile.TemporaryDirectory(prefix="pasidd-orders-")
+        self.addCleanup(directory.cleanup)
+        self.orders = Path(directory.name, "orders")
+
+    def start_stack(self):
+        stack = Stack(wrapper=[harness.program("EVERY_CALL"), "start", str(self.orders)])
+        self.addCleanup(stack.stop)
+        return stack.__enter__()
 
 
 def in_flight(fd):

@@ -10,7 +10,6 @@ import random
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -487,17 +486,10 @@ REQUESTS = [Hello, CtxInfo, CtxNew, CtxFree, BufImport, BufFree, Submit, Fault, 
 
 
 @unittest.skipUnless(can_trace(), "only root may trace a process that is no descendant of its own")
-class EveryCall(unittest.TestCase):
+class EveryCall(survive.OrderedTest):
     def setUp(self):
-        print(f"# seed {work.SEED}")
-        self.random = random.Random(work.SEED)
-        directory = tempfile.TemporaryDirectory(prefix="pasidd-orders-")
-        self.addCleanup(directory.cleanup)
-        self.orders = Path(directory.name, "orders")
-        stack = survive.Stack(wrapper=[harness.program("EVERY_CALL"), "start", str(self.orders)])
-        self.addCleanup(stack.stop)
-        stack.__enter__()
-        self.stack = stack
+        super().setUp()
+        self.stack = stack = self.start_stack()
         self.rig = Rig(stack, self.random)
         self.addCleanup(self.rig.close)
 

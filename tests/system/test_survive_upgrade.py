@@ -3,9 +3,7 @@
 leaves the newer one's alone."""
 
 import os
-import random
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 
@@ -13,26 +11,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import harness  # noqa: E402
 import survive  # noqa: E402
-import work  # noqa: E402
 from journal_file import Journal  # noqa: E402
 
 MOMENTS = 12
 NEVER = 1 << 40
 
 
-class Upgrade(unittest.TestCase):
-    def setUp(self):
-        print(f"# seed {work.SEED}")
-        self.random = random.Random(work.SEED)
-        directory = tempfile.TemporaryDirectory(prefix="pasidd-orders-")
-        self.addCleanup(directory.cleanup)
-        self.orders = Path(directory.name, "orders")
-
-    def stack(self):
-        stack = survive.Stack(wrapper=[harness.program("EVERY_CALL"), "start", str(self.orders)])
-        self.addCleanup(stack.stop)
-        return stack.__enter__()
-
+class Upgrade(survive.OrderedTest):
     def journal(self, stack):
         return Journal(next(fd for name, fd in stack.manager.store.entries if name[0] == "="))
 
@@ -42,7 +27,7 @@ class Upgrade(unittest.TestCase):
             "PASIDD_TOMORROW")) else arg for arg in stack.manager.argv]
 
     def test_up_and_down(self):
-        stack = self.stack()
+        stack = self.start_stack()
         rigs = [survive.Rig(stack) for _ in range(3)]
         for rig in rigs:
             self.addCleanup(rig.close)
@@ -64,7 +49,7 @@ class Upgrade(unittest.TestCase):
     def upgrade(self, n):
         """The first of the later version is killed at its n-th system call. How many there were, and of which versions the
         entries were that the second one found."""
-        stack, versions = self.stack(), []
+        stack, versions = self.start_stack(), []
         said = Path(f"{self.orders}.said")
         with stack.connect() as client:
             stack.await_device(client)
